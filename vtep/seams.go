@@ -1,0 +1,133 @@
+package vtep
+
+import (
+	"net/netip"
+
+	"gvtep/internal/packet"
+)
+
+// The two seams of the endpoint: devices on one side, the underlay on the
+// other. Packages tap and udp implement them on the kernel, tests in memory.
+
+// Devices opens tunnel devices.
+type Devices interface {
+	// Open makes or adopts the device and brings it to the state that the
+	// options ask for. On error nothing is left behind.
+	Open(DeviceOptions) (Device, error)
+}
+
+// DeviceOptions is what a tunnel wants of its device.
+type DeviceOptions struct {
+	Name      string
+	L3        bool           // TUN instead of TAP
+	MTU       int            // 0: leave as it is
+	LLAddr    packet.MAC     // zero: leave as it is
+	Addresses []netip.Prefix // added without duplicate address detection
+	Netns     string         // name or path of the namespace to move it to; "": stay
+	Master    string         // bridge to join; "": none
+	Persist   bool           // outlive the process
+	Queues    int            // one per worker
+	TxQueue   int            // txqueuelen; 0: leave as it is
+	Offload   bool           // virtio-net headers and offloads, as far as the kernel has them
+	Down      bool           // leave it administratively down
+}
+
+// Device is an open tunnel device.
+type Device interface {
+	Name() string
+	// Ifindex is its index in the namespace it is in now.
+	Ifindex() int
+	// Here reports whether it is in the namespace of the sockets, where
+	// Ifindex can be compared with the arrival device of a datagram.
+	Here() bool
+	LLAddr() packet.MAC
+	// Offload tells what may be written to and will be read from it.
+	Offload() packet.Offload
+	Queue(worker int) Queue
+	SetMTU(int) error
+	// Close detaches all queues; the device goes unless it persists.
+	Close() error
+}
+
+// Queue is one queue of a device. Only its worker uses it.
+type Queue interface {
+	// FD polls readable when Read has something.
+	FD() int
+	// Read reads one frame or super-frame into buf, which must hold
+	// packet.VirtioHdrLen + packet.MaxFrame bytes, and returns the frame
+	// as a part of buf. It never blocks: unix.EAGAIN says there is nothing.
+	Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error)
+	// Write writes one frame or super-frame, gathered from parts. With a
+	// zero hdr it is an ordinary frame. parts are the caller's again on return.
+	Write(hdr *packet.VirtioHdr, parts [][]byte) error
+}
+
+// Underlay opens sockets and knows the routes.
+type Underlay interface {
+	// Listen opens the receive sockets of one address, one per worker.
+	Listen(ListenOptions) (Listener, error)
+	// Ports returns the set of source ports for opts, shared by all who ask
+	// with the same; Release gives it back.
+	Ports(PortOptions) (*packet.PortSet, error)
+	Release(*packet.PortSet)
+	// Sender is the sending half of a worker, made once per worker.
+	Sender(worker int) Sender
+	// Route asks the kernel how a datagram to remote would leave now.
+	Route(remote, local netip.Addr, mark uint32) (Route, error)
+}
+
+// ListenOptions names the receive sockets of one address.
+type ListenOptions struct {
+	Local     netip.Addr // unspecified (0.0.0.0 or ::) for all of its family
+	Port      uint16
+	Device    string // bind to this device; "": any
+	ZeroCsum6 bool   // accept UDP checksum 0 over IPv6
+}
+
+// PortOptions names a set of source ports: what only a socket can hold.
+type PortOptions struct {
+	Family   int        // 4 or 6
+	Local    netip.Addr // pinned source address; zero: chosen by route
+	Device   string     // bind to this device; "": any
+	DF       bool
+	ZeroCsum bool
+	Min, Max uint16 // range, both ends included
+	Count    int    // ports wanted; fewer if the range is smaller
+	Mark     uint32 // SO_MARK
+}
+
+// Listener is the receive sockets of one address.
+type Listener interface {
+	Receiver(worker int) Receiver
+	Close() error
+}
+
+// Receiver is one receive socket. Only its worker uses it.
+type Receiver interface {
+	FD() int
+	// Receive returns what is there now, nothing if there is nothing. The
+	// trains and their data are lent until the next Receive. An error is
+	// returned only when the descriptor is of no more use.
+	Receive() ([]packet.Train, error)
+	// Overflows is how many datagrams the kernel dropped for want of room.
+	Overflows() uint64
+}
+
+// Sender gathers datagrams and sends them as runs. Only its worker uses it.
+type Sender interface {
+	// Add queues one datagram, head and tail together, to go to path from
+	// the source port that hash picks, with the outer TOS and TTL given.
+	// head and tail are lent until Flush returns. Datagrams with the same
+	// path and hash leave in the order of Add. A full queue is sent at once.
+	Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte)
+	// Flush sends all that is queued and returns what could not be sent
+	// since the last Flush, valid until the next Add.
+	Flush() []packet.Failure
+}
+
+// Route is how datagrams to a remote leave.
+type Route struct {
+	Ifindex int
+	Source  netip.Addr
+	MTU     int // of the path: device MTU, or a smaller one learnt from ICMP
+}
