@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"context"
 	"net/netip"
 
 	"gvtep/internal/packet"
@@ -14,6 +15,8 @@ type Devices interface {
 	// Open makes or adopts the device and brings it to the state that the
 	// options ask for. On error nothing is left behind.
 	Open(DeviceOptions) (Device, error)
+	// CloseAll closes devices together, which is quicker than one by one.
+	CloseAll([]Device) error
 }
 
 // DeviceOptions is what a tunnel wants of its device.
@@ -44,6 +47,7 @@ type Device interface {
 	// Offload tells what may be written to and will be read from it.
 	Offload() packet.Offload
 	Queue(worker int) Queue
+	MTU() (int, error)
 	SetMTU(int) error
 	// Close detaches all queues; the device goes unless it persists.
 	Close() error
@@ -74,6 +78,12 @@ type Underlay interface {
 	Sender(worker int) Sender
 	// Route asks the kernel how a datagram to remote would leave now.
 	Route(remote, local netip.Addr, mark uint32) (Route, error)
+	// Uppers returns the devices stacked on those given, to any depth:
+	// bridges and bonds they are in, VLAN and macvlan devices over them.
+	Uppers(ifindexes []int) ([]int, error)
+	// Watch sends a value after links, addresses or routes have changed,
+	// one for many changes, until ctx ends.
+	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
 // ListenOptions names the receive sockets of one address.
@@ -129,5 +139,6 @@ type Sender interface {
 type Route struct {
 	Ifindex int
 	Source  netip.Addr
-	MTU     int // of the path: device MTU, or a smaller one learnt from ICMP
+	MTU     int  // of the path: device MTU, or a smaller one learnt from ICMP
+	Local   bool // the remote is one of our own addresses
 }

@@ -43,6 +43,14 @@ type Train struct {
 	Ifindex int32
 }
 
+// Count is the number of datagrams in the train. An empty datagram counts.
+func (t *Train) Count() uint64 {
+	if t.Size <= 0 || len(t.Data) <= t.Size {
+		return 1
+	}
+	return uint64((len(t.Data) + t.Size - 1) / t.Size)
+}
+
 // PortSet is a set of UDP source ports and the descriptors that send from
 // them: one per worker and port, so that no two threads share one. It is made
 // by package udp, which also owns the descriptors; all others only carry it.

@@ -1,0 +1,54 @@
+package vtep
+
+import (
+	"testing"
+
+	"gvtep/internal/packet"
+)
+
+// nullSender forgets what it is given.
+type nullSender struct{ added int }
+
+func (s *nullSender) Add(*packet.Path, uint32, uint8, uint8, []byte, []byte) { s.added++ }
+func (s *nullSender) Flush() []packet.Failure                                { return nil }
+
+// TestNoAllocations: a worker's round allocates nothing, whichever way the
+// packets go, alone, in trains and as super-frames.
+func TestNoAllocations(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	q, w := dev.queues[0], h.workers[0]
+	q.discard = true
+	sender := new(nullSender)
+	w.sender = sender
+	r := h.underlay.listeners[0].receivers[0]
+	out := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "out"))
+	in := good(frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.1", 2, 1, "in")))
+	super, hdr := tcpSuper(10, 1000)
+	train := packet.Train{From: addr("192.0.2.2"), Ifindex: 2}
+	for range 10 {
+		train.Data = append(train.Data, in...)
+	}
+	train.Size = len(in)
+	frames := []memFrame{{bytes: out}, {bytes: super, hdr: hdr}}
+	rounds := 0
+	allocs := testing.AllocsPerRun(1000, func() {
+		q.feed(frames...)
+		r.mu.Lock()
+		r.queued = append(r.queued, train)
+		r.bell.ring()
+		r.mu.Unlock()
+		w.loop(false)
+		rounds++
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations per round, want 0", allocs)
+	}
+	if want := rounds * 11; sender.added != want {
+		t.Errorf("%d datagrams sent in %d rounds, want %d", sender.added, rounds, want)
+	}
+	if s := h.State().Tunnels[0].Stats; s.RxPackets != uint64(rounds)*10 {
+		t.Errorf("%d packets received in %d rounds, want %d", s.RxPackets, rounds, rounds*10)
+	}
+}

@@ -1,0 +1,66 @@
+package vtep
+
+import (
+	"net/netip"
+	"time"
+
+	"gvtep/vtep/geneve"
+)
+
+// Tunnel is the checked configuration of one tunnel: one device, one port,
+// one segment.
+type Tunnel struct {
+	VNI    geneve.VNI
+	Device DeviceOptions // MTU 0 stands for auto; Queues is filled in by the endpoint
+
+	// Local is the outer source address and the one listened on. An
+	// unspecified address listens on all of its family, and the route
+	// chooses the source of each packet.
+	Local   netip.Addr
+	Dev     string // underlay device to bind to; "": the route decides
+	DstPort uint16 // listened on, and sent to unless the peer says otherwise
+	Peers   []Peer
+
+	SrcPortMin, SrcPortMax uint16 // range of source ports, both ends included
+	SrcPorts               int    // size of the set of source ports
+
+	TTL       int // 1-255, or Inherit: the inner packet's
+	TOS       int // DSCP and 2 unused bits, 0-255, or Inherit; ECN is always RFC 6040's
+	DF        DF
+	UDPCsum   bool   // outer UDP checksum over IPv4
+	ZeroCsum6 bool   // send UDP checksum 0 over IPv6
+	AcceptZ6  bool   // accept UDP checksum 0 over IPv6
+	Mark      uint32 // SO_MARK of outer packets
+
+	Learning   bool
+	Ageing     time.Duration // of learned addresses; 0: never
+	MaxAddress int           // learned addresses at most
+
+	L2ControlPass bool // carry 01:80:c2:00:00:00-0f, PAUSE excepted
+	VLANDrop      bool // drop frames with a VLAN tag, both ways
+}
+
+// Inherit as TTL or TOS takes the value of the inner packet.
+const Inherit = -1
+
+// DefaultTTL is the outer TTL of "auto" (RFC 1700), and of packets that are
+// not IP where the setting is Inherit.
+const DefaultTTL = 64
+
+// DF is the policy for the outer Don't Fragment bit.
+type DF uint8
+
+// The policies of DF. IPv6 underlays and inner IPv6 packets count as set.
+const (
+	DFSet DF = iota
+	DFUnset
+	DFInherit
+)
+
+// Peer is the configuration of one remote VTEP of a tunnel.
+type Peer struct {
+	Name    string // for people; may be empty
+	Remote  netip.Addr
+	Port    uint16 // 0: the tunnel's DstPort
+	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
+}

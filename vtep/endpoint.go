@@ -1,0 +1,284 @@
+// Package vtep is the GENEVE tunnel endpoint (RFC 8926): it carries frames
+// between tunnel devices and peers on the underlay.
+//
+// An Endpoint has tunnels. Each has a device, a segment (its VNI, forwarding
+// table and flood list) and peers. Workers, one thread each, carry frames in
+// both directions from end to end; what they read is one immutable snapshot
+// (snapshot.go). outbound.go and inbound.go are the way of a frame.
+//
+// The package knows neither TAP devices nor sockets: it is given both behind
+// the interfaces of seams.go.
+package vtep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+)
+
+// Config is what an endpoint is made of.
+type Config struct {
+	// Workers is the number of threads, and of queues per device and sockets
+	// per address. It is fixed for the life of the endpoint.
+	Workers  int
+	Devices  Devices
+	Underlay Underlay
+	Log      *zap.Logger // nil: none
+}
+
+// Endpoint is a set of tunnels on one set of workers. All methods may be
+// called from any goroutine.
+type Endpoint struct {
+	devices  Devices
+	underlay Underlay
+	log      *zap.Logger
+	seed     uint64 // of the flow hash; secret, so that nobody can aim at a source port
+	started  time.Time
+	workers  []*worker
+
+	snap     atomic.Pointer[snapshot]
+	passing  chan struct{} // a worker has passed to another snapshot
+	recheck  chan struct{} // a path may have changed
+	failures chan error    // a tunnel or socket is of no more use
+	ready    atomic.Bool
+
+	mu      sync.Mutex // held by one change at a time
+	running bool
+	closed  bool
+	tunnels map[string]*tunnel
+	sockets map[ListenOptions]*socket
+	lastID  uint32
+}
+
+// New makes an endpoint without tunnels. Close or Run must be called for its
+// descriptors to go.
+func New(cfg Config) (*Endpoint, error) {
+	if cfg.Workers < 1 {
+		return nil, fmt.Errorf("%d workers: at least one is needed", cfg.Workers)
+	}
+	e := &Endpoint{
+		devices: cfg.Devices, underlay: cfg.Underlay, log: cfg.Log,
+		seed:     rand.Uint64(),
+		started:  time.Now(),
+		passing:  make(chan struct{}, 1),
+		recheck:  make(chan struct{}, 1),
+		failures: make(chan error, 1),
+		tunnels:  make(map[string]*tunnel),
+		sockets:  make(map[ListenOptions]*socket),
+	}
+	if e.log == nil {
+		e.log = zap.NewNop()
+	}
+	e.snap.Store(&snapshot{})
+	for i := range cfg.Workers {
+		w, err := newWorker(e, i, e.underlay.Sender(i))
+		if err != nil {
+			e.closeWorkers()
+			return nil, fmt.Errorf("worker %d: %w", i, err)
+		}
+		e.workers = append(e.workers, w)
+	}
+	return e, nil
+}
+
+// clock is the endpoint's time: monotonic nanoseconds since it was made.
+func (e *Endpoint) clock() int64 { return int64(time.Since(e.started)) }
+
+// errClosed is returned for changes to an endpoint that is stopping.
+var errClosed = errors.New("the endpoint is shutting down")
+
+// Run carries frames until ctx ends, then takes everything down: when it
+// returns there is no thread, descriptor or device left that was not asked to
+// persist. It returns nil if ctx ended it, else what broke every tunnel.
+func (e *Endpoint) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	e.mu.Lock()
+	if e.running || e.closed {
+		e.mu.Unlock()
+		return errClosed
+	}
+	var threads sync.WaitGroup
+	for _, w := range e.workers {
+		threads.Go(w.run)
+	}
+	e.running = true
+	err := e.publish()
+	e.mu.Unlock()
+
+	var watcher sync.WaitGroup
+	if err == nil {
+		watcher.Go(func() { e.watch(ctx) })
+		e.ready.Store(true)
+		select {
+		case <-ctx.Done():
+		case err = <-e.failures:
+		}
+		e.ready.Store(false)
+	}
+	cancel()
+	watcher.Wait()
+	return errors.Join(err, e.shutdown(&threads))
+}
+
+// Close takes down an endpoint that was never run.
+func (e *Endpoint) Close() error { return e.shutdown(new(sync.WaitGroup)) }
+
+func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	e.snap.Store(&snapshot{generation: e.snap.Load().generation + 1, closing: true})
+	for _, w := range e.workers {
+		w.poke()
+	}
+	threads.Wait()
+	var devices []Device
+	for _, t := range e.tunnels {
+		devices = append(devices, t.port.device)
+	}
+	err := e.devices.CloseAll(devices)
+	for _, t := range e.tunnels {
+		e.releaseUnderlay(t)
+	}
+	e.closeWorkers()
+	return err
+}
+
+func (e *Endpoint) closeWorkers() {
+	for _, w := range e.workers {
+		w.close()
+	}
+}
+
+// publish makes a snapshot of the configuration, hands it to the workers and
+// waits until each has begun a loop with it. From then on no worker touches
+// what only older snapshots held. e.mu is held.
+func (e *Endpoint) publish() error {
+	old := e.snap.Load()
+	snap := &snapshot{
+		generation: old.generation + 1,
+		admit:      make(map[admission]*peer),
+		vnis:       make(map[vniKey]struct{}),
+		peers:      make(map[int32]*peer),
+	}
+	for _, name := range e.names() {
+		t := e.tunnels[name]
+		snap.ports = append(snap.ports, t.port)
+		for _, p := range t.peers {
+			snap.admit[p.admission] = p
+			snap.vnis[p.admission.vniKey] = struct{}{}
+			snap.peers[p.id] = p
+		}
+	}
+	for _, s := range e.sockets {
+		snap.sockets = append(snap.sockets, s)
+	}
+	snap.own = e.ownDevices()
+	return e.hand(snap)
+}
+
+// hand gives the workers a snapshot and waits until all have passed.
+func (e *Endpoint) hand(snap *snapshot) error {
+	e.snap.Store(snap)
+	if !e.running {
+		return nil
+	}
+	for _, w := range e.workers {
+		w.poke()
+	}
+	// A worker's loop takes milliseconds at most. One that does not pass is
+	// stuck, and what it may still use must not be closed.
+	patience := time.After(5 * time.Second)
+	for {
+		stuck := slices.IndexFunc(e.workers, func(w *worker) bool { return w.passed.Load() < snap.generation })
+		if stuck < 0 {
+			return nil
+		}
+		select {
+		case <-e.passing:
+		case <-patience:
+			return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", stuck)
+		}
+	}
+}
+
+// passed is called by a worker that has taken over a snapshot.
+func (e *Endpoint) passed() {
+	select {
+	case e.passing <- struct{}{}:
+	default:
+	}
+}
+
+// names returns the names of all tunnels in order.
+func (e *Endpoint) names() []string {
+	names := make([]string, 0, len(e.tunnels))
+	for name := range e.tunnels {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// deviceFailed is called by a worker whose device is gone.
+func (e *Endpoint) deviceFailed(p *port, err error) {
+	if p.failed.Swap(true) {
+		return
+	}
+	e.log.Error("the device is gone; its tunnel carries nothing any more",
+		zap.String("device", p.name), zap.Error(err))
+	for _, other := range e.snap.Load().ports {
+		if !other.failed.Load() {
+			return
+		}
+	}
+	e.fail(fmt.Errorf("%s: the device was deleted: %w", p.name, err))
+}
+
+// socketFailed is called by a worker whose receive socket is of no more use.
+func (e *Endpoint) socketFailed(s *socket, err error) {
+	e.fail(fmt.Errorf("receive socket %s port %d: %w", s.options.Local, s.options.Port, err))
+}
+
+func (e *Endpoint) fail(err error) {
+	select {
+	case e.failures <- err:
+	default:
+	}
+}
+
+// sendFailed counts datagrams that the kernel refused.
+func (e *Endpoint) sendFailed(w *worker, f packet.Failure) {
+	to := w.snap.peers[f.Path.Peer]
+	if to == nil {
+		return
+	}
+	reason := DropNoRoute
+	switch f.Err {
+	case unix.EMSGSIZE:
+		reason = DropTooBig
+		e.recheckPaths()
+	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
+		reason = DropSocketFull
+	}
+	to.port.segment.drops[w.id].tx[reason].Add(uint64(f.Count))
+	to.traffic[w.id].txFailed.Add(uint64(f.Count))
+}
+
+// zapErr keeps workers free of the logger's vocabulary.
+func zapErr(err error) zap.Field { return zap.Error(err) }

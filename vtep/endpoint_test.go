@@ -1,0 +1,640 @@
+package vtep
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testVNI = 0x123456
+
+var (
+	macA = packet.MAC{0x02, 0, 0, 0, 0x0a, 0x01} // the device of host A
+	macB = packet.MAC{0x02, 0, 0, 0, 0x0b, 0x02} // behind host B
+	macC = packet.MAC{0x02, 0, 0, 0, 0x0c, 0x03}
+
+	broadcast = packet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// testTunnel is an L2 tunnel with the defaults of the command line.
+func testTunnel(name string, remotes ...string) Tunnel {
+	cfg := Tunnel{
+		VNI:     testVNI,
+		Device:  DeviceOptions{Name: name, LLAddr: macA},
+		DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535, SrcPorts: 64,
+		TTL: DefaultTTL, UDPCsum: true,
+		Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,
+	}
+	for _, r := range remotes {
+		cfg.Peers = append(cfg.Peers, Peer{Remote: addr(r)})
+	}
+	return cfg
+}
+
+// host is one endpoint on a memory wire.
+type host struct {
+	*Endpoint
+	t        *testing.T
+	devices  *memDevices
+	underlay *memUnderlay
+}
+
+func newHost(t *testing.T, wire *memWire, workers int, addrs ...string) *host {
+	t.Helper()
+	h := &host{t: t, devices: &memDevices{t: t}, underlay: newMemUnderlay(t, wire, addrs...)}
+	var err error
+	h.Endpoint, err = New(Config{Workers: workers, Devices: h.devices, Underlay: h.underlay})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+func (h *host) add(cfg Tunnel) *memDevice {
+	h.t.Helper()
+	if err := h.Add(cfg); err != nil {
+		h.t.Fatalf("Add(%s): %v", cfg.Device.Name, err)
+	}
+	return h.devices.opened[len(h.devices.opened)-1]
+}
+
+// step lets every worker go round until nothing is left to do.
+func (h *host) step() {
+	for range 4 {
+		for _, w := range h.workers {
+			w.loop(false)
+		}
+	}
+}
+
+func frame(dst, src packet.MAC, etherType uint16, payload []byte) []byte {
+	b := slices.Concat(dst[:], src[:], binary.BigEndian.AppendUint16(nil, etherType), payload)
+	return b
+}
+
+// ipv4 is a UDP packet with a marker, its TOS octet and a right header sum.
+func ipv4(tos uint8, src, dst string, sport, dport uint16, marker string) []byte {
+	b := make([]byte, 28, 28+len(marker))
+	b[0], b[1], b[8], b[9] = 0x45, tos, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(b[2:], uint16(28+len(marker)))
+	copy(b[12:], addr(src).AsSlice())
+	copy(b[16:], addr(dst).AsSlice())
+	binary.BigEndian.PutUint16(b[10:], ^packet.Fold(packet.Sum(b[:20], 0)))
+	binary.BigEndian.PutUint16(b[20:], sport)
+	binary.BigEndian.PutUint16(b[22:], dport)
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(marker)))
+	return append(b, marker...)
+}
+
+func datagram(first, flags byte, protocol uint16, vni uint32, options, inner []byte) []byte {
+	b := []byte{first, flags, byte(protocol >> 8), byte(protocol), byte(vni >> 16), byte(vni >> 8), byte(vni), 0}
+	return slices.Concat(b, options, inner)
+}
+
+func good(inner []byte) []byte { return datagram(0, 0, geneve.ProtoEthernet, testVNI, nil, inner) }
+
+// TestDatagrams sends one datagram each to an endpoint and looks at what
+// reaches the device and which counter moved: the table of the bad packets.
+func TestDatagrams(t *testing.T) {
+	inner := frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.77", 7, 9, "GENEVE-CHECK-V01a."))
+	ip6 := make([]byte, 40)
+	ip6[0], ip6[6], ip6[7] = 0x60, 59, 64
+	from, stranger := addr("192.0.2.2"), addr("192.0.2.66")
+	none := DropShort + numReasons
+	swap := func(b []byte, at int, with ...byte) []byte {
+		c := slices.Clone(b)
+		copy(c[at:], with)
+		return c
+	}
+	for _, tc := range []struct {
+		name   string
+		from   netip.Addr
+		bytes  []byte
+		want   []byte // delivered, nil if dropped
+		reason Reason
+		adjust func(*Tunnel)
+	}{
+		{name: "V01a minimal", bytes: good(inner), want: inner},
+		{name: "V02a reserved bits", bytes: datagram(0, 0x3f, 0x6558, testVNI, nil, inner), want: inner},
+		{name: "V02b reserved octet", bytes: swap(good(inner), 7, 0xff), want: inner},
+		{name: "V03a version 1", bytes: datagram(0x40, 0, 0x6558, testVNI, nil, inner), reason: DropBadVersion},
+		{name: "V03c version 3", bytes: datagram(0xc0, 0, 0x6558, testVNI, nil, inner), reason: DropBadVersion},
+		{name: "V04a control", bytes: datagram(0, 0x80, 0x6558, testVNI, nil, inner), reason: DropControl},
+		{name: "V05a option", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1, 0xde, 0xad, 0xbe, 0xef}, inner), want: inner},
+		{name: "V06a critical", bytes: datagram(2, 0x40, 0x6558, testVNI, []byte{0xff, 0, 0x81, 1, 0xde, 0xad, 0xbe, 0xef}, inner), reason: DropCriticalOption},
+		{name: "V07a critical without C", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 0x81, 1, 0xde, 0xad, 0xbe, 0xef}, inner), reason: DropCriticalOption},
+		{name: "V07b C without options", bytes: datagram(0, 0x40, 0x6558, testVNI, nil, inner), want: inner},
+		{name: "V09a Opt Len past the end", bytes: datagram(0x3f, 0, 0x6558, testVNI, nil, inner[:60-8]), reason: DropShort},
+		{name: "V09c option and no payload", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1, 0, 0, 0, 0}, nil), reason: DropShortInner},
+		{name: "V10a option over the area", bytes: datagram(1, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1}, inner), reason: DropBadOptions},
+		{name: "V12a empty", bytes: nil, reason: DropShort},
+		{name: "V12c seven bytes", bytes: good(nil)[:7], reason: DropShort},
+		{name: "V12d header only", bytes: good(nil), reason: DropShortInner},
+		{name: "V12e 13 bytes inside", bytes: good(inner[:13]), reason: DropShortInner},
+		{name: "V12f 14 bytes inside", bytes: good(inner[:14]), want: inner[:14]},
+		{name: "V13a protocol", bytes: datagram(0, 0, 0x88b5, testVNI, nil, inner), reason: DropBadProtocol},
+		{name: "V14a IPv4 on L2", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: DropBadProtocol},
+		{name: "V14a IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "V14b IPv6 on L3", bytes: datagram(0, 0, 0x86dd, testVNI, nil, ip6), want: ip6, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "V14c IPv6 as IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, ip6), reason: DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "Ethernet on L3", bytes: good(inner), reason: DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "V15a other VNI", bytes: datagram(0, 0, 0x6558, testVNI+1, nil, inner), reason: DropUnknownVNI},
+		{name: "V16a group source", bytes: good(swap(inner, 6, 0x03)), reason: DropBadSourceMAC},
+		{name: "V16c zero source", bytes: good(swap(inner, 6, 0, 0, 0, 0, 0, 0)), reason: DropBadSourceMAC},
+		{name: "V16d own source", bytes: good(swap(inner, 6, macA[:]...)), reason: DropBadSourceMAC},
+		{name: "V17a tagged", bytes: good(frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))), want: frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))},
+		{name: "V17a tagged, not wanted", bytes: good(frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))), reason: DropVLAN, adjust: func(c *Tunnel) { c.VLANDrop = true }},
+		{name: "V18a BPDU", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0)), reason: DropReservedAddress},
+		{name: "V18a BPDU, passed", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0)), want: swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0), adjust: func(c *Tunnel) { c.L2ControlPass = true }},
+		{name: "V18c PAUSE, passed never", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 1)), reason: DropReservedAddress, adjust: func(c *Tunnel) { c.L2ControlPass = true }},
+		{name: "V20c stranger", from: stranger, bytes: good(inner), reason: DropUnknownPeer},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t, new(memWire), 1, "192.0.2.1")
+			cfg := testTunnel("gnv0", "192.0.2.2")
+			if tc.adjust != nil {
+				tc.adjust(&cfg)
+			}
+			dev := h.add(cfg)
+			h.step()
+			if tc.from == (netip.Addr{}) {
+				tc.from = from
+			}
+			h.underlay.inject(tc.from, 6081, 0, 2, len(tc.bytes), tc.bytes)
+			h.step()
+			var got []byte
+			if out := dev.queues[0].take(); len(out) == 1 {
+				got = out[0].bytes
+			} else if len(out) > 1 {
+				t.Fatalf("%d frames on the device, want at most one", len(out))
+			}
+			if !bytes.Equal(got, tc.want) {
+				t.Errorf("on the device: %x\nwant:          %x", got, tc.want)
+			}
+			state := h.State()
+			drops := state.Drops
+			for r := range numReasons {
+				drops.Rx[r] += state.Tunnels[0].Drops.Rx[r]
+			}
+			want := Drops{}
+			if tc.want == nil {
+				want.Rx[tc.reason] = 1
+			}
+			if diff := cmp.Diff(want, drops); diff != "" {
+				t.Errorf("drop counters (-want +got), reason wanted %v of %v:\n%s", tc.reason, none, diff)
+			}
+			if learned := len(h.FDB()) - 1; tc.want == nil && learned != 0 {
+				t.Errorf("learned %d addresses from a dropped packet", learned)
+			}
+		})
+	}
+}
+
+// TestECN is the matrix of RFC 6040 section 4.2, for IPv4, IPv6 and behind a
+// VLAN tag.
+func TestECN(t *testing.T) {
+	const drop = -1
+	// [inner][outer], in the order Not-ECT, ECT(1), ECT(0), CE.
+	want := [4][4]int{{0, 0, 0, drop}, {1, 1, 1, 3}, {2, 1, 2, 3}, {3, 3, 3, 3}}
+	inner := map[string]func(ecn uint8) ([]byte, func([]byte) uint8){
+		"IPv4": func(ecn uint8) ([]byte, func([]byte) uint8) {
+			return frame(macA, macB, 0x0800, ipv4(0xb8|ecn, "10.99.0.2", "10.99.0.77", 7, 9, "ecn")),
+				func(b []byte) uint8 { return b[15] }
+		},
+		"VLAN": func(ecn uint8) ([]byte, func([]byte) uint8) {
+			return frame(macA, macB, 0x8100, append([]byte{0, 5, 8, 0}, ipv4(0xb8|ecn, "10.99.0.2", "10.99.0.77", 7, 9, "ecn")...)),
+				func(b []byte) uint8 { return b[19] }
+		},
+		"IPv6": func(ecn uint8) ([]byte, func([]byte) uint8) {
+			p := make([]byte, 40)
+			binary.BigEndian.PutUint16(p, 0x6000|uint16(0xb8|ecn)<<4)
+			p[6], p[7] = 59, 64
+			return frame(macA, macB, 0x86dd, p), func(b []byte) uint8 { return b[14]<<4 | b[15]>>4 }
+		},
+	}
+	for kind, build := range inner {
+		for in := range uint8(4) {
+			for out := range uint8(4) {
+				h := newHost(t, new(memWire), 1, "192.0.2.1")
+				dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+				h.step()
+				f, tos := build(in)
+				h.underlay.inject(addr("192.0.2.2"), 6081, out, 2, len(f)+8, good(f))
+				h.step()
+				got := drop
+				if frames := dev.queues[0].take(); len(frames) == 1 {
+					b := frames[0].bytes
+					got = int(tos(b) & 3)
+					if tos(b)>>2 != 0xb8>>2 {
+						t.Errorf("%s: DSCP became %#x", kind, tos(b)>>2)
+					}
+					if kind != "IPv6" {
+						ip := b[len(b)-31:][:20]
+						if sum := packet.Fold(packet.Sum(ip, 0)); sum != 0xffff {
+							t.Errorf("%s inner %d outer %d: IPv4 header sum is wrong", kind, in, out)
+						}
+					}
+				}
+				if got != want[in][out] {
+					t.Errorf("%s inner %d outer %d: delivered %d, want %d", kind, in, out, got, want[in][out])
+				}
+				h.Close()
+			}
+		}
+	}
+}
+
+// TestTwoEndpoints lets two whole endpoints talk over a wire in memory.
+func TestTwoEndpoints(t *testing.T) {
+	for _, family := range [][2]string{{"192.0.2.1", "192.0.2.2"}, {"fd00::1", "fd00::2"}} {
+		wire := new(memWire)
+		a, b := newHost(t, wire, 2, family[0]), newHost(t, wire, 2, family[1])
+		devA := a.add(testTunnel("gnv0", family[1]))
+		cfg := testTunnel("gnv0", family[0])
+		cfg.Device.LLAddr = macB
+		devB := b.add(cfg)
+		wantMTU := 1450
+		if addr(family[0]).Is6() {
+			wantMTU = 1430
+		}
+		if mtu, _ := devA.MTU(); mtu != wantMTU {
+			t.Errorf("device MTU %d, want %d", mtu, wantMTU)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 2)
+		go func() { done <- a.Run(ctx) }()
+		go func() { done <- b.Run(ctx) }()
+
+		there := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "there"))
+		devA.queues[1].feed(memFrame{bytes: there})
+		arrives(t, devB, there)
+		back := frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.1", 2, 1, "back"))
+		devB.queues[0].feed(memFrame{bytes: back})
+		arrives(t, devA, back)
+
+		entry := slices.IndexFunc(a.FDB(), func(e FDBEntry) bool { return e.MAC == macB && e.Remote.Addr() == addr(family[1]) })
+		if entry < 0 {
+			t.Errorf("A did not learn %s at %s: %v", macB, family[1], a.FDB())
+		}
+		s := a.State().Tunnels[0]
+		want := Stats{RxPackets: 1, RxBytes: uint64(len(back)), TxPackets: 1, TxBytes: uint64(len(there)), TxFlood: 1}
+		if diff := cmp.Diff(want, s.Stats); diff != "" {
+			t.Errorf("counters of A (-want +got):\n%s", diff)
+		}
+		if s.Peers[0].LastSeen.IsZero() {
+			t.Error("the peer was never seen")
+		}
+		cancel()
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		}
+		if !devA.closed || len(a.underlay.listeners) != 0 || a.underlay.released != a.underlay.sets {
+			t.Errorf("left behind: device closed %v, %d listeners, %d of %d port sets released",
+				devA.closed, len(a.underlay.listeners), a.underlay.released, a.underlay.sets)
+		}
+	}
+}
+
+// arrives waits until a device was given exactly one frame.
+func arrives(t *testing.T, d *memDevice, want []byte) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for time.Now().Before(deadline) {
+		for _, q := range d.queues {
+			for _, f := range q.take() {
+				if !bytes.Equal(f.bytes, want) {
+					t.Fatalf("on %s: %x\nwant:  %x", d.opts.Name, f.bytes, want)
+				}
+				return
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("nothing arrived on %s, want %x", d.opts.Name, want)
+}
+
+// TestForwarding follows frames from the device through learning, moving,
+// flooding and split horizon with two peers.
+func TestForwarding(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	h.step()
+	toB := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "x"))
+	sentTo := func() (to []string) {
+		h.step()
+		for _, d := range h.underlay.sent {
+			if d.to.Port() != 6081 {
+				t.Errorf("sent to port %d, want 6081", d.to.Port())
+			}
+			to = append(to, d.to.Addr().String())
+		}
+		h.underlay.sent = nil
+		return to
+	}
+	speak := func(from string, src packet.MAC) {
+		f := frame(broadcast, src, 0x0806, make([]byte, 28))
+		h.underlay.inject(addr(from), 6081, 0, 2, len(f)+8, good(f))
+	}
+	expect := func(what string, got []string, want ...string) {
+		t.Helper()
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: sent to %v, want %v", what, got, want)
+		}
+	}
+	all := []string{"192.0.2.2", "192.0.2.3"}
+
+	dev.queues[0].feed(memFrame{bytes: toB})
+	expect("unknown unicast", sentTo(), all...)
+	speak("192.0.2.2", macB)
+	expect("a broadcast received is not flooded back", sentTo())
+	if n := len(dev.queues[0].take()); n != 1 {
+		t.Errorf("the broadcast was delivered %d times, want once", n)
+	}
+	dev.queues[0].feed(memFrame{bytes: toB})
+	expect("learned", sentTo(), "192.0.2.2")
+	speak("192.0.2.3", macB)
+	dev.queues[0].feed(memFrame{bytes: toB})
+	h.step()
+	dev.queues[0].feed(memFrame{bytes: toB})
+	if got := sentTo(); len(got) == 0 || got[len(got)-1] != "192.0.2.3" {
+		t.Errorf("moved: sent to %v, want the last to 192.0.2.3", got)
+	}
+	dev.queues[0].feed(memFrame{bytes: frame(broadcast, macA, 0x0806, make([]byte, 28))})
+	expect("broadcast", sentTo(), all...)
+
+	// An address that speaks on our side is ours: nothing goes out for it.
+	dev.queues[0].feed(memFrame{bytes: frame(broadcast, macB, 0x0806, make([]byte, 28))})
+	sentTo()
+	dev.queues[0].feed(memFrame{bytes: toB})
+	expect("local", sentTo())
+	if got := h.State().Tunnels[0].Drops.Tx[DropLoop]; got != 1 {
+		t.Errorf("tx loop drops %d, want 1", got)
+	}
+	dev.queues[0].feed(memFrame{bytes: frame(packet.MAC{0x01, 0x80, 0xc2}, macA, 0x0027, make([]byte, 46))})
+	expect("BPDU", sentTo())
+}
+
+// tcpSuper is a TCP super-frame as a TAP yields it.
+func tcpSuper(pieces, size int) (super []byte, hdr packet.VirtioHdr) {
+	super = make([]byte, 14+20+20+pieces*size)
+	copy(super, frame(macB, macA, 0x0800, nil))
+	ip := super[14:]
+	ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, 64, unix.IPPROTO_TCP
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	copy(ip[12:], []byte{10, 99, 0, 1, 10, 99, 0, 2})
+	binary.BigEndian.PutUint16(ip[10:], ^packet.Fold(packet.Sum(ip[:20], 0)))
+	tcp := ip[20:]
+	binary.BigEndian.PutUint16(tcp, 1000)
+	binary.BigEndian.PutUint16(tcp[2:], 2000)
+	tcp[12], tcp[13] = 0x50, 0x10
+	for i := range tcp[20:] {
+		tcp[20+i] = byte(i * 7)
+	}
+	var h4 packet.Headers
+	packet.Walk(super, false, &h4)
+	binary.BigEndian.PutUint16(tcp[16:], packet.Fold(packet.PseudoSum(super, &h4, len(tcp))))
+	hdr = packet.VirtioHdr{
+		Flags: packet.VirtioNeedsCsum, GSOType: packet.GSOTCPv4, GSOSize: uint16(size),
+		CsumStart: 34, CsumOffset: 16, HdrLen: 54,
+	}
+	return super, hdr
+}
+
+// TestSuperFrame carries a TCP super-frame: cut on one side, joined on the
+// other, and written piece by piece where the kernel refuses it joined.
+func TestSuperFrame(t *testing.T) {
+	const pieces, size = 10, 1000
+	super, hdr := tcpSuper(pieces, size)
+	for _, refused := range []bool{false, true} {
+		wire := new(memWire)
+		a, b := newHost(t, wire, 1, "192.0.2.1"), newHost(t, wire, 1, "192.0.2.2")
+		b.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+		devA := a.add(testTunnel("gnv0", "192.0.2.2"))
+		cfg := testTunnel("gnv0", "192.0.2.1")
+		cfg.Device.LLAddr = macB
+		devB := b.add(cfg)
+		if refused {
+			devB.queues[0].refuse = unix.EINVAL
+		}
+		a.underlay.keep = true
+		a.step()
+		b.step()
+		devA.queues[0].feed(memFrame{hdr: hdr, bytes: super})
+		a.step()
+		for _, d := range a.underlay.sent {
+			if len(d.bytes) != 8+54+size {
+				t.Errorf("a datagram of %d bytes, want %d", len(d.bytes), 8+54+size)
+			}
+		}
+		b.step()
+		out := devB.queues[0].take()
+		if refused {
+			if len(out) != pieces {
+				t.Fatalf("refused: %d frames on the device, want %d", len(out), pieces)
+			}
+			if got := b.State().Tunnels[0].Offload; got.Has(packet.OffloadTSO4) {
+				t.Error("TSO4 was refused and is still used")
+			}
+			continue
+		}
+		if len(out) != 1 || out[0].hdr.GSOType != packet.GSOTCPv4 || out[0].hdr.GSOSize != size {
+			t.Fatalf("joined: %d frames on the device, want one TCP super-frame", len(out))
+		}
+		if !bytes.Equal(out[0].bytes[54:], super[54:]) {
+			t.Error("payload differs after cut and join")
+		}
+		if s := b.State().Tunnels[0].Stats; s.RxPackets != pieces {
+			t.Errorf("counted %d packets, want %d", s.RxPackets, pieces)
+		}
+	}
+}
+
+// TestPaths lets the route watcher see a smaller path, a loop and no route.
+func TestPaths(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- h.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	until := func(what string, ok func(TunnelState) bool) {
+		t.Helper()
+		for range 500 {
+			if ok(h.State().Tunnels[0]) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("%s did not happen: %+v", what, h.State().Tunnels[0])
+	}
+	h.underlay.reroute(2, 1400)
+	until("path MTU 1400", func(s TunnelState) bool { return s.Peers[0].PathMTU == 1400 && s.MTU == 1350 })
+	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 1351))})
+	until("too_big", func(s TunnelState) bool { return s.Drops.Tx[DropTooBig] == 1 })
+	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 1350))})
+	until("1350 bytes pass", func(s TunnelState) bool { return s.Stats.TxPackets == 1 })
+
+	h.underlay.reroute(dev.index, 1500)
+	until("loop", func(s TunnelState) bool { return s.Peers[0].Error != "" })
+	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 100))})
+	until("loop drop", func(s TunnelState) bool { return s.Drops.Tx[DropLoop] == 1 })
+	h.underlay.reroute(2, 0)
+	until("no route", func(s TunnelState) bool { return s.Peers[0].Error == "no route" })
+	h.underlay.reroute(2, 1500)
+	until("recovery", func(s TunnelState) bool { return s.Peers[0].Error == "" && s.MTU == 1450 })
+}
+
+// TestOwnFlow: one of our own datagrams, routed into the tunnel, is not
+// wrapped again; a tenant's GENEVE packet is ordinary payload.
+func TestOwnFlow(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	dev.queues[0].feed(
+		memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "192.0.2.1", "192.0.2.2", 50001, 6081, "ours"))},
+		memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.0.0.1", "10.99.0.77", 50001, 6081, "tenant's"))},
+	)
+	h.step()
+	if n := len(h.underlay.sent); n != 1 {
+		t.Errorf("%d datagrams sent, want only the tenant's", n)
+	}
+	if got := h.State().Tunnels[0].Drops.Tx[DropLoop]; got != 1 {
+		t.Errorf("tx loop drops %d, want 1", got)
+	}
+}
+
+// TestReinjected: what comes in through a device of ours is not for us.
+func TestReinjected(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	f := frame(macA, macB, 0x0806, make([]byte, 28))
+	h.underlay.inject(addr("192.0.2.2"), 6081, 0, int32(dev.index), len(f)+8, good(f))
+	h.step()
+	if n := len(dev.queues[0].take()); n != 0 {
+		t.Errorf("%d frames delivered, want none", n)
+	}
+	if got := h.State().Drops.Rx[DropReinjected]; got != 1 {
+		t.Errorf("reinjected drops %d, want 1", got)
+	}
+}
+
+// TestTrain: one bad datagram in a train costs only itself.
+func TestTrain(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	one := func(i byte, flags byte, vni uint32) []byte {
+		return datagram(0, flags, 0x6558, vni, nil, frame(macA, macB, 0x88b5, []byte{i, 0, 0, 0}))
+	}
+	train := slices.Concat(one(0, 0, testVNI), one(1, 0x80, testVNI), one(2, 0, testVNI+1), one(3, 0, testVNI), one(4, 0, testVNI)[:24])
+	h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(one(0, 0, testVNI)), train)
+	h.step()
+	var got []byte
+	for _, f := range dev.queues[0].take() {
+		got = append(got, f.bytes[14])
+	}
+	if want := []byte{0, 3, 4}; !bytes.Equal(got, want) {
+		t.Errorf("delivered %v, want %v", got, want)
+	}
+}
+
+// TestAddRefuses: what cannot work is refused and leaves nothing.
+func TestAddRefuses(t *testing.T) {
+	failing := errors.New("no device today")
+	for _, tc := range []struct {
+		name   string
+		adjust func(*Tunnel, *host)
+		want   error
+	}{
+		{"no remote", func(c *Tunnel, _ *host) { c.Peers = nil }, unix.EINVAL},
+		{"own address", func(c *Tunnel, _ *host) { c.Peers[0].Remote = addr("192.0.2.1") }, unix.EINVAL},
+		{"unspecified", func(c *Tunnel, _ *host) { c.Peers[0].Remote = addr("0.0.0.0") }, unix.EINVAL},
+		{"families", func(c *Tunnel, _ *host) { c.Local = addr("fd00::1") }, unix.EINVAL},
+		{"same twice", func(c *Tunnel, h *host) { h.add(testTunnel("other", "192.0.2.2")) }, unix.EEXIST},
+		{"name taken", func(c *Tunnel, h *host) { h.add(testTunnel("gnv0", "192.0.2.9")) }, unix.EEXIST},
+		{"no device", func(_ *Tunnel, h *host) { h.devices.fail = failing }, failing},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t, new(memWire), 1, "192.0.2.1")
+			cfg := testTunnel("gnv0", "192.0.2.2")
+			tc.adjust(&cfg, h)
+			before := fmt.Sprint(len(h.State().Tunnels), len(h.underlay.listeners), h.underlay.sets-h.underlay.released)
+			if err := h.Add(cfg); !errors.Is(err, tc.want) {
+				t.Errorf("Add: %v, want %v", err, tc.want)
+			}
+			if after := fmt.Sprint(len(h.State().Tunnels), len(h.underlay.listeners), h.underlay.sets-h.underlay.released); after != before {
+				t.Errorf("tunnels, listeners, port sets: %s before, %s after", before, after)
+			}
+		})
+	}
+}
+
+// TestLiveChange adds and removes tunnels while another carries traffic.
+func TestLiveChange(t *testing.T) {
+	wire := new(memWire)
+	a, b := newHost(t, wire, 2, "192.0.2.1"), newHost(t, wire, 2, "192.0.2.2")
+	devA := a.add(testTunnel("gnv0", "192.0.2.2"))
+	cfg := testTunnel("gnv0", "192.0.2.1")
+	cfg.Device.LLAddr = macB
+	devB := b.add(cfg)
+	for _, q := range devB.queues {
+		q.discard = true
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	go func() { done <- a.Run(ctx) }()
+	go func() { done <- b.Run(ctx) }()
+	const frames = 2000
+	go func() {
+		f := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "x"))
+		for i := range frames {
+			devA.queues[i%2].feed(memFrame{bytes: f})
+			time.Sleep(20 * time.Microsecond)
+		}
+	}()
+	for i := range 50 {
+		other := testTunnel(fmt.Sprintf("t%d", i), "192.0.2.2")
+		other.VNI = geneve.VNI(i)
+		if err := a.Add(other); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Remove(other.Device.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for b.State().Tunnels[0].Stats.RxPackets < frames && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if got := b.State().Tunnels[0].Stats.RxPackets; got != frames {
+		t.Errorf("%d of %d frames arrived while other tunnels came and went", got, frames)
+	}
+	cancel()
+	<-done
+	<-done
+}

@@ -1,0 +1,164 @@
+// Package geneve converts between bytes and the GENEVE header and options of
+// RFC 8926. It is pure: no sockets, no clocks, no state, and what it returns
+// from a buffer are views into that buffer.
+//
+// A datagram is taken apart by Parse and put together by AppendHeader:
+//
+//	h, frame, err := geneve.Parse(datagram)
+//
+//	var opts geneve.Options
+//	opts, err = geneve.AppendOption(opts, geneve.Option{Class: 0xff00, Type: 1, Data: data})
+//	buf, err = geneve.AppendHeader(buf, geneve.Header{VNI: 100, Protocol: geneve.ProtoEthernet, Options: opts})
+//	buf = append(buf, frame...)
+//
+// Where RFC 8926 leaves a choice, this package takes the strict side: the
+// options are walked whether or not the C bit is set, a critical option is
+// reported with the C bit clear too (section 3.5 and 3.5.1 against 3.4), and
+// option lengths that do not add up are refused. A C bit without a critical
+// option is accepted, for nothing in such a header has to be understood.
+package geneve
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Lengths of the header, in bytes (RFC 8926 section 3.4).
+const (
+	HeaderLen     = 8                         // of the fixed part
+	MaxOptionsLen = 63 * 4                    // of all options together
+	MaxHeaderLen  = HeaderLen + MaxOptionsLen // of both
+)
+
+// Protocol types (EtherTypes) of payloads that an endpoint carries.
+const (
+	ProtoIPv4     uint16 = 0x0800
+	ProtoEthernet uint16 = 0x6558 // Transparent Ethernet Bridging
+	ProtoIPv6     uint16 = 0x86dd
+)
+
+// What Parse can find wrong, one value for each reason to drop a datagram.
+var (
+	// ErrShort: fewer than 8 bytes, or fewer than Opt Len announces.
+	ErrShort = errors.New("geneve: datagram is shorter than its header")
+	// ErrVersion: not version 0 (RFC 8926 section 3.4: MUST drop).
+	ErrVersion = errors.New("geneve: version is not 0")
+	// ErrControl: the O bit is set; the payload must not be forwarded
+	// (RFC 8926 section 3.4).
+	ErrControl = errors.New("geneve: control message")
+	// ErrOptions: an option runs over the end of the option area (RFC 8926
+	// section 3.5: MUST silently drop).
+	ErrOptions = errors.New("geneve: option lengths do not add up to Opt Len")
+	// ErrCritical: an option that is not known has its critical bit set
+	// (RFC 8926 section 3.5: MUST drop).
+	ErrCritical = errors.New("geneve: unknown critical option")
+)
+
+// Header is the GENEVE header without version, which is 0, and without
+// reserved bits, which are 0 when sent and ignored when received. Opt Len is
+// the length of Options.
+type Header struct {
+	VNI      VNI
+	Protocol uint16 // EtherType of the payload
+	Control  bool   // the O bit
+	// Critical is the C bit as it was received. When sending it is not
+	// looked at: AppendHeader takes the bit from the options.
+	Critical bool
+	// Options is the option area, nil if there is none. After Parse it is a
+	// view into the datagram.
+	Options Options
+}
+
+// Len returns the length of h on the wire, in bytes, 8 to 260.
+func (h Header) Len() int { return HeaderLen + len(h.Options) }
+
+// The first eight bytes of a datagram as one big-endian number.
+const (
+	versionShift = 62
+	optLenShift  = 56
+	optLenMask   = 0x3f
+	controlBit   = 1 << 55
+	criticalBit  = 1 << 54
+	protoShift   = 32
+	vniShift     = 8
+)
+
+// Parse takes the datagram b apart. The payload begins where Opt Len says and
+// ends with b; it may be empty. Header and payload are views into b, valid as
+// long as its bytes are; appending to them never writes into b.
+//
+// The checks come in this order, and the error is the first that fails:
+// length (ErrShort), version (ErrVersion), Opt Len (ErrShort), O bit
+// (ErrControl), then the options (ErrOptions before ErrCritical). With
+// ErrControl and ErrCritical header and payload are returned as well, for a
+// caller that handles control messages or knows options: it calls
+// Options.Check with what it knows. With the other errors both are zero.
+//
+// Whether Protocol and VNI are wanted is for the caller to say. Parse does
+// not allocate.
+func Parse(b []byte) (h Header, payload []byte, err error) {
+	if len(b) < HeaderLen {
+		return Header{}, nil, ErrShort
+	}
+	w := binary.BigEndian.Uint64(b)
+	if w>>versionShift != 0 {
+		return Header{}, nil, ErrVersion
+	}
+	end := HeaderLen + int(w>>optLenShift&optLenMask)*4
+	if end > len(b) {
+		return Header{}, nil, ErrShort
+	}
+	h.VNI = VNI(w>>vniShift) & MaxVNI
+	h.Protocol = uint16(w >> protoShift)
+	h.Control = w&controlBit != 0
+	h.Critical = w&criticalBit != 0
+	payload = b[end:len(b):len(b)]
+	if end > HeaderLen {
+		h.Options = Options(b[HeaderLen:end:end])
+	}
+	if h.Control {
+		return h, payload, ErrControl
+	}
+	if end > HeaderLen {
+		switch err = h.Options.Check(nil); err {
+		case nil, ErrCritical:
+		default:
+			return Header{}, nil, err
+		}
+	}
+	return h, payload, err
+}
+
+// AppendHeader appends h as it goes on the wire to dst: version 0, Opt Len
+// from the length of h.Options, C set if one of them is critical (RFC 8926
+// section 3.5) and all reserved bits, those in the options too, zero. It
+// returns dst as it was and an error if the VNI has more than 24 bits or the
+// options are not a well-formed area of at most 252 bytes.
+func AppendHeader(dst []byte, h Header) ([]byte, error) {
+	if !h.VNI.Valid() {
+		return dst, fmt.Errorf("geneve: VNI %d has more than 24 bits: want at most %d", h.VNI, MaxVNI)
+	}
+	if len(h.Options) > MaxOptionsLen {
+		return dst, fmt.Errorf("geneve: %d bytes of options are more than %d, which is all that Opt Len can tell", len(h.Options), MaxOptionsLen)
+	}
+	w := uint64(len(h.Options)/4)<<optLenShift | uint64(h.Protocol)<<protoShift | uint64(h.VNI)<<vniShift
+	if h.Control {
+		w |= controlBit
+	}
+	switch err := h.Options.Check(nil); err {
+	case nil:
+	case ErrCritical:
+		w |= criticalBit
+	default:
+		return dst, err
+	}
+	dst = binary.BigEndian.AppendUint64(dst, w)
+	at := len(dst)
+	dst = append(dst, h.Options...)
+	for at < len(dst) {
+		dst[at+3] &= optionLenMask
+		at += optionHeaderLen + int(dst[at+3])*4
+	}
+	return dst, nil
+}

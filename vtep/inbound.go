@@ -1,0 +1,246 @@
+package vtep
+
+import (
+	"golang.org/x/sys/unix"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+// The way in, from the underlay to the device:
+//
+//	socketTurn  receives trains of datagrams
+//	inbound     validates one datagram, admits its sender, restores ECN, learns
+//	deliver     joins consecutive pieces of a flow
+//	flushIn     writes the (super-)frame to the device
+
+// socketTurn serves one ready receive socket.
+func (w *worker) socketTurn(i uint32) {
+	s := w.slots[i].socket
+	trains, err := s.receivers[w.id].Receive()
+	if err != nil {
+		w.drop(i)
+		w.ep.socketFailed(s, err)
+		return
+	}
+	for i := range trains {
+		t := &trains[i]
+		if t.Ifindex != 0 && w.snap.isOwn(t.Ifindex) {
+			// A GENEVE packet that was carried inside the overlay: tenants
+			// do not speak to us (RFC 8926 section 6.2).
+			w.drops.rx[DropReinjected].Add(t.Count())
+			continue
+		}
+		for data := t.Data; ; {
+			n := min(t.Size, len(data))
+			if reason := w.inbound(s, t, data[:n:n]); reason != delivered {
+				w.countDrop(reason)
+			}
+			if data = data[n:]; len(data) == 0 {
+				break
+			}
+		}
+	}
+	w.flushIn()
+	w.publishIn()
+	// The trains are the receiver's again.
+	w.lastTrain, w.lastPeer = nil, nil
+}
+
+func (snap *snapshot) isOwn(ifindex int32) bool {
+	for _, own := range snap.own {
+		if own == ifindex {
+			return true
+		}
+	}
+	return false
+}
+
+// delivered is inbound's answer for a datagram that was not dropped.
+const delivered = numReasons
+
+// inbound takes one datagram. The order of the checks is that of the
+// project's ruling A-10: header, sender, VNI, inner frame, policy, ECN, and
+// only then learning and delivery: what is dropped teaches nothing. w.lastPeer
+// is the peer it was admitted for, nil if it was not.
+func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
+	hdr, frame, err := geneve.Parse(datagram)
+	if err != nil {
+		w.lastPeer = nil
+		return headerReason(err)
+	}
+	from := w.lastPeer
+	if from == nil || w.lastTrain != t || w.lastVNI != hdr.VNI {
+		w.publishIn()
+		key := admission{vniKey{s.id, hdr.VNI}, t.From}
+		if from = w.snap.admit[key]; from == nil {
+			w.lastPeer = nil
+			if !isPayload(hdr.Protocol) {
+				return DropBadProtocol
+			}
+			if _, ok := w.snap.vnis[key.vniKey]; !ok {
+				return DropUnknownVNI
+			}
+			return DropUnknownPeer
+		}
+		w.lastPeer, w.lastTrain, w.lastVNI = from, t, hdr.VNI
+	}
+	p, h := from.port, &w.headers
+	seg := p.segment
+	switch hdr.Protocol {
+	case geneve.ProtoEthernet:
+		if p.l3 {
+			return DropBadProtocol
+		}
+		if len(frame) < ethernetLen {
+			return DropShortInner
+		}
+		packet.Walk(frame, false, h)
+	case geneve.ProtoIPv4, geneve.ProtoIPv6:
+		if !p.l3 {
+			return DropBadProtocol
+		}
+		packet.Walk(frame, true, h)
+		if h.Version == 0 {
+			return DropShortInner
+		}
+		if (h.Version == 4) != (hdr.Protocol == geneve.ProtoIPv4) {
+			return DropBadProtocol
+		}
+	default:
+		return DropBadProtocol
+	}
+	var src packet.MAC
+	if !p.l3 {
+		dst := packet.MAC(frame[0:6])
+		src = packet.MAC(frame[6:12])
+		switch {
+		case src.IsGroup() || src.IsZero() || src == p.mac:
+			return DropBadSourceMAC
+		case h.Tags > 0 && seg.vlanDrop:
+			return DropVLAN
+		case dst.IsGroup() && seg.reserved(dst, h):
+			return DropReservedAddress
+		}
+	}
+	if h.Version != 0 {
+		ecn := ecnDecap[h.TOS&3][t.TOS&3]
+		if ecn == ecnDrop {
+			return DropECN
+		}
+		if ecn != h.TOS&3 {
+			packet.SetECN(frame, h, ecn)
+		}
+	}
+	if seg.learning && !p.l3 && seg.fdb.Learn(src, from.nexthop, w.now) == fdb.Pinned {
+		return DropLocked
+	}
+	w.rxPackets++
+	w.rxBytes += uint64(len(frame))
+	w.deliver(from, datagram[:len(datagram)-len(frame)], frame)
+	return delivered
+}
+
+func isPayload(protocol uint16) bool {
+	return protocol == geneve.ProtoEthernet || protocol == geneve.ProtoIPv4 || protocol == geneve.ProtoIPv6
+}
+
+// headerReason names the fault that the codec found.
+func headerReason(err error) Reason {
+	switch err {
+	case geneve.ErrVersion:
+		return DropBadVersion
+	case geneve.ErrControl:
+		return DropControl
+	case geneve.ErrOptions:
+		return DropBadOptions
+	case geneve.ErrCritical:
+		return DropCriticalOption
+	}
+	return DropShort
+}
+
+// countDrop counts a datagram that was not delivered, for the tunnel if one
+// admitted it.
+func (w *worker) countDrop(reason Reason) {
+	if w.lastPeer != nil {
+		w.lastPeer.port.segment.drops[w.id].rx[reason].Add(1)
+		return
+	}
+	w.drops.rx[reason].Add(1)
+}
+
+// publishIn adds what was counted for the last peer to its counters.
+func (w *worker) publishIn() {
+	if w.lastPeer == nil || w.rxPackets == 0 {
+		return
+	}
+	t := &w.lastPeer.traffic[w.id]
+	t.rxPackets.Add(w.rxPackets)
+	t.rxBytes.Add(w.rxBytes)
+	t.seen.Store(w.now)
+	w.rxPackets, w.rxBytes = 0, 0
+}
+
+// deliver gives an accepted frame to the device, together with those before
+// and after it that it can be joined with. Pieces are joined only when their
+// GENEVE headers are the same to the byte (RFC 8926 section 4.6).
+func (w *worker) deliver(from *peer, head, frame []byte) {
+	if w.joinPeer == from && string(head) == string(w.joinHead) && w.joiner.Add(frame, &w.headers) {
+		return
+	}
+	w.flushIn()
+	w.joinPeer, w.joinHead = from, head
+	w.joiner.Reset(packet.Offload(from.port.offload.Load()))
+	w.joiner.Add(frame, &w.headers)
+}
+
+// flushIn writes the joiner's frame.
+func (w *worker) flushIn() {
+	if w.joinPeer == nil {
+		return
+	}
+	p := w.joinPeer.port
+	w.joinPeer = nil
+	n := w.joiner.Count()
+	parts := w.joiner.Frame(&w.rest)
+	err := p.queues[w.id].Write(&w.rest, parts)
+	if err == nil {
+		return
+	}
+	if err == unix.EINVAL && n > 1 {
+		// This kernel does not take what was joined.
+		p.refuse(w.rest.GSOType)
+		w.rest = packet.VirtioHdr{}
+		for _, piece := range w.joiner.Pieces() {
+			w.single[0] = piece
+			if err := p.queues[w.id].Write(&w.rest, w.single[:]); err != nil {
+				w.writeFailed(p, err, 1)
+			}
+		}
+		return
+	}
+	w.writeFailed(p, err, n)
+}
+
+// refuse takes back the ability to write super-frames of a GSO type.
+func (p *port) refuse(gso uint8) {
+	lost := packet.OffloadUSO
+	switch gso {
+	case packet.GSOTCPv4:
+		lost = packet.OffloadTSO4
+	case packet.GSOTCPv6:
+		lost = packet.OffloadTSO6
+	}
+	p.offload.And(^uint32(lost))
+}
+
+// writeFailed counts frames that the device did not take.
+func (w *worker) writeFailed(p *port, err error, frames int) {
+	reason := DropDeviceFull
+	if err == unix.EIO || deviceGone(err) {
+		reason = DropDeviceDown
+	}
+	p.segment.drops[w.id].rx[reason].Add(uint64(frames))
+}

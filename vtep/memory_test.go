@@ -1,0 +1,362 @@
+package vtep
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+)
+
+// In-memory doubles of the two seams. A wire joins underlays; a device is
+// fed and drained by the test. Nothing here allocates per packet in a steady
+// state, so that allocations seen in a test are the worker's.
+
+// bell is a descriptor that polls readable while it is rung.
+type bell struct {
+	fd   int
+	once []byte // what a ring writes
+	seen []byte // what clear reads
+}
+
+func newBell(t testing.TB) bell {
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return bell{fd, binary.NativeEndian.AppendUint64(nil, 1), make([]byte, 8)}
+}
+
+func (b bell) ring()  { unix.Write(b.fd, b.once) }
+func (b bell) clear() { unix.Read(b.fd, b.seen) }
+
+// memFrame is a frame on its way into or out of a memory device.
+type memFrame struct {
+	hdr   packet.VirtioHdr
+	bytes []byte
+}
+
+// memDevice is a device in memory.
+type memDevice struct {
+	opts    DeviceOptions
+	index   int
+	mac     packet.MAC
+	offload packet.Offload
+	queues  []*memQueue
+
+	mu     sync.Mutex
+	mtu    int
+	closed bool
+}
+
+func (d *memDevice) Name() string            { return d.opts.Name }
+func (d *memDevice) Ifindex() int            { return d.index }
+func (d *memDevice) Here() bool              { return d.opts.Netns == "" }
+func (d *memDevice) LLAddr() packet.MAC      { return d.mac }
+func (d *memDevice) Offload() packet.Offload { return d.offload }
+func (d *memDevice) Queue(i int) Queue       { return d.queues[i] }
+
+func (d *memDevice) MTU() (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mtu, nil
+}
+
+func (d *memDevice) SetMTU(mtu int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mtu = mtu
+	return nil
+}
+
+func (d *memDevice) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errors.New("closed twice")
+	}
+	d.closed = true
+	return nil
+}
+
+// memQueue is one queue of a memory device.
+type memQueue struct {
+	bell bell
+	mu   sync.Mutex
+	in   []memFrame // to be read by the endpoint
+	out  []memFrame // written by it
+	// discard forgets what is written but counts it.
+	discard bool
+	written int
+	// refuse makes writes of super-frames fail, as an older kernel would.
+	refuse error
+}
+
+func (q *memQueue) FD() int { return q.bell.fd }
+
+func (q *memQueue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.in) == 0 {
+		q.bell.clear()
+		return nil, unix.EAGAIN
+	}
+	f := q.in[0]
+	copy(q.in, q.in[1:])
+	q.in = q.in[:len(q.in)-1]
+	*hdr = f.hdr
+	n := copy(buf[packet.VirtioHdrLen:], f.bytes)
+	return buf[packet.VirtioHdrLen:][:n], nil
+}
+
+func (q *memQueue) Write(hdr *packet.VirtioHdr, parts [][]byte) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.refuse != nil && hdr.GSOType != packet.GSONone {
+		return q.refuse
+	}
+	q.written++
+	if !q.discard {
+		q.out = append(q.out, memFrame{*hdr, slices.Concat(parts...)})
+	}
+	return nil
+}
+
+// feed gives the endpoint frames to read.
+func (q *memQueue) feed(frames ...memFrame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.in = append(q.in, frames...)
+	q.bell.ring()
+}
+
+// take returns and forgets what was written.
+func (q *memQueue) take() []memFrame {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.out
+	q.out = nil
+	return out
+}
+
+// memDevices opens memory devices.
+type memDevices struct {
+	t       testing.TB
+	offload packet.Offload
+	fail    error // of the next Open
+	opened  []*memDevice
+}
+
+func (ds *memDevices) Open(opts DeviceOptions) (Device, error) {
+	if ds.fail != nil {
+		return nil, ds.fail
+	}
+	d := &memDevice{opts: opts, index: 100 + len(ds.opened), mtu: opts.MTU, offload: ds.offload, mac: opts.LLAddr}
+	if d.mac.IsZero() {
+		d.mac = packet.MAC{0x02, 0, 0, 0, 0xee, byte(len(ds.opened))}
+	}
+	for range opts.Queues {
+		d.queues = append(d.queues, &memQueue{bell: newBell(ds.t)})
+	}
+	ds.opened = append(ds.opened, d)
+	return d, nil
+}
+
+func (ds *memDevices) CloseAll(all []Device) (err error) {
+	for _, d := range all {
+		err = errors.Join(err, d.Close())
+	}
+	return err
+}
+
+// memWire carries datagrams between memory underlays by address.
+type memWire struct {
+	mu    sync.Mutex
+	hosts map[netip.Addr]*memUnderlay
+}
+
+// memUnderlay is the underlay of one host on a wire.
+type memUnderlay struct {
+	t    testing.TB
+	wire *memWire
+	addr []netip.Addr
+
+	mu        sync.Mutex
+	mtu       int
+	routeVia  int // ifindex of every route
+	listeners []*memListener
+	sets      int
+	released  int
+	fail      error // of every send
+	changed   chan struct{}
+	sent      []memDatagram // if keep
+	keep      bool
+}
+
+type memDatagram struct {
+	from     netip.Addr
+	to       netip.AddrPort
+	hash     uint32
+	tos, ttl uint8
+	bytes    []byte
+}
+
+func newMemUnderlay(t testing.TB, wire *memWire, addrs ...string) *memUnderlay {
+	u := &memUnderlay{t: t, wire: wire, mtu: 1500, routeVia: 2, changed: make(chan struct{}, 1)}
+	for _, s := range addrs {
+		a := netip.MustParseAddr(s)
+		u.addr = append(u.addr, a)
+		if wire.hosts == nil {
+			wire.hosts = make(map[netip.Addr]*memUnderlay)
+		}
+		wire.hosts[a] = u
+	}
+	return u
+}
+
+func (u *memUnderlay) Listen(opts ListenOptions) (Listener, error) {
+	l := &memListener{opts: opts, u: u}
+	for range 8 {
+		l.receivers = append(l.receivers, &memReceiver{bell: newBell(u.t)})
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, other := range u.listeners {
+		if other.opts.Local == opts.Local && other.opts.Port == opts.Port {
+			return nil, unix.EADDRINUSE
+		}
+	}
+	u.listeners = append(u.listeners, l)
+	return l, nil
+}
+
+func (u *memUnderlay) Ports(PortOptions) (*packet.PortSet, error) {
+	u.sets++
+	return &packet.PortSet{ID: u.sets, Ports: []uint16{50000, 50001}}, nil
+}
+
+func (u *memUnderlay) Release(*packet.PortSet) { u.released++ }
+
+func (u *memUnderlay) Sender(int) Sender { return &memSender{u: u} }
+
+func (u *memUnderlay) Route(remote, _ netip.Addr, _ uint32) (Route, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if slices.Contains(u.addr, remote) {
+		return Route{Ifindex: 1, MTU: 65536, Local: true}, nil
+	}
+	if u.mtu == 0 {
+		return Route{}, unix.ENETUNREACH
+	}
+	return Route{Ifindex: u.routeVia, MTU: u.mtu}, nil
+}
+
+func (u *memUnderlay) Uppers([]int) ([]int, error) { return nil, nil }
+
+func (u *memUnderlay) Watch(context.Context) (<-chan struct{}, error) { return u.changed, nil }
+
+// reroute changes all routes and tells the endpoint.
+func (u *memUnderlay) reroute(ifindex, mtu int) {
+	u.mu.Lock()
+	u.routeVia, u.mtu = ifindex, mtu
+	u.mu.Unlock()
+	u.changed <- struct{}{}
+}
+
+// inject delivers one train as if it had come from the wire.
+func (u *memUnderlay) inject(from netip.Addr, port uint16, tos uint8, ifindex int32, size int, data []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, l := range u.listeners {
+		if l.opts.Port == port && l.opts.Local.Is4() == from.Is4() {
+			l.receivers[0].push(packet.Train{Data: data, Size: size, From: from, TOS: tos, Ifindex: ifindex})
+			return
+		}
+	}
+}
+
+type memListener struct {
+	opts      ListenOptions
+	u         *memUnderlay
+	receivers []*memReceiver
+}
+
+func (l *memListener) Receiver(i int) Receiver { return l.receivers[i] }
+
+func (l *memListener) Close() error {
+	l.u.mu.Lock()
+	defer l.u.mu.Unlock()
+	l.u.listeners = slices.DeleteFunc(l.u.listeners, func(o *memListener) bool { return o == l })
+	return nil
+}
+
+type memReceiver struct {
+	bell   bell
+	mu     sync.Mutex
+	queued []packet.Train
+	lent   []packet.Train
+}
+
+func (r *memReceiver) FD() int           { return r.bell.fd }
+func (r *memReceiver) Overflows() uint64 { return 0 }
+
+func (r *memReceiver) push(t packet.Train) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.Data = slices.Clone(t.Data)
+	r.queued = append(r.queued, t)
+	r.bell.ring()
+}
+
+func (r *memReceiver) Receive() ([]packet.Train, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bell.clear()
+	r.lent, r.queued = r.queued, r.lent[:0]
+	return r.lent, nil
+}
+
+type memSender struct {
+	u        *memUnderlay
+	pending  []memDatagram
+	paths    []*packet.Path
+	failures []packet.Failure
+}
+
+func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte) {
+	s.paths = append(s.paths, path)
+	s.pending = append(s.pending, memDatagram{
+		from: s.u.addr[0], to: path.Remote, hash: hash, tos: tos, ttl: ttl, bytes: slices.Concat(head, tail),
+	})
+}
+
+func (s *memSender) Flush() []packet.Failure {
+	s.failures = s.failures[:0]
+	for i, d := range s.pending {
+		if s.u.fail != nil {
+			s.failures = append(s.failures, packet.Failure{Path: s.paths[i], Count: 1, Err: s.u.fail})
+			continue
+		}
+		if s.u.keep {
+			s.u.mu.Lock()
+			s.u.sent = append(s.u.sent, d)
+			s.u.mu.Unlock()
+		}
+		s.u.wire.mu.Lock()
+		to := s.u.wire.hosts[d.to.Addr()]
+		s.u.wire.mu.Unlock()
+		if to != nil {
+			from := s.u.addr[slices.IndexFunc(s.u.addr, func(a netip.Addr) bool { return a.Is4() == d.to.Addr().Is4() })]
+			to.inject(from, d.to.Port(), d.tos, 2, len(d.bytes), d.bytes)
+		}
+	}
+	s.pending, s.paths = s.pending[:0], s.paths[:0]
+	return s.failures
+}

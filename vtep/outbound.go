@@ -1,0 +1,254 @@
+package vtep
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/fdb"
+	"gvtep/internal/offload"
+	"gvtep/internal/packet"
+)
+
+// The way out, from the device to the underlay:
+//
+//	deviceTurn  reads frames and super-frames until the budget is spent
+//	outbound    walks the inner headers once, asks segment.forward where to
+//	send        checks the size against the path, cuts, hands to the sender
+//	flushOut    sends all runs of the turn
+
+// deviceTurn serves one ready queue.
+func (w *worker) deviceTurn(i uint32) {
+	p := w.slots[i].port
+	q := p.queues[w.id]
+	used := 0
+	for range turnReads {
+		frame, err := q.Read(w.read[used:], &w.virtio)
+		if err != nil {
+			if deviceGone(err) {
+				w.drop(i)
+				w.ep.deviceFailed(p, err)
+			}
+			break
+		}
+		w.outbound(p, &w.virtio, frame)
+		// Sent frames stay where they are until the flush; the next goes
+		// behind, on a cache line of its own.
+		used += (packet.VirtioHdrLen + len(frame) + 63) &^ 63
+		if used >= turnBytes {
+			break
+		}
+	}
+	w.flushOut()
+}
+
+// deviceGone tells the errors after which a queue is of no more use. While a
+// device is down, reads say EAGAIN and writes EIO.
+func deviceGone(err error) bool {
+	return err == unix.EBADFD || err == unix.EBADF || err == unix.ENODEV
+}
+
+// outbound sends one frame or super-frame read from p.
+func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
+	seg := p.segment
+	packet.Walk(frame, p.l3, &w.headers)
+	peers, flood, reason := seg.forward(p, frame, &w.headers, w.now)
+	if len(peers) == 0 {
+		seg.drops[w.id].tx[reason].Add(1)
+		return
+	}
+	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
+	if hdr.GSOType == packet.GSONone {
+		if hdr.Flags&packet.VirtioNeedsCsum != 0 && offload.FinishChecksum(hdr, frame) != nil {
+			seg.drops[w.id].tx[DropBadOffload].Add(1)
+			return
+		}
+		for _, to := range peers {
+			if path := w.way(seg, to, frame, len(frame)); path != nil {
+				tos, ttl := seg.outer(&w.headers)
+				w.sender.Add(path, hash, tos, ttl, to.header(w.headers.Version), frame)
+				w.countOut(to, 1, len(frame), flood)
+			}
+		}
+		return
+	}
+	for _, to := range peers {
+		w.sendSuper(seg, to, hdr, frame, hash, flood)
+	}
+}
+
+// sendSuper cuts a super-frame for one peer.
+func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame []byte, hash uint32, flood bool) {
+	header := to.header(w.headers.Version)
+	pieces, err := w.cutter.Start(hdr, frame, &w.headers, header)
+	if err != nil {
+		seg.drops[w.id].tx[DropBadOffload].Add(1)
+		return
+	}
+	inner := w.cutter.HeadLen() - len(header) // headers of each piece
+	path := w.way(seg, to, frame, min(inner+int(hdr.GSOSize), len(frame)))
+	if path == nil {
+		return
+	}
+	if need := pieces * w.cutter.HeadLen(); need > len(w.heads)-w.headLen {
+		w.flushOut()
+		if need > len(w.heads) {
+			seg.drops[w.id].tx[DropBadOffload].Add(1)
+			return
+		}
+	}
+	tos, ttl := seg.outer(&w.headers)
+	for {
+		head, payload, ok := w.cutter.Next(w.heads[w.headLen:])
+		if !ok {
+			break
+		}
+		w.headLen += len(head)
+		w.sender.Add(path, hash, tos, ttl, head, payload)
+	}
+	w.countOut(to, pieces, len(frame)+(pieces-1)*inner, flood)
+}
+
+// way returns the path for frames of size bytes to a peer, or counts the drop
+// and returns nil.
+func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Path {
+	limit := int(to.limit.Load())
+	switch {
+	case to.blocked.Load() || to.ownFlow(frame, &w.headers):
+		seg.drops[w.id].tx[DropLoop].Add(1)
+		return nil
+	case limit == 0:
+		seg.drops[w.id].tx[DropNoRoute].Add(1)
+		return nil
+	case size <= limit && to.path != nil && (seg.df != DFInherit || dontFragment(frame, &w.headers)):
+		return to.path
+	case to.pathFrag != nil && (seg.df != DFInherit || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
+		return to.pathFrag
+	}
+	seg.drops[w.id].tx[DropTooBig].Add(1)
+	return nil
+}
+
+// maxDatagram is the longest IPv4 packet, and safe for IPv6.
+const maxDatagram = 65535
+
+// forward decides where a frame from the device goes: to the peers returned,
+// as copies of a flooded frame or not. With no peers, reason says why.
+func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (peers []*peer, flood bool, reason Reason) {
+	if p.l3 {
+		if h.Version == 0 {
+			return nil, false, DropShortInner
+		}
+		return s.flood, false, DropNoRoute
+	}
+	if len(frame) < ethernetLen {
+		return nil, false, DropShortInner
+	}
+	if h.Tags > 0 && s.vlanDrop {
+		return nil, false, DropVLAN
+	}
+	dst, src := packet.MAC(frame[0:6]), packet.MAC(frame[6:12])
+	if src.IsGroup() || src.IsZero() {
+		return nil, false, DropBadSourceMAC
+	}
+	// An address that speaks on our side is no longer behind a peer. Our own
+	// is never learned.
+	if s.learning && src != p.mac && s.fdb.Learn(src, fdb.Local, now) == fdb.Pinned {
+		return nil, false, DropLocked
+	}
+	if dst.IsGroup() {
+		if s.reserved(dst, h) {
+			return nil, false, DropReservedAddress
+		}
+		return s.flood, true, DropNoFDBEntry
+	}
+	if nh, ok := s.fdb.Lookup(dst, now); ok {
+		if nh == fdb.Local {
+			return nil, false, DropLoop
+		}
+		if peers := s.nexthopPeers(nh); peers != nil {
+			return peers, false, 0
+		}
+	}
+	return s.flood, true, DropNoFDBEntry
+}
+
+const (
+	ethernetLen = 14
+	flowControl = 0x8808 // EtherType of PAUSE (IEEE 802.3 annex 31B)
+)
+
+// reserved reports whether a frame to a group address must not be carried:
+// 802.1Q table 8-1 unless the tunnel passes them, and PAUSE always, which
+// would stop a link that it never was on.
+func (s *segment) reserved(dst packet.MAC, h *packet.Headers) bool {
+	return dst.IsReserved() && (!s.l2ControlPass || dst[5] == 1 || h.EtherType == flowControl)
+}
+
+// outer returns the outer TOS and TTL for a frame: DSCP and TTL by policy,
+// ECN always the inner packet's (RFC 6040 section 4.1), 0 without one (RFC
+// 9601 section 4).
+func (s *segment) outer(h *packet.Headers) (tos, ttl uint8) {
+	tos, ttl = uint8(s.tos)&0xfc, uint8(s.ttl)
+	if s.tos == Inherit {
+		tos = h.TOS & 0xfc
+	}
+	if s.ttl == Inherit {
+		ttl = DefaultTTL
+		if h.Version != 0 && h.TTL != 0 {
+			ttl = h.TTL
+		}
+	}
+	return tos | h.TOS&3, ttl
+}
+
+// dontFragment is what `df inherit` looks at. Inner IPv6 counts as set.
+func dontFragment(frame []byte, h *packet.Headers) bool {
+	return h.Version == 6 || h.Version == 4 && frame[h.L3+6]&0x40 != 0
+}
+
+// ownFlow reports whether an inner packet is one of our own datagrams to this
+// peer that was routed into the tunnel. Sending it would wrap it for ever;
+// the route watcher finds such a route too, but a moment later.
+func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
+	if h.Proto != unix.IPPROTO_UDP || h.L4 == 0 {
+		return false
+	}
+	ports := frame[h.L4:]
+	if binary.BigEndian.Uint16(ports[2:]) != to.remotePort {
+		return false
+	}
+	ip := frame[h.L3:]
+	if h.Version == 4 && string(ip[16:20]) != to.remoteBytes || h.Version == 6 && string(ip[24:40]) != to.remoteBytes {
+		return false
+	}
+	source := binary.BigEndian.Uint16(ports)
+	for _, path := range []*packet.Path{to.path, to.pathFrag} {
+		if path == nil {
+			continue
+		}
+		for _, port := range path.Set.Ports {
+			if port == source {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (w *worker) countOut(to *peer, packets, bytes int, flood bool) {
+	t := &to.traffic[w.id]
+	t.txPackets.Add(uint64(packets))
+	t.txBytes.Add(uint64(bytes))
+	if flood {
+		t.txFlood.Add(uint64(packets))
+	}
+}
+
+// flushOut sends what the turn has gathered and counts what could not be sent.
+func (w *worker) flushOut() {
+	for _, f := range w.sender.Flush() {
+		w.ep.sendFailed(w, f)
+	}
+	w.headLen = 0
+}

@@ -1,0 +1,201 @@
+package vtep
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// What the kernel's routes say about the peers: how long a frame may be, and
+// whether the way to a peer leads into one of our own devices. It is looked
+// up when something changed, never per packet.
+
+// assumedMTU is used while there is no route to any peer: Ethernet's.
+const assumedMTU = 1500
+
+// minMTU is the least that a device's automatic MTU falls to: what every IPv4
+// host must take (RFC 791). A path that is smaller drops, and is counted.
+const minMTU = 576
+
+// pathPoll bounds how long a path MTU learnt from ICMP is believed after the
+// kernel has forgotten it, which it does silently (net.ipv4.route.mtu_expires,
+// 600 s).
+const pathPoll = 10 * time.Second
+
+// watch keeps paths and own devices up to date, and tidies the tables, until
+// ctx ends.
+func (e *Endpoint) watch(ctx context.Context) {
+	changes, err := e.underlay.Watch(ctx)
+	if err != nil {
+		e.log.Warn("route changes are not seen at once, only by polling", zap.Error(err))
+	}
+	poll := time.NewTicker(pathPoll)
+	defer poll.Stop()
+	sweep := time.NewTicker(time.Second)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-sweep.C:
+			e.sweep()
+			continue
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil // polling goes on
+				continue
+			}
+		case <-e.recheck:
+			// One datagram too big per path is enough to ask; the rest of a
+			// burst need not.
+			time.Sleep(50 * time.Millisecond)
+		case <-poll.C:
+		}
+		e.mu.Lock()
+		e.checkOwn()
+		e.checkPaths()
+		e.mu.Unlock()
+	}
+}
+
+// recheckPaths asks for the paths to be looked up again, soon.
+func (e *Endpoint) recheckPaths() {
+	select {
+	case e.recheck <- struct{}{}:
+	default:
+	}
+}
+
+// sweep removes aged entries. Lookups do not wait for it.
+func (e *Endpoint) sweep() {
+	now := e.clock()
+	for _, p := range e.snap.Load().ports {
+		p.segment.fdb.Sweep(now)
+	}
+}
+
+// ownDevices returns our devices in the namespace of the sockets, and all
+// that is stacked on them. e.mu is held.
+func (e *Endpoint) ownDevices() []int32 {
+	var here []int
+	for _, t := range e.tunnels {
+		if d := t.port.device; d.Here() {
+			here = append(here, d.Ifindex())
+		}
+	}
+	if len(here) == 0 {
+		return nil
+	}
+	uppers, err := e.underlay.Uppers(here)
+	if err != nil {
+		e.log.Warn("cannot see what is stacked on the tunnel devices", zap.Error(err))
+	}
+	var own []int32
+	for _, index := range append(here, uppers...) {
+		own = append(own, int32(index))
+	}
+	slices.Sort(own)
+	return slices.Compact(own)
+}
+
+// checkOwn publishes the own devices if they have changed. e.mu is held.
+func (e *Endpoint) checkOwn() {
+	own, snap := e.ownDevices(), e.snap.Load()
+	if slices.Equal(own, snap.own) || snap.closing {
+		return
+	}
+	next := *snap
+	next.generation++
+	next.own = own
+	if err := e.hand(&next); err != nil {
+		e.log.Error("workers do not follow", zap.Error(err))
+	}
+}
+
+// checkPaths looks up the route to every peer once. e.mu is held.
+func (e *Endpoint) checkPaths() {
+	type question struct {
+		remote, local netip.Addr
+		mark          uint32
+	}
+	type answer struct {
+		route Route
+		err   error
+	}
+	own := e.snap.Load().own
+	asked := make(map[question]answer)
+	for _, name := range e.names() {
+		t := e.tunnels[name]
+		for _, p := range t.peers {
+			q := question{p.config.Remote, t.config.Local, t.config.Mark}
+			a, ok := asked[q]
+			if !ok {
+				a.route, a.err = e.underlay.Route(q.remote, q.local, q.mark)
+				asked[q] = a
+			}
+			if a.err != nil || a.route.Local {
+				a.route = Route{}
+			}
+			p.setRoute(a.route)
+			loop := slices.Contains(own, int32(a.route.Ifindex))
+			if p.blocked.Swap(loop) != loop {
+				log := e.log.Warn
+				msg := "the route to the peer no longer leads into the tunnel"
+				if loop {
+					log, msg = e.log.Error, "the route to the peer leads into a tunnel; nothing is sent to it until it is mended"
+				}
+				log(msg, zap.String("device", name), zap.Stringer("remote", q.remote))
+			}
+		}
+		e.followMTU(t)
+	}
+}
+
+// setRoute takes over what a route says about the path.
+func (p *peer) setRoute(r Route) {
+	p.limit.Store(int32(max(0, r.MTU-p.outer)))
+}
+
+// autoMTU is the device MTU at which no frame is too big for any peer.
+func (t *tunnel) autoMTU() int {
+	link := ethernetLen
+	if t.port.l3 {
+		link = 0
+	}
+	mtu := 0
+	for _, p := range t.peers {
+		limit := int(p.limit.Load())
+		if limit == 0 {
+			limit = assumedMTU - p.outer
+		}
+		if m := max(limit-link, minMTU); mtu == 0 || m < mtu {
+			mtu = m
+		}
+	}
+	return mtu
+}
+
+// followMTU sets the device's MTU after the paths have changed, unless the
+// user fixed it, in the configuration or since then by hand.
+func (e *Endpoint) followMTU(t *tunnel) {
+	if !t.mtuAuto || !slices.ContainsFunc(t.peers, func(p *peer) bool { return p.limit.Load() != 0 }) {
+		return
+	}
+	mtu := t.autoMTU()
+	if mtu == t.mtu {
+		return
+	}
+	name := zap.String("device", t.config.Device.Name)
+	if now, err := t.port.device.MTU(); err != nil || now != t.mtu {
+		return
+	}
+	if err := t.port.device.SetMTU(mtu); err != nil {
+		e.log.Warn("cannot set the MTU that the path asks for", name, zap.Int("mtu", mtu), zap.Error(err))
+	} else {
+		e.log.Info("MTU follows the path", name, zap.Int("mtu", mtu), zap.Int("was", t.mtu))
+	}
+	t.mtu = mtu
+}

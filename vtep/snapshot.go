@@ -1,0 +1,128 @@
+package vtep
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+// snapshot is everything that workers read: ports, segments, peers, settings.
+// It is never changed once published; a live change publishes another.
+type snapshot struct {
+	generation uint64
+	closing    bool
+	ports      []*port
+	sockets    []*socket
+	// admit is the one lookup that a received datagram must pass.
+	admit map[admission]*peer
+	// vnis tells "no such VNI here" from "not from you".
+	vnis map[vniKey]struct{}
+	// peers finds the peer of a failed send by packet.Path.Peer.
+	peers map[int32]*peer
+	// own are the devices from which no datagram may be taken: tunnel
+	// devices and all that is stacked on them (RFC 8926 section 6.2).
+	own []int32
+}
+
+// admission is what a datagram must match to be let in: where it arrived,
+// its VNI and who sent it.
+type admission struct {
+	vniKey
+	source netip.Addr
+}
+
+type vniKey struct {
+	socket uint32 // socket.id
+	vni    geneve.VNI
+}
+
+// socket is the receive sockets of one address, one per worker.
+type socket struct {
+	id        uint32
+	options   ListenOptions
+	listener  Listener
+	receivers []Receiver // by worker
+	users     int        // tunnels; guarded by Endpoint.mu
+}
+
+// port is where a device meets a segment.
+type port struct {
+	id      uint32 // never reused
+	name    string
+	device  Device
+	queues  []Queue // by worker
+	l3      bool
+	mac     packet.MAC
+	segment *segment
+	// offload is what may still be written to the device: an ability goes
+	// when the kernel refuses what was joined for it.
+	offload atomic.Uint32
+	// failed is set once by the first worker that finds the device gone.
+	failed atomic.Bool
+}
+
+// segment is one broadcast domain: a VNI with its forwarding table, flood
+// list and settings.
+type segment struct {
+	vni geneve.VNI
+	fdb *fdb.Table
+	// nexthops is indexed by fdb.Nexthop; fdb.Local has none.
+	nexthops [][]*peer
+	flood    []*peer
+
+	learning      bool
+	ttl, tos      int
+	df            DF
+	l2ControlPass bool
+	vlanDrop      bool
+
+	drops []dropCounters // by worker
+}
+
+// peer is a remote VTEP of one segment.
+type peer struct {
+	id        int32 // never reused
+	config    Peer
+	port      *port
+	nexthop   fdb.Nexthop
+	admission admission
+	// path is the way there with Don't Fragment, and pathFrag without. Only
+	// those that the DF policy needs are set.
+	path, pathFrag *packet.Path
+	// remoteBytes and remotePort are its address as it stands in a packet.
+	remoteBytes string
+	remotePort  uint16
+	// headers are the GENEVE headers of datagrams to it; see header.
+	headers [2][]byte
+	// outer is the length of all that stands before the inner frame on the
+	// wire: IP, UDP and GENEVE header.
+	outer int
+
+	// limit is the longest inner frame that the path carries whole, in
+	// bytes; 0 while there is no route. Written by the route watcher.
+	limit atomic.Int32
+	// blocked says that the route leads into a tunnel device of ours.
+	blocked atomic.Bool
+
+	traffic []traffic // by worker
+}
+
+// header returns the GENEVE header for an inner packet of an IP version.
+func (to *peer) header(version uint8) []byte {
+	if version == 6 {
+		return to.headers[1]
+	}
+	return to.headers[0]
+}
+
+// nexthopPeers returns the peers behind nh, nil if it is unknown to this
+// snapshot (a worker may read an entry learned under a newer one).
+func (s *segment) nexthopPeers(nh fdb.Nexthop) []*peer {
+	if int(nh) >= len(s.nexthops) {
+		return nil
+	}
+	return s.nexthops[nh]
+}

@@ -1,0 +1,167 @@
+package vtep
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+)
+
+// State is the endpoint at one moment, for people and programs to look at.
+type State struct {
+	Workers int
+	Started time.Time
+	Ready   bool
+	// Drops are the packets that belong to no tunnel.
+	Drops   Drops
+	Tunnels []TunnelState // sorted by name
+	Sockets []SocketState
+}
+
+// TunnelState is one tunnel at one moment.
+type TunnelState struct {
+	Config  Tunnel // as checked and completed
+	Ifindex int
+	LLAddr  packet.MAC
+	MTU     int // of the device
+	MTUAuto bool
+	Failed  bool // the device was deleted under us
+	Offload packet.Offload
+	Since   time.Time
+	Stats   Stats
+	Drops   Drops
+	Peers   []PeerState
+	FDB     FDBState
+}
+
+// PeerState is one peer of a tunnel at one moment.
+type PeerState struct {
+	Peer
+	Remote   netip.AddrPort
+	Stats    Stats
+	LastSeen time.Time // of the last packet admitted; zero: never
+	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
+	Error    string    // why nothing can be sent, e.g. "the route to it leads into gnv0"
+}
+
+// Stats are packets and bytes of inner frames, Rx from the underlay, Tx to it.
+type Stats struct {
+	RxPackets, RxBytes uint64
+	TxPackets, TxBytes uint64
+	// TxFlood are those of TxPackets that were copies of flooded frames.
+	TxFlood uint64
+}
+
+// FDBState sums up a forwarding table.
+type FDBState struct {
+	Learned, Static, Limit int
+	Moved, Aged            uint64
+}
+
+// SocketState is one address that is listened on.
+type SocketState struct {
+	Local     netip.AddrPort
+	Device    string
+	Overflows uint64 // datagrams the kernel dropped for want of room
+}
+
+// FDBEntry is one entry of a tunnel's forwarding table with its peer
+// resolved. The flood list shows as entries of the zero address.
+type FDBEntry struct {
+	fdb.Entry
+	Tunnel string
+	Local  bool           // behind our own device
+	Remote netip.AddrPort // the peer, unless Local
+	Flood  bool           // a flood list entry
+}
+
+// State returns the endpoint as it is now.
+func (e *Endpoint) State() State {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := State{Workers: len(e.workers), Started: e.started, Ready: e.ready.Load()}
+	for _, w := range e.workers {
+		s.Drops.add(&w.drops)
+	}
+	for _, name := range e.names() {
+		s.Tunnels = append(s.Tunnels, e.tunnels[name].state(e))
+	}
+	for _, sock := range e.sockets {
+		state := SocketState{Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device}
+		for _, r := range sock.receivers {
+			state.Overflows += r.Overflows()
+		}
+		s.Sockets = append(s.Sockets, state)
+	}
+	slices.SortFunc(s.Sockets, func(a, b SocketState) int { return a.Local.Compare(b.Local) })
+	return s
+}
+
+func (t *tunnel) state(e *Endpoint) TunnelState {
+	d, seg := t.port.device, t.port.segment
+	s := TunnelState{
+		Config: t.config, Ifindex: d.Ifindex(), LLAddr: d.LLAddr(),
+		MTU: t.mtu, MTUAuto: t.mtuAuto, Failed: t.port.failed.Load(),
+		Offload: packet.Offload(t.port.offload.Load()), Since: t.since,
+	}
+	if mtu, err := d.MTU(); err == nil {
+		s.MTU = mtu
+	}
+	for i := range seg.drops {
+		s.Drops.add(&seg.drops[i])
+	}
+	for _, p := range t.peers {
+		stats, seen := sumTraffic(p.traffic)
+		s.Stats.add(stats)
+		ps := PeerState{Peer: p.config, Remote: netip.AddrPortFrom(p.config.Remote, p.remotePort), Stats: stats}
+		if seen != 0 {
+			ps.LastSeen = e.started.Add(time.Duration(seen))
+		}
+		limit := int(p.limit.Load())
+		if limit != 0 {
+			ps.PathMTU = limit + p.outer
+		}
+		switch {
+		case p.blocked.Load():
+			ps.Error = "the route to it leads into a tunnel"
+		case limit == 0:
+			ps.Error = "no route"
+		}
+		s.Peers = append(s.Peers, ps)
+	}
+	counts, stats := seg.fdb.Count(), seg.fdb.Stats()
+	s.FDB = FDBState{
+		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Limit: seg.fdb.Limit(),
+		Moved: stats.Moved, Aged: stats.Aged,
+	}
+	return s
+}
+
+// FDB returns the forwarding tables' entries, those of one tunnel after those
+// of another, with the flood lists as entries of the zero address.
+func (e *Endpoint) FDB() []FDBEntry {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.clock()
+	var all []FDBEntry
+	for _, name := range e.names() {
+		t := e.tunnels[name]
+		seg := t.port.segment
+		for _, p := range seg.flood {
+			all = append(all, FDBEntry{
+				Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: name, Flood: true,
+				Remote: netip.AddrPortFrom(p.config.Remote, p.remotePort),
+			})
+		}
+		for entry := range seg.fdb.All(now) {
+			fe := FDBEntry{Entry: entry, Tunnel: name, Local: entry.Nexthop == fdb.Local}
+			for _, p := range seg.nexthopPeers(entry.Nexthop) {
+				fe.Remote = netip.AddrPortFrom(p.config.Remote, p.remotePort)
+			}
+			all = append(all, fe)
+		}
+	}
+	return all
+}
