@@ -67,8 +67,7 @@ func Sum(b []byte, initial uint64) uint64 {
 		last |= uint64(b[0]) << shift
 	}
 	sum, c = bits.Add64(sum, last, c)
-	sum, c = bits.Add64(sum, 0, c)
-	return sum + c
+	return sum + c // no carry out of this: last has only 56 bits
 }
 
 // SumWord is the 16-bit number w as a part of a running sum. Up to 2^48 of

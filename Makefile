@@ -1,0 +1,58 @@
+# gvtep: `make help` lists the targets.
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+GO          ?= go
+PREFIX      ?= /usr/local
+FUZZTIME    ?= 20s
+BENCHTIME   ?= 1s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# Programs that the tests and the lab call. Without root they are only looked
+# for: tests that need root or one of them skip, unless GVTEP_TEST_REQUIRE=1.
+TOOLS       := ip ping ethtool iperf3 nft socat tcpdump tshark
+NEED        := scripts/tools/need.sh
+SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
+
+.PHONY: help build install test race fuzz lint bench demo clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+build: ## bin/gvtep, one static file
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gvtep ./cmd/gvtep
+
+install: build ## copy it to $(DESTDIR)$(PREFIX)/bin
+	install -D -m 0755 bin/gvtep $(DESTDIR)$(PREFIX)/bin/gvtep
+
+test: ## vet and all tests; those in network namespaces need root
+	@$(NEED) $(TOOLS) || [ $$(id -u) != 0 ]
+	$(GO) vet ./...
+	$(GO) test -count=1 -timeout 10m ./...
+
+race: ## the same tests with the race detector
+	@$(NEED) gcc $(TOOLS) || [ $$(id -u) != 0 ]
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m ./...
+
+fuzz: ## every fuzz target in turn, FUZZTIME=20s each
+	@grep -roP --include='*_test.go' '^func \KFuzz\w+' . | sort | while IFS=: read -r file name; do \
+	  echo "== $$name in $${file%/*}"; \
+	  $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$${file%/*}" </dev/null || exit 1; done
+
+lint: ## gofmt, vet, staticcheck, shellcheck
+	@$(NEED) shellcheck
+	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "gofmt would change:" $$bad; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	shellcheck $(SCRIPTS)
+
+bench: ## Go benchmarks with allocations, BENCHTIME=1s each
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything removed
+	@$(NEED) $(TOOLS)
+	@$(MAKE) --no-print-directory build
+	@UNDERLAY=4 scripts/lab/p2p.sh -n demo
+	@UNDERLAY=6 scripts/lab/p2p.sh demo
+	@echo "demo: ok"
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,287 @@
+package fdb
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// TestGrowthUnderReaders grows a table from nothing: an address once learned is
+// found at every moment since, where it was learned.
+func TestGrowthUnderReaders(t *testing.T) {
+	n := 400_000
+	if raceEnabled {
+		n = 60_000
+	}
+	table := NewTable(Options{Ageing: 300 * time.Second})
+	var learned, lookups atomic.Int64
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for id := range 2 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(id), 0))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				for range 1000 {
+					top := learned.Load()
+					if top == 0 {
+						continue
+					}
+					// The newest are the likeliest to be lost.
+					i := int(top) - 1 - rnd.IntN(int(top))>>rnd.IntN(12)
+					if via, ok := table.Lookup(number(i), sec); !ok || via != Nexthop(i) {
+						t.Errorf("Lookup of address %d of %d: got %d, %t", i, top, via, ok)
+						return
+					}
+					if r := table.Learn(number(i), Nexthop(i), sec); r != Known {
+						t.Errorf("Learn of address %d of %d: got %v, want known", i, top, r)
+						return
+					}
+					lookups.Add(1)
+				}
+			}
+		})
+	}
+	full := 0
+	for i := range n {
+		for {
+			r := table.Learn(number(i), Nexthop(i), 0)
+			if r == New {
+				break
+			}
+			if r != Full {
+				t.Fatalf("Learn of address %d: got %v, want new", i, r)
+			}
+			full++
+			runtime.Gosched()
+		}
+		learned.Store(int64(i + 1))
+	}
+	close(stop)
+	wg.Wait()
+	table.settled()
+	for i := range n {
+		wantAt(t, table, number(i), Nexthop(i), sec)
+	}
+	want(t, "Len", table.Len(), n)
+	t.Logf("%d addresses, %d slots, %d lookups meanwhile, %d tries without room", n, len(table.cur.Load().slots), lookups.Load(), full)
+}
+
+// TestNoTimeIsLost refreshes addresses every two seconds of their time while the
+// table moves from array to array without pause. With an ageing time of
+// three, one lost refresh lets the address expire before the next.
+func TestNoTimeIsLost(t *testing.T) {
+	const each, rounds = 500, 300
+	table := NewTable(Options{Ageing: 3 * time.Second})
+	var wg sync.WaitGroup
+	var done atomic.Int32
+	for id := range 2 {
+		for i := range each {
+			want(t, "Learn", table.Learn(number(id*each+i), 1, 0), New)
+		}
+		wg.Go(func() {
+			defer done.Add(1)
+			for round := range rounds {
+				now := int64(round+1) * 2 * sec
+				for i := range each {
+					if r := table.Learn(number(id*each+i), 1, now); r != Known {
+						t.Errorf("address %d, round %d: got %v, want known", i, round, r)
+						return
+					}
+				}
+			}
+		})
+	}
+	moves := 0
+	for ; done.Load() < 2; moves++ {
+		table.mu.Lock()
+		table.moving = true
+		table.mu.Unlock()
+		table.move()
+	}
+	wg.Wait()
+	t.Logf("%d moves during %d rounds", moves, rounds)
+}
+
+// TestTogether lets everybody at one table. What must hold is that an address
+// is only ever found where somebody put it, that a static entry stays, and
+// that the books balance in the end.
+func TestTogether(t *testing.T) {
+	const addresses = 6000 // more than are copied at once
+	dur := 2 * time.Second
+	if testing.Short() {
+		dur = 300 * time.Millisecond
+	}
+	var events atomic.Int64 // entries there are, by the events
+	table := NewTable(Options{Ageing: 100 * time.Millisecond, OnChange: func(e Event) {
+		switch e.Kind {
+		case EventNew:
+			events.Add(1)
+		case EventDeleted, EventAged, EventFlushed:
+			events.Add(-1)
+		}
+	}})
+	// An address i goes with nexthops that are i modulo 100.
+	via := func(i, k int) Nexthop { return Nexthop(k*100 + i%100) }
+	static := number(addresses)
+	const there, elsewhere = Nexthop(1e6), Nexthop(1e6 + 1) // no flush is for these
+	if err := table.Add(Entry{MAC: static, Nexthop: there, State: Static}, 0); err != nil {
+		t.Fatal(err)
+	}
+	var clock atomic.Int64
+	var wg sync.WaitGroup
+	end := time.Now().Add(dur)
+	run := func(pause time.Duration, step func(rnd *rand.Rand, now int64)) {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(rand.Uint64(), 0))
+			for time.Now().Before(end) && !t.Failed() {
+				step(rnd, clock.Load())
+				if pause > 0 {
+					time.Sleep(pause)
+				}
+			}
+		})
+	}
+	for range 2 {
+		run(0, func(rnd *rand.Rand, now int64) { // workers
+			for range 200 {
+				i, k := rnd.IntN(addresses)>>rnd.IntN(8), rnd.IntN(50)/49 // some seldom enough to expire
+				table.Learn(number(i), via(i, k), now)
+				j := rnd.IntN(addresses)
+				if got, ok := table.Lookup(number(j), now); ok && int(got)%100 != j%100 {
+					t.Errorf("address %d found behind %d, where nobody put it", j, got)
+				}
+				if r := table.Learn(static, elsewhere, now); r != Pinned {
+					t.Errorf("static entry elsewhere: got %v, want pinned", r)
+				}
+				if got, ok := table.Lookup(static, now); !ok || got != there {
+					t.Errorf("static entry: got %d, %t; want %d", got, ok, there)
+				}
+			}
+		})
+	}
+	run(5*time.Millisecond, func(rnd *rand.Rand, now int64) {
+		clock.Add(int64(rnd.IntN(200)) * int64(time.Millisecond))
+		table.Sweep(now)
+	})
+	run(7*time.Millisecond, func(rnd *rand.Rand, now int64) { table.FlushNexthop(via(rnd.IntN(100), 0)) })
+	run(40*time.Millisecond, func(rnd *rand.Rand, now int64) {
+		table.Flush(now, func(e Entry) bool { return e.State == Dynamic })
+	})
+	run(time.Millisecond, func(rnd *rand.Rand, now int64) {
+		i := rnd.IntN(addresses)
+		table.Replace(Entry{MAC: number(i), Nexthop: via(i, 1), State: Dynamic}, now)
+		table.Delete(number(rnd.IntN(addresses)), now)
+		table.Add(Entry{MAC: number(i), Nexthop: via(i, 2), State: Dynamic}, now)
+	})
+	run(3*time.Millisecond, func(rnd *rand.Rand, now int64) {
+		seen := map[uint64]bool{}
+		for e := range table.All(now) {
+			if seen[keyOf(e.MAC)] {
+				t.Errorf("All yields %v twice", e.MAC)
+			}
+			seen[keyOf(e.MAC)] = true
+		}
+		table.SetOwn(number(rnd.IntN(addresses)))
+	})
+	wg.Wait()
+	table.settled()
+	n := 0
+	for range table.All(-1 << 62) { // before anything expires
+		n++
+	}
+	want(t, "Len", table.Len(), n)
+	want(t, "entries by the events", int(events.Load()), n)
+	table.Flush(-1<<62, nil)
+	want(t, "Len after flushing all", table.Len(), 0)
+	table.Sweep(clock.Load())
+	want(t, "slots of the empty table", len(table.cur.Load().slots), minSlots)
+	t.Logf("%+v", table.Stats())
+}
+
+// TestFloodOfAddresses is the attack on a bounded table: it stays as it is.
+func TestFloodOfAddresses(t *testing.T) {
+	table := NewTable(Options{Limit: 4096, Ageing: 300 * time.Second})
+	for i := range 4096 {
+		want(t, "Learn", table.Learn(number(i), 1, 0), New)
+	}
+	slots := len(table.settled().slots)
+	for i := range 1_000_000 {
+		if r := table.Learn(number(10_000+i), 2, 0); r != Full {
+			t.Fatalf("Learn of address %d: got %v, want full", i, r)
+		}
+	}
+	for i := range 4096 {
+		wantAt(t, table, number(i), 1, 0)
+	}
+	want(t, "slots", len(table.settled().slots), slots)
+}
+
+// TestChurn learns and forgets: leftovers of addresses do not fill the table.
+func TestChurn(t *testing.T) {
+	table := NewTable(Options{Limit: 1000, Ageing: 10 * time.Second})
+	for i := range 100_000 {
+		now := int64(i) * sec / 50 // 500 alive
+		if r := table.Learn(number(i), 1, now); r != New {
+			t.Fatalf("Learn of address %d: got %v, want new", i, r)
+		}
+		if i%100 == 0 {
+			table.Sweep(now)
+		}
+	}
+	if got := len(table.settled().slots); got > 2048 {
+		t.Errorf("slots for 500 addresses at a time: got %d, want at most 2048", got)
+	}
+}
+
+func TestMemory(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC() // the second one frees what a finished move left
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	want(t, "size of a slot", unsafe.Sizeof(slot{}), 32)
+
+	const segments = 4000
+	before := heap()
+	small := make([]*Table, segments)
+	for i := range small {
+		small[i] = NewTable(Options{Limit: 4096, Ageing: 300 * time.Second})
+		for j := range 10 {
+			small[i].Learn(number(j), 1, 0)
+		}
+	}
+	per := float64(heap()-before) / segments
+	t.Logf("a table of 10 addresses: %.0f bytes", per)
+	if per > 1024 {
+		t.Errorf("a table of 10 addresses: got %.0f bytes, want at most 1024", per)
+	}
+	runtime.KeepAlive(small)
+	small = nil
+
+	// The worst sizes are those that have just made the table double.
+	for _, n := range []int{1<<17/4*3 + 1, million} {
+		if raceEnabled && n == million {
+			continue
+		}
+		before = heap()
+		table := filled(n)
+		table.settled()
+		per = float64(heap()-before) / float64(n)
+		t.Logf("%d addresses: %.1f bytes each", n, per)
+		if per > 100 {
+			t.Errorf("%d addresses: got %.1f bytes each, want at most 100", n, per)
+		}
+		runtime.KeepAlive(table)
+	}
+}

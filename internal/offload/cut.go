@@ -1,0 +1,240 @@
+// Package offload does in software what a network card's segmentation and
+// receive offloads do: it cuts a super-frame into wire-sized pieces (Cutter),
+// joins consecutive pieces of a flow into a super-frame (Joiner), and finishes
+// a checksum that the stack left open (FinishChecksum). Cutting what was joined
+// gives back the joined pieces byte for byte.
+//
+// Nothing here allocates in a steady state, keeps a payload or knows a tunnel.
+package offload
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/bits"
+
+	"gvtep/internal/packet"
+)
+
+// Flags of the TCP header, its byte 13.
+const (
+	tcpFIN = 0x01
+	tcpPSH = 0x08
+	tcpACK = 0x10
+	tcpCWR = 0x80
+)
+
+// Where the checksum is in a transport header.
+const (
+	tcpCsumOffset = 16
+	udpCsumOffset = 6
+)
+
+// What is wrong with a frame that the device handed out as unfinished. The
+// frame is to be dropped and counted.
+var (
+	errGSOType   = errors.New("super-frame of a type that was not offered: neither TCPv4, TCPv6 nor UDP_L4")
+	errGSOSize   = errors.New("super-frame with a segment size of 0")
+	errGSOCsum   = errors.New("super-frame without NEEDS_CSUM")
+	errGSOProto  = errors.New("super-frame whose type does not fit its IP version and protocol")
+	errGSOOffset = errors.New("super-frame whose checksum offsets are not those of its transport header")
+	errGSOLength = errors.New("super-frame whose IP or UDP length is not that of the frame")
+	errGSOEmpty  = errors.New("super-frame without payload")
+	errCsumGSO   = errors.New("super-frame to be cut, not to be finished")
+	errCsumRange = errors.New("checksum to be finished outside the frame")
+)
+
+// Cutter cuts one super-frame after the other into pieces: Start, then Next
+// until it says no. The zero value is ready. Payload is never copied.
+//
+// The cut is that of the kernel (tcp_offload.c, udp_offload.c): like it, the
+// checksum of a piece starts from the partial one in the super-frame's
+// transport header and not from its addresses, which for a packet under way by
+// source route would be the wrong ones. A wrong partial sum so gives wrong pieces,
+// which the receiver drops, and never hides what came in broken.
+type Cutter struct {
+	frame, encap []byte
+
+	l3, l4, off int // IP header, transport header, payload
+	size        int // payload of a piece
+	next, end   int // payload still to be cut
+	ipv4, tcp   bool
+
+	id     uint16
+	seq    uint32
+	flags  uint8  // TCP flags of the pieces in the middle, with CWR until the first is cut
+	last   uint8  // TCP flags that only the last piece has
+	offset uint8  // byte 12 of the TCP header, which shares a word with the flags
+	ipSum  uint64 // IPv4 header without length, ID and checksum
+	l4Sum  uint64 // pseudo-header and transport header without all that differs
+}
+
+// Start takes up a super-frame as it was read: hdr as the device gave it, h as
+// Walk found it in frame. encap goes in front of every piece. frame and encap are
+// lent until Next has said no, and not written to. It returns the number of pieces,
+// at least 1.
+//
+// What the super-frame says of itself has to be right in every point, HdrLen
+// excepted, which is not looked at; else err says what is not, there are no
+// pieces, and the frame can only be dropped.
+func (c *Cutter) Start(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, encap []byte) (pieces int, err error) {
+	c.next, c.end = 0, 0
+	l3, l4 := int(h.L3), int(h.L4)
+	var version, proto uint8
+	var csumOffset uint16
+	switch hdr.GSOType {
+	case packet.GSOTCPv4, packet.GSOTCPv4 | packet.GSOECN:
+		version, proto, csumOffset = 4, packet.ProtoTCP, tcpCsumOffset
+	case packet.GSOTCPv6, packet.GSOTCPv6 | packet.GSOECN:
+		version, proto, csumOffset = 6, packet.ProtoTCP, tcpCsumOffset
+	case packet.GSOUDPL4:
+		version, proto, csumOffset = h.Version, packet.ProtoUDP, udpCsumOffset
+	default:
+		return 0, errGSOType
+	}
+	switch {
+	case hdr.GSOSize == 0:
+		return 0, errGSOSize
+	case hdr.Flags&packet.VirtioNeedsCsum == 0:
+		return 0, errGSOCsum // virtio 1.2 section 5.1.6.2 demands it for every type
+	case h.Version != version || h.Proto != proto || l4 == 0:
+		return 0, errGSOProto
+	case hdr.CsumStart != h.L4 || hdr.CsumOffset != csumOffset:
+		return 0, errGSOOffset
+	}
+	ip, th := frame[l3:], frame[l4:]
+	total := int(binary.BigEndian.Uint16(ip[2:]))
+	if version == 6 {
+		total = 40 + int(binary.BigEndian.Uint16(ip[4:]))
+	}
+	if l3+total != len(frame) {
+		return 0, errGSOLength
+	}
+	length := len(frame) - l4 // as in the pseudo-header
+	off := l4 + 8
+	if proto == packet.ProtoTCP {
+		off = l4 + int(th[12]>>4)*4 // Walk found all of it inside the frame
+	} else if int(binary.BigEndian.Uint16(th[4:])) != length {
+		return 0, errGSOLength
+	}
+	if off >= len(frame) {
+		return 0, errGSOEmpty
+	}
+
+	c.frame, c.encap = frame, encap
+	c.l3, c.l4, c.off = l3, l4, off
+	c.size = int(hdr.GSOSize)
+	c.next, c.end = off, len(frame)
+	c.ipv4, c.tcp = version == 4, proto == packet.ProtoTCP
+
+	// The field holds the sum of the pseudo-header, so the sum over the header
+	// is that of both. Adding the complement takes a word out again.
+	sum := small(packet.Sum(th[:off-l4], 0)) + packet.SumWord(^uint16(length))
+	if c.tcp {
+		c.seq = binary.BigEndian.Uint32(th[4:])
+		c.offset, c.flags = th[12], th[13]
+		sum += sumLong(^c.seq) + packet.SumWord(^binary.BigEndian.Uint16(th[12:]))
+		c.last = c.flags & (tcpFIN | tcpPSH)
+		c.flags &^= c.last
+	} else {
+		sum += packet.SumWord(^uint16(length)) // UDP has the length a second time
+	}
+	c.l4Sum = sum
+	if c.ipv4 {
+		c.id = binary.BigEndian.Uint16(ip[4:])
+		c.ipSum = small(packet.Sum(ip[:l4-l3], 0)) + packet.SumWord(^uint16(total)) +
+			packet.SumWord(^c.id) + packet.SumWord(^binary.BigEndian.Uint16(ip[10:]))
+	}
+	return (c.end - c.next + c.size - 1) / c.size, nil
+}
+
+// HeadLen is the length of each head that Next writes.
+func (c *Cutter) HeadLen() int { return len(c.encap) + c.off }
+
+// Next cuts the next piece. It writes encap and the link, network and transport
+// headers of the piece to dst, which must hold HeadLen bytes and not overlap the
+// frame. head is a part of dst, payload of the frame; what is sent is
+// one after the other. ok is false when there is no piece left.
+func (c *Cutter) Next(dst []byte) (head, payload []byte, ok bool) {
+	if c.next >= c.end {
+		return nil, nil, false
+	}
+	n := min(c.size, c.end-c.next)
+	payload = c.frame[c.next : c.next+n : c.next+n]
+	c.next += n
+
+	head = dst[:len(c.encap)+c.off]
+	copy(head, c.encap)
+	in := head[len(c.encap):]
+	copy(in, c.frame[:c.off])
+
+	ip := in[c.l3:]
+	if c.ipv4 {
+		total := uint16(c.off - c.l3 + n)
+		binary.BigEndian.PutUint16(ip[2:], total)
+		binary.BigEndian.PutUint16(ip[4:], c.id)
+		sum := c.ipSum + packet.SumWord(total) + packet.SumWord(c.id)
+		binary.BigEndian.PutUint16(ip[10:], ^packet.Fold(sum))
+		c.id++
+	} else {
+		binary.BigEndian.PutUint16(ip[4:], uint16(c.off-c.l3-40+n))
+	}
+
+	th := in[c.l4:]
+	length := uint16(c.off - c.l4 + n)
+	sum := c.l4Sum + packet.SumWord(length)
+	if c.tcp {
+		flags := c.flags
+		if c.next == c.end {
+			flags |= c.last
+		}
+		binary.BigEndian.PutUint32(th[4:], c.seq)
+		th[13] = flags
+		sum += sumLong(c.seq) + packet.SumWord(uint16(c.offset)<<8|uint16(flags))
+		binary.BigEndian.PutUint16(th[tcpCsumOffset:], ^packet.Fold(packet.Sum(payload, sum)))
+		c.seq += uint32(n)
+		c.flags &^= tcpCWR // RFC 3168 section 6.1.2: once per reduction
+		return head, payload, true
+	}
+	binary.BigEndian.PutUint16(th[4:], length)
+	sum += packet.SumWord(length)
+	binary.BigEndian.PutUint16(th[udpCsumOffset:], udpChecksum(packet.Sum(payload, sum)))
+	return head, payload, true
+}
+
+// FinishChecksum completes in place the checksum of a frame, not a super-frame,
+// that was read with NEEDS_CSUM; without that flag there is nothing to do.
+func FinishChecksum(hdr *packet.VirtioHdr, frame []byte) error {
+	if hdr.GSOType != packet.GSONone {
+		return errCsumGSO
+	}
+	if hdr.Flags&packet.VirtioNeedsCsum == 0 {
+		return nil
+	}
+	start := int(hdr.CsumStart)
+	field := start + int(hdr.CsumOffset)
+	if field+2 > len(frame) {
+		return errCsumRange
+	}
+	sum := packet.Sum(frame[start:], 0) // with the pseudo-header, which is in the field
+	check := ^packet.Fold(sum)
+	if hdr.CsumOffset == udpCsumOffset {
+		check = udpChecksum(sum)
+	}
+	binary.BigEndian.PutUint16(frame[field:], check)
+	return nil
+}
+
+// udpChecksum is the checksum field for a sum. In UDP 0 means that there is
+// none; the same number in ones-complement stands for it (RFC 768).
+func udpChecksum(sum uint64) uint16 {
+	if check := ^packet.Fold(sum); check != 0 {
+		return check
+	}
+	return 0xffff
+}
+
+// small is a running sum that leaves room to add to it with +.
+func small(sum uint64) uint64 { return packet.SumWord(packet.Fold(sum)) }
+
+// sumLong is a 32-bit number as a part of a running sum.
+func sumLong(v uint32) uint64 { return uint64(bits.ReverseBytes32(v)) }

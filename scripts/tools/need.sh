@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# need.sh TOOL...: see to it that these programs are there. As root, Debian's
+# packages of the missing ones are installed; otherwise they are named, with
+# status 1. Says nothing when all are there.
+set -euo pipefail
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # not in the path of Debian's ordinary users
+
+declare -A package=( # where the program is not called like its package
+  [ip]=iproute2 [ss]=iproute2 [bridge]=iproute2 [tc]=iproute2
+  [ping]=iputils-ping [nft]=nftables [gcc]="gcc libc6-dev"
+)
+missing=()
+for tool; do
+  command -v "$tool" >/dev/null || missing+=("${package[$tool]:-$tool}")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+read -ra missing <<<"${missing[*]}" # "gcc libc6-dev" are two
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "need.sh: missing here: ${missing[*]} (as root on Debian: apt-get install ${missing[*]})" >&2
+  exit 1
+fi
+
+echo "need.sh: installing ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+apt() { apt-get -o DPkg::Lock::Timeout=300 "$@" </dev/null >>"$log" 2>&1; }
+install() { apt install -y --no-install-recommends "${missing[@]}"; }
+# A fresh system has no package lists, and old lists name files that are gone.
+install || { apt update && install; } || {
+  cat "$log" >&2
+  echo "need.sh: could not install ${missing[*]}" >&2
+  exit 1
+}

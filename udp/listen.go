@@ -1,0 +1,159 @@
+package udp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listener is the receive sockets of one address, one per worker. The kernel
+// spreads flows over them by a hash of the outer addresses and ports.
+type Listener struct {
+	u         *Underlay
+	receivers []*Receiver
+	rcvbuf    int
+}
+
+// Listen opens the receive sockets of one address.
+//
+// If somebody else holds the port on an overlapping address the error is an
+// unix.EADDRINUSE that says who; a Local that is not an address of this host
+// gives unix.EADDRNOTAVAIL.
+func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
+	if !o.Local.IsValid() || o.Local.Is4In6() {
+		return nil, fmt.Errorf("listen on %q: not a plain IPv4 or IPv6 address; use 0.0.0.0 or :: for any", o.Local)
+	}
+	if o.Port == 0 {
+		return nil, fmt.Errorf("listen on %s: port 0 is not a port", o.Local)
+	}
+	l := &Listener{u: u}
+	for i := range u.cfg.Workers {
+		fd, err := u.listenSocket(o, i == 0)
+		if err != nil {
+			l.closeSockets()
+			return nil, listenError(o, err)
+		}
+		l.receivers = append(l.receivers, newReceiver(fd, u.cfg.Batch, o.Local.Is4()))
+	}
+	// The kernel reports twice what was asked for (socket(7)).
+	if n, err := unix.GetsockoptInt(l.receivers[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
+		l.rcvbuf = n / 2
+	}
+	u.mu.Lock()
+	u.listeners[l] = struct{}{}
+	u.mu.Unlock()
+	return l, nil
+}
+
+// listenSocket opens one receive socket. The first one is bound alone and only
+// then opens its port to siblings: with SO_REUSEPORT set before, a second
+// process of the same user would join unnoticed and take half the flows.
+func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) {
+	fd, err := unix.Socket(familyOf(o.Local), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	if err := setOptions(fd, listenOptions(o, !first)); err != nil {
+		return -1, err
+	}
+	if err := setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, u.cfg.Rcvbuf); err != nil {
+		return -1, err
+	}
+	if u.cfg.GRO {
+		// Since Linux 5.0; without it every datagram is a train of one.
+		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
+	}
+	if o.Device != "" {
+		if err := unix.BindToDevice(fd, o.Device); err != nil {
+			return -1, fmt.Errorf("bind to device %s: %w", o.Device, err)
+		}
+	}
+	sa, err := u.sockaddr(o.Local, o.Port, o.Device)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return -1, err
+	}
+	if first {
+		err = setOptions(fd, []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"}})
+	}
+	return fd, err
+}
+
+func listenOptions(o ListenOptions, sibling bool) []option {
+	opts := []option{{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1, "SO_RXQ_OVFL"}}
+	if o.Local.Is4() {
+		opts = append(opts,
+			option{unix.SOL_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
+			option{unix.SOL_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS"},
+			// Else a wildcard socket gets groups that others have joined.
+			option{unix.SOL_IP, unix.IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL"})
+	} else {
+		opts = append(opts,
+			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
+			option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
+			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS"},
+			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 0, "IPV6_MULTICAST_ALL"})
+		if o.ZeroCsum6 {
+			opts = append(opts, option{unix.SOL_UDP, unix.UDP_NO_CHECK6_RX, 1, "UDP_NO_CHECK6_RX"})
+		}
+	}
+	if sibling {
+		opts = append(opts, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"})
+	}
+	return opts
+}
+
+// listenError makes one clear line of what bind said.
+func listenError(o ListenOptions, err error) error {
+	at := netip.AddrPortFrom(o.Local, o.Port)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address", at, err, holder(o.Local, o.Port))
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("listen on udp %s: %w: no device of this host has %s ready; add it first, or take %s for any", at, err, o.Local, unspecified(o.Local))
+	default:
+		return fmt.Errorf("listen on udp %s: %w", at, err)
+	}
+}
+
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// Receiver returns the receive socket of a worker, 0 to Workers-1.
+func (l *Listener) Receiver(worker int) *Receiver { return l.receivers[worker] }
+
+// Rcvbuf is the receive buffer each socket was granted, in bytes as asked for
+// in Config. It is smaller than that if net.core.rmem_max limits us.
+func (l *Listener) Rcvbuf() int { return l.rcvbuf }
+
+// Close closes all sockets. No worker may use a Receiver any more.
+func (l *Listener) Close() error {
+	l.u.mu.Lock()
+	defer l.u.mu.Unlock()
+	delete(l.u.listeners, l)
+	l.closeSockets()
+	return nil
+}
+
+func (l *Listener) closeSockets() {
+	for _, r := range l.receivers {
+		if r.fd >= 0 {
+			unix.Close(r.fd)
+			r.fd = -1
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package udp
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+)
+
+// mmsghdr is struct mmsghdr (recvmmsg(2)): one message of a batch.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+const (
+	// rxBufLen is one receive buffer: the longest UDP payload, which is also
+	// the longest train (65,535 bytes of IP packet).
+	rxBufLen = 1 << 16
+	// rxStride keeps the buffers 64 KiB and some cache lines apart. At exact
+	// powers of two the headers of all buffers would compete for one set of
+	// every cache.
+	rxStride = rxBufLen + 5*64
+)
+
+// Receiver is one receive socket. Only its worker uses it, apart from
+// Overflows and Truncated, which anybody may read.
+type Receiver struct {
+	fd     int
+	v4     bool
+	hdrs   []mmsghdr
+	iovs   []unix.Iovec
+	names  []unix.RawSockaddrInet6 // large enough for both families
+	ctrl   [][ctrlLen]byte
+	bufs   []byte
+	trains []packet.Train
+	used   int // entries the kernel wrote to last time
+
+	lastDrops uint32
+	overflows atomic.Uint64
+	truncated atomic.Uint64
+}
+
+func newReceiver(fd, batch int, v4 bool) *Receiver {
+	r := &Receiver{
+		fd:     fd,
+		v4:     v4,
+		hdrs:   make([]mmsghdr, batch),
+		iovs:   make([]unix.Iovec, batch),
+		names:  make([]unix.RawSockaddrInet6, batch),
+		ctrl:   make([][ctrlLen]byte, batch),
+		bufs:   make([]byte, batch*rxStride),
+		trains: make([]packet.Train, 0, batch),
+		used:   batch,
+	}
+	for i := range r.hdrs {
+		r.iovs[i].Base = &r.bufs[i*rxStride]
+		r.iovs[i].SetLen(rxBufLen)
+		h := &r.hdrs[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+		h.Control = &r.ctrl[i][0]
+		h.Iov = &r.iovs[i]
+		h.SetIovlen(1)
+	}
+	return r
+}
+
+// FD is the descriptor to wait on; -1 after Close.
+func (r *Receiver) FD() int { return r.fd }
+
+// Overflows is how many datagrams the kernel dropped at this socket since it was
+// opened: for want of room, mostly, and those with a wrong checksum. The
+// kernel tells it along with the next datagram that does arrive.
+func (r *Receiver) Overflows() uint64 { return r.overflows.Load() }
+
+// Truncated is how many datagrams were longer than a receive buffer, which no
+// UDP datagram can be; they were dropped.
+func (r *Receiver) Truncated() uint64 { return r.truncated.Load() }
+
+// Receive takes one batch of what is there and returns nothing if there is
+// nothing. The trains and their data are lent until the next Receive. An error
+// is returned only when the descriptor is of no more use; whatever passes by
+// itself (an interrupted call, want of memory, a device gone down) is no
+// error and yields nothing.
+func (r *Receiver) Receive() ([]packet.Train, error) {
+	// The kernel overwrites these lengths in the entries that it fills.
+	for i := range r.hdrs[:r.used] {
+		h := &r.hdrs[i].hdr
+		h.Namelen = unix.SizeofSockaddrInet6
+		h.SetControllen(ctrlLen)
+	}
+	r.used = 0
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(r.fd),
+		uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		// An entry may have been touched before the error was found.
+		r.used = len(r.hdrs)
+		if receiveFatal(errno) {
+			return nil, errno
+		}
+		return nil, nil
+	}
+	r.used = int(n)
+	return r.collect(int(n)), nil
+}
+
+// receiveFatal tells the errors that no later call can be without.
+func receiveFatal(e unix.Errno) bool {
+	switch e {
+	case unix.EBADF, unix.EBADFD, unix.ENOTSOCK, unix.EFAULT, unix.ENOSYS:
+		return true
+	}
+	return false
+}
+
+// collect turns the first n entries into trains.
+func (r *Receiver) collect(n int) []packet.Train {
+	trains := r.trains[:0]
+	for i := range n {
+		m := &r.hdrs[i]
+		if m.hdr.Flags&unix.MSG_TRUNC != 0 || m.len > rxBufLen {
+			r.truncated.Add(1)
+			continue
+		}
+		c := parseCmsgs(r.ctrl[i][:min(int(m.hdr.Controllen), ctrlLen)])
+		if c.hasDrops && c.drops != r.lastDrops {
+			// The kernel counts in 32 bits and wraps.
+			r.overflows.Add(uint64(c.drops - r.lastDrops))
+			r.lastDrops = c.drops
+		}
+		start, length := i*rxStride, int(m.len)
+		size := length
+		if c.groSize > 0 && c.groSize < length {
+			size = c.groSize
+		}
+		trains = append(trains, packet.Train{
+			Data:    r.bufs[start : start+length : start+length],
+			Size:    size,
+			From:    r.from(i),
+			TOS:     c.tos,
+			Ifindex: c.ifindex,
+		})
+	}
+	return trains
+}
+
+// from is the source address of entry i. Making a netip.Addr without zone
+// from bytes takes a nanosecond, so nothing is remembered from the last one.
+func (r *Receiver) from(i int) netip.Addr {
+	if r.v4 {
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&r.names[i])).Addr)
+	}
+	return netip.AddrFrom16(r.names[i].Addr)
+}

@@ -1,0 +1,188 @@
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Route asks the kernel how a datagram to remote would leave now, from local
+// if that is a specific address, with mark if that is not 0. A link-local
+// remote needs a zone. The error is the kernel's errno: unix.ENETUNREACH
+// without a route, unix.EHOSTUNREACH, EACCES or EINVAL by an unreachable,
+// prohibit or blackhole one.
+//
+// Two netlink requests; not for the path of a packet.
+func (u *Underlay) Route(remote, local netip.Addr, mark uint32) (Route, error) {
+	o := netlink.RouteGetOptions{Mark: mark}
+	if local.IsValid() && !local.IsUnspecified() {
+		o.SrcAddr = local.AsSlice()
+	}
+	if zone := remote.Zone(); zone != "" {
+		index, err := u.zoneIndex(zone)
+		if err != nil {
+			return Route{}, err
+		}
+		o.OifIndex = index
+	}
+	r, err := u.lookup(remote, &o)
+	if err != nil {
+		return Route{}, err
+	}
+	link, err := u.routes.LinkByIndex(r.LinkIndex)
+	if err != nil {
+		return Route{}, fmt.Errorf("route to %s: device %d: %w", remote, r.LinkIndex, err)
+	}
+	out := Route{Ifindex: r.LinkIndex, MTU: link.Attrs().MTU}
+	// A metric of the route, or what ICMP told about this remote. It may be
+	// above what the device can do, but that does not help.
+	if r.MTU > 0 && r.MTU < out.MTU {
+		out.MTU = r.MTU
+	}
+	if src, ok := netip.AddrFromSlice(r.Src); ok {
+		out.Source = src.Unmap()
+	} else if o.SrcAddr != nil {
+		out.Source = local
+	}
+	return out, nil
+}
+
+// IsLocal reports whether addr is an address of this host: what is sent
+// there comes back to us.
+func (u *Underlay) IsLocal(addr netip.Addr) bool { return u.routeType(addr) == unix.RTN_LOCAL }
+
+// IsBroadcast reports whether addr is the broadcast address of a network that
+// this host is on.
+func (u *Underlay) IsBroadcast(addr netip.Addr) bool { return u.routeType(addr) == unix.RTN_BROADCAST }
+
+// routeType is how the kernel delivers to addr (RTN_*), 0 if it does not.
+func (u *Underlay) routeType(addr netip.Addr) int {
+	if !addr.IsValid() {
+		return 0
+	}
+	var o netlink.RouteGetOptions
+	if zone := addr.Zone(); zone != "" {
+		index, err := u.zoneIndex(zone)
+		if err != nil {
+			return 0
+		}
+		o.OifIndex = index
+	}
+	r, err := u.lookup(addr, &o)
+	if err != nil {
+		return 0
+	}
+	return r.Type
+}
+
+func (u *Underlay) lookup(remote netip.Addr, o *netlink.RouteGetOptions) (netlink.Route, error) {
+	routes, err := u.routes.RouteGetWithOptions(remote.AsSlice(), o)
+	if err != nil {
+		return netlink.Route{}, fmt.Errorf("route to %s: %w", remote, err)
+	}
+	if len(routes) == 0 {
+		return netlink.Route{}, fmt.Errorf("route to %s: %w", remote, unix.ENETUNREACH)
+	}
+	return routes[0], nil
+}
+
+// Uppers returns the devices that are stacked on those given, in ascending
+// order and without them: their bridge or bond, VLAN and macvlan devices
+// on top, and so on upwards. What arrives at one of these may have come
+// through one of those. A VRF is none: datagrams of its members arrive
+// under the member's own index.
+func (u *Underlay) Uppers(ifindexes []int) ([]int, error) {
+	links, err := u.routes.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return uppers(links, ifindexes), nil
+}
+
+func uppers(links []netlink.Link, below []int) []int {
+	vrf := map[int]bool{}
+	for _, l := range links {
+		if l.Type() == "vrf" {
+			vrf[l.Attrs().Index] = true
+		}
+	}
+	seen := map[int]bool{}
+	todo := slices.Clone(below)
+	for _, i := range todo {
+		seen[i] = true
+	}
+	var found []int
+	visit := func(i int) {
+		if i != 0 && !seen[i] && !vrf[i] {
+			seen[i] = true
+			found = append(found, i)
+			todo = append(todo, i)
+		}
+	}
+	for len(todo) > 0 {
+		lower := todo[0]
+		todo = todo[1:]
+		for _, l := range links {
+			a := l.Attrs()
+			if a.Index == lower {
+				visit(a.MasterIndex)
+			}
+			// IFLA_LINK is an index here only without IFLA_LINK_NETNSID; of
+			// a veth it is the other end, which is beside it and not below.
+			if a.ParentIndex == lower && a.NetNsID < 0 && l.Type() != "veth" {
+				visit(a.Index)
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// Watch tells on the channel that a device, an address, a route or a rule has
+// changed since the last time, however many there were; then is the time to
+// ask Route and Uppers again. The channel is closed after ctx is done.
+func (u *Underlay) Watch(ctx context.Context) (<-chan struct{}, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, os.NewSyscallError("socket netlink", err)
+	}
+	const groups = unix.RTMGRP_LINK |
+		unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE |
+		1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("bind netlink", err)
+	}
+	file := os.NewFile(uintptr(fd), "netlink")
+	changed := make(chan struct{}, 1)
+	stop := context.AfterFunc(ctx, func() { file.Close() })
+	go func() {
+		defer close(changed)
+		defer file.Close()
+		defer stop()
+		buf := make([]byte, 32<<10)
+		for ctx.Err() == nil {
+			// What changed does not matter, nor does a message cut short.
+			_, err := file.Read(buf)
+			if err != nil && !isOverrun(err) {
+				return
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return changed, nil
+}
+
+// isOverrun tells that the kernel had more to say than the socket could
+// hold, which is a change as well.
+func isOverrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }

@@ -1,0 +1,412 @@
+package udp
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+)
+
+// Sending is three steps, each a function of its own: plan lays the datagrams
+// of one source port out into messages, encode writes the messages in the
+// kernel's form, deliver sends them and deals with what the kernel says.
+
+const (
+	// queueLen is how many datagrams a Sender gathers: more than the budget
+	// of one turn (64 small frames or 256 KiB), so that a queue is almost never
+	// full before its Flush, and small enough for the cache (32 KiB).
+	queueLen = 512
+	// chunkLen is how many messages one sendmmsg carries at most.
+	chunkLen = 64
+	// maxRun is the most datagrams in a run on any kernel.
+	maxRun = 128
+)
+
+// Sender gathers datagrams and sends them as runs. Only its worker uses it.
+type Sender struct {
+	worker  int
+	maxSegs int
+	send    sendFunc
+
+	queue   []piece
+	n       int
+	lists   [][]portList // by PortSet.ID, then by port
+	touched []touch
+
+	msgs    []message
+	singles []message // a run taken apart
+	whole   encoder
+	single  encoder
+
+	failures []packet.Failure
+	handed   bool // failures were returned by Flush and may be forgotten
+}
+
+// portList is the datagrams waiting for one port: index + 1 of the first and
+// the last, 0 if there is none.
+type portList struct{ first, last int32 }
+
+// touch is a port that has datagrams waiting.
+type touch struct {
+	set  *packet.PortSet
+	port int
+}
+
+// sendFunc sends the first messages of msgs, at least one, and returns how
+// many, or 0 and the error of the first one.
+type sendFunc func(fd int32, msgs []mmsghdr) (int, unix.Errno)
+
+func newSender(worker, maxSegs int, send sendFunc) *Sender {
+	s := &Sender{
+		worker:   worker,
+		maxSegs:  min(maxSegs, maxRun),
+		send:     send,
+		queue:    make([]piece, queueLen),
+		touched:  make([]touch, 0, queueLen),
+		msgs:     make([]message, 0, queueLen),
+		singles:  make([]message, 0, maxRun),
+		failures: make([]packet.Failure, 0, 64),
+	}
+	s.whole.init(2 * queueLen)
+	s.single.init(2 * maxRun)
+	return s
+}
+
+// Add queues one datagram, head and tail together, to go to path from the
+// source port that hash picks. head and tail are lent until Flush returns.
+// Datagrams with the same path and hash leave in the order of Add. tos is the
+// whole octet, ECN included; ttl 0 leaves the system's default. A full queue
+// is sent at once.
+func (s *Sender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte) {
+	if s.n == len(s.queue) {
+		s.flush()
+	}
+	set := path.Set
+	if set.ID >= len(s.lists) || s.lists[set.ID] == nil {
+		s.admit(set)
+	}
+	// The upper bits of the product spread the hash evenly without division.
+	port := int(uint64(hash) * uint64(len(set.Ports)) >> 32)
+	at := int32(s.n)
+	s.n++
+	p := &s.queue[at]
+	p.path, p.head, p.tail, p.next, p.tos, p.ttl = path, head, tail, 0, tos, ttl
+	l := &s.lists[set.ID][port]
+	if l.first == 0 {
+		l.first = at + 1
+		s.touched = append(s.touched, touch{set, port})
+	} else {
+		s.queue[l.last-1].next = at + 1
+	}
+	l.last = at + 1
+}
+
+// admit makes room for the first datagram of a set.
+func (s *Sender) admit(set *packet.PortSet) {
+	for set.ID >= len(s.lists) {
+		s.lists = append(s.lists, nil)
+	}
+	s.lists[set.ID] = make([]portList, len(set.Ports))
+}
+
+// Flush sends all that is queued and returns what could not be sent since the
+// last Flush. The result is valid until the next Add. Every datagram was
+// either handed to the kernel once or is counted in one Failure.
+func (s *Sender) Flush() []packet.Failure {
+	s.flush()
+	s.handed = true
+	return s.failures
+}
+
+func (s *Sender) flush() {
+	if s.handed {
+		s.handed = false
+		s.failures = s.failures[:0]
+	}
+	for _, t := range s.touched {
+		l := &s.lists[t.set.ID][t.port]
+		segs := s.maxSegs
+		if t.set.NoGSO.Load() {
+			segs = 1
+		}
+		s.msgs = plan(s.queue, l.first-1, segs, s.msgs[:0])
+		s.deliver(t.set, t.set.FD[s.worker][t.port], &s.whole, s.msgs)
+		*l = portList{}
+	}
+	s.touched = s.touched[:0]
+	s.n = 0
+}
+
+// deliver sends messages of one descriptor in order. It returns false once the
+// descriptor is found to be of no use; what was left then has failed.
+func (s *Sender) deliver(set *packet.PortSet, fd int32, e *encoder, msgs []message) bool {
+	for len(msgs) > 0 {
+		n := min(len(msgs), chunkLen)
+		e.encode(s.queue, msgs[:n])
+		again := false
+		for i := 0; i < n; {
+			sent, errno := s.send(fd, e.hdrs[i:n])
+			if sent > 0 {
+				i += sent
+				again = false
+				continue
+			}
+			m := msgs[i]
+			switch decide(errno, m.count > 1, again) {
+			case sendAgain:
+				again = true
+				continue
+			case stopGSO:
+				set.NoGSO.Store(true)
+				fallthrough
+			case sendSingly:
+				s.singles = split(s.queue, m, s.singles[:0])
+				if !s.deliver(set, fd, &s.single, s.singles) {
+					s.failAll(msgs[i+1:], unix.EBADF)
+					return false
+				}
+			case lose:
+				s.fail(m, errno)
+			case giveUp:
+				s.failAll(msgs[i:], errno)
+				return false
+			}
+			i++
+			again = false
+		}
+		msgs = msgs[n:]
+	}
+	return true
+}
+
+// verdict is what to do about a message that was refused.
+type verdict int
+
+const (
+	lose       verdict = iota // report it and go on with the next
+	sendAgain                 // the same once more
+	sendSingly                // its datagrams, each by itself
+	stopGSO                   // sendSingly, and no runs from this set any more
+	giveUp                    // the descriptor is of no more use
+)
+
+// decide says what to do about a message that was refused with errno: a run or a
+// single datagram, tried again before or not. Whatever the answers of the
+// kernel, a message is sent at most twice as a whole and twice singly.
+func decide(errno unix.Errno, run, tried bool) verdict {
+	switch errno {
+	case unix.EBADF, unix.EBADFD, unix.ENOTSOCK:
+		return giveUp
+	case unix.EIO:
+		// This device cannot finish checksums of segments (before Linux 6.11
+		// net/ipv4/udp.c refuses if the device has no checksum offload).
+		if run {
+			return stopGSO
+		}
+	case unix.EMSGSIZE:
+		// Some datagrams of the run may be small enough by themselves, or be
+		// fragmented where that is allowed.
+		if run {
+			return sendSingly
+		}
+	case unix.EINVAL:
+		// Too many segments, a zero-checksum socket, a segment beyond the path
+		// on older kernels, or a blackhole route: it proves nothing.
+		if run {
+			return sendSingly
+		}
+	case unix.ECONNREFUSED, unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM, unix.EINTR, 0:
+		// Belongs to an earlier datagram, or may have passed already.
+		if !tried {
+			return sendAgain
+		}
+	}
+	return lose
+}
+
+func (s *Sender) failAll(msgs []message, errno unix.Errno) {
+	for _, m := range msgs {
+		s.fail(m, errno)
+	}
+}
+
+// fail reports a message as lost. Neighbours with one cause are one Failure,
+// so a burst to an unreachable peer does not grow the list.
+func (s *Sender) fail(m message, errno unix.Errno) {
+	path := s.queue[m.first].path
+	if n := len(s.failures); n > 0 {
+		if last := &s.failures[n-1]; last.Path == path && last.Err == error(errno) {
+			last.Count += int(m.count)
+			return
+		}
+	}
+	s.failures = append(s.failures, packet.Failure{Path: path, Count: int(m.count), Err: errno})
+}
+
+// encoder holds the kernel's form of up to chunkLen messages.
+type encoder struct {
+	hdrs  []mmsghdr
+	names []unix.RawSockaddrInet6 // large enough for both families
+	ctrl  [][ctrlLen]byte
+	iovs  []unix.Iovec
+}
+
+func (e *encoder) init(iovecs int) {
+	e.hdrs = make([]mmsghdr, chunkLen)
+	e.names = make([]unix.RawSockaddrInet6, chunkLen)
+	e.ctrl = make([][ctrlLen]byte, chunkLen)
+	e.iovs = make([]unix.Iovec, iovecs)
+}
+
+// encode writes msgs, at most chunkLen, to e.hdrs. Neighbours to the same path
+// share one address, and one set of control messages if those are equal.
+func (e *encoder) encode(queue []piece, msgs []message) {
+	var (
+		prev    *piece
+		segment int
+		iov     int
+	)
+	for i, m := range msgs {
+		p := &queue[m.first]
+		h := &e.hdrs[i].hdr
+		gso := 0
+		if m.count > 1 {
+			gso = int(m.size)
+		}
+		switch {
+		case prev == nil || prev.path != p.path:
+			putName(&e.names[i], p.path)
+			h.Name = (*byte)(unsafe.Pointer(&e.names[i]))
+			h.Namelen = unix.SizeofSockaddrInet6
+			if p.path.Remote.Addr().Is4() {
+				h.Namelen = unix.SizeofSockaddrInet4
+			}
+			e.putControl(i, p, gso)
+		case prev.tos != p.tos || prev.ttl != p.ttl || segment != gso:
+			h.Name, h.Namelen = e.hdrs[i-1].hdr.Name, e.hdrs[i-1].hdr.Namelen
+			e.putControl(i, p, gso)
+		default:
+			before := &e.hdrs[i-1].hdr
+			h.Name, h.Namelen = before.Name, before.Namelen
+			h.Control, h.Controllen = before.Control, before.Controllen
+		}
+		prev, segment = p, gso
+
+		start := iov
+		for at, n := m.first, m.count; n > 0; n-- {
+			q := &queue[at]
+			iov = e.putPart(iov, q.head)
+			iov = e.putPart(iov, q.tail)
+			at = q.next - 1
+		}
+		h.Iov = nil
+		if iov > start {
+			h.Iov = &e.iovs[start]
+		}
+		h.SetIovlen(iov - start)
+	}
+}
+
+func (e *encoder) putPart(at int, part []byte) int {
+	if len(part) == 0 {
+		return at
+	}
+	e.iovs[at].Base = unsafe.SliceData(part)
+	e.iovs[at].SetLen(len(part))
+	return at + 1
+}
+
+// putName writes the remote as a socket address.
+func putName(name *unix.RawSockaddrInet6, path *packet.Path) {
+	addr := path.Remote.Addr()
+	if addr.Is4() {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		*sa = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: addr.As4()}
+		putPort(&sa.Port, path.Remote.Port())
+		return
+	}
+	*name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: addr.As16()}
+	if addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast() {
+		name.Scope_id = uint32(path.Ifindex)
+	}
+	putPort(&name.Port, path.Remote.Port())
+}
+
+// putPort stores a port in network byte order.
+func putPort(field *uint16, port uint16) {
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(field))[:], port)
+}
+
+// putControl writes the control messages of message i. What is the socket's
+// default already is left out. IP_TTL and IPV6_HOPLIMIT given like this
+// hold for multicast groups too (net/ipv4/ip_output.c __ip_make_skb).
+func (e *encoder) putControl(i int, p *piece, gso int) {
+	b := e.ctrl[i][:]
+	n := 0
+	if gso > 0 {
+		var data []byte
+		data, n = putCmsg(b, n, unix.SOL_UDP, unix.UDP_SEGMENT, 2)
+		binary.NativeEndian.PutUint16(data, uint16(gso))
+	}
+	path := p.path
+	if path.Remote.Addr().Is4() {
+		if p.tos != 0 {
+			n = putCmsgInt(b, n, unix.SOL_IP, unix.IP_TOS, uint32(p.tos))
+		}
+		if p.ttl != 0 {
+			n = putCmsgInt(b, n, unix.SOL_IP, unix.IP_TTL, uint32(p.ttl))
+		}
+		if path.Local.Is4() || path.Ifindex != 0 {
+			var data []byte
+			data, n = putCmsg(b, n, unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+			binary.NativeEndian.PutUint32(data, uint32(path.Ifindex))
+			if path.Local.Is4() {
+				local := path.Local.As4()
+				copy(data[4:], local[:])
+			}
+		}
+	} else {
+		if p.tos != 0 {
+			n = putCmsgInt(b, n, unix.SOL_IPV6, unix.IPV6_TCLASS, uint32(p.tos))
+		}
+		if p.ttl != 0 {
+			n = putCmsgInt(b, n, unix.SOL_IPV6, unix.IPV6_HOPLIMIT, uint32(p.ttl))
+		}
+		if path.Local.Is6() || path.Ifindex != 0 {
+			var data []byte
+			data, n = putCmsg(b, n, unix.SOL_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+			if path.Local.Is6() {
+				local := path.Local.As16()
+				copy(data, local[:])
+			}
+			binary.NativeEndian.PutUint32(data[16:], uint32(path.Ifindex))
+		}
+	}
+	h := &e.hdrs[i].hdr
+	h.Control = nil
+	if n > 0 {
+		h.Control = &b[0]
+	}
+	h.SetControllen(n)
+}
+
+// sendmsgs is the kernel's sendFunc. The raw calls do not tell Go's scheduler:
+// the sockets never block, and the hand-over would cost more than the call.
+func sendmsgs(fd int32, msgs []mmsghdr) (int, unix.Errno) {
+	if len(msgs) == 1 {
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd),
+			uintptr(unsafe.Pointer(&msgs[0].hdr)), unix.MSG_DONTWAIT)
+		if errno != 0 {
+			return 0, errno
+		}
+		return 1, 0
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd),
+		uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
