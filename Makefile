@@ -6,10 +6,11 @@ PREFIX      ?= /usr/local
 FUZZTIME    ?= 20s
 BENCHTIME   ?= 1s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-# Programs that the tests and the lab call. Without root they are only looked
-# for: tests that need root or one of them skip, unless GVTEP_TEST_REQUIRE=1.
-TOOLS       := ip ping ethtool iperf3 nft socat tcpdump tshark
 NEED        := scripts/tools/need.sh
+LABTOOLS    := ip ping iperf3 socat tshark
+# gcc: the race detector's runtime is C, and one test runs a binary with it.
+# Without root these are only looked for, and the tests that need one skip.
+TESTTOOLS   := gcc $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
 .PHONY: help build install test race fuzz lint bench demo clean
@@ -24,12 +25,12 @@ install: build ## copy it to $(DESTDIR)$(PREFIX)/bin
 	install -D -m 0755 bin/gvtep $(DESTDIR)$(PREFIX)/bin/gvtep
 
 test: ## vet and all tests; those in network namespaces need root
-	@$(NEED) $(TOOLS) || [ $$(id -u) != 0 ]
+	@$(NEED) $(TESTTOOLS) || [ $$(id -u) != 0 ]
 	$(GO) vet ./...
 	$(GO) test -count=1 -timeout 10m ./...
 
 race: ## the same tests with the race detector
-	@$(NEED) gcc $(TOOLS) || [ $$(id -u) != 0 ]
+	@$(NEED) $(TESTTOOLS) || [ $$(id -u) != 0 ]
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m ./...
 
 fuzz: ## every fuzz target in turn, FUZZTIME=20s each
@@ -48,7 +49,7 @@ bench: ## Go benchmarks with allocations, BENCHTIME=1s each
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything removed
-	@$(NEED) $(TOOLS)
+	@$(NEED) $(LABTOOLS)
 	@$(MAKE) --no-print-directory build
 	@UNDERLAY=4 scripts/lab/p2p.sh -n demo
 	@UNDERLAY=6 scripts/lab/p2p.sh demo

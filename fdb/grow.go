@@ -73,7 +73,15 @@ func (t *Table) move() {
 		}
 		t.mu.Unlock()
 	}
-	t.copySlots(a, 0, len(a.slots))
+	if lockedCopy {
+		for i := 0; i < len(a.slots); i += stretch {
+			t.mu.Lock()
+			t.copySlots(a, i, min(i+stretch, len(a.slots)))
+			t.mu.Unlock()
+		}
+	} else {
+		t.copySlots(a, 0, len(a.slots))
+	}
 	t.mu.Lock()
 	t.endMove()
 	t.mu.Unlock()
@@ -139,3 +147,5 @@ func touch(a *array, s *slot, key, hash uint64, clock func(*slot) *atomic.Int64,
 
 func updated(s *slot) *atomic.Int64 { return &s.updated }
 func used(s *slot) *atomic.Int64    { return &s.used }
+
+var lockedCopy bool

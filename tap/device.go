@@ -64,6 +64,17 @@ func (d *Device) LLAddr() packet.MAC {
 	return d.lladdr
 }
 
+// MTU is what the kernel has now: users change it too.
+func (d *Device) MTU() (mtu int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err = d.kernel(func(_ *conn, link netlink.Link) error {
+		mtu = link.Attrs().MTU
+		return nil
+	})
+	return mtu, err
+}
+
 // SetMTU changes the MTU, 68 to 65,521 bytes on a TAP, to 65,535 on a TUN.
 func (d *Device) SetMTU(mtu int) error {
 	if err := checkMTU(d.name, d.l3, mtu); err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 // private puts the test on a thread in a new network namespace, with a /run
-// of its own. The thread ends with the test, and all of that with it. No
-// subtests: they would run elsewhere.
+// of its own. The thread ends with the test, and all of that with it. It holds
+// for this goroutine only: a subtest calls it for itself.
 func private(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {

@@ -608,7 +608,7 @@ func TestPathMTU(t *testing.T) {
 		r, err := u.Route(remote, netip.Addr{}, 0)
 		must(t, err)
 		v0 := n.link(n.nl, "v0")
-		if want := (Route{v0.Attrs().Index, local, 1500}); r != want {
+		if want := (Route{Ifindex: v0.Attrs().Index, Source: local, MTU: 1500}); r != want {
 			t.Errorf("Route = %+v, want %+v", r, want)
 		}
 		must(t, n.nl.LinkSetMTU(v0, 1400))
@@ -681,19 +681,19 @@ func TestLearntMTU(t *testing.T) {
 	})
 }
 
-func TestIsLocal(t *testing.T) {
+// TestRouteType: a remote that is no other host is told from one that is.
+func TestRouteType(t *testing.T) {
 	newNetwork(t)
 	u := newUnderlay(t, Config{})
-	for addr, want := range map[string]bool{
-		"10.9.0.1": true, "fd09::1": true, "127.0.0.1": true, "127.1.2.3": true, "::1": true,
-		"10.9.0.2": false, "fd09::2": false, "192.0.2.1": false, "10.9.0.255": false, "239.1.1.1": false,
+	for addr, want := range map[string]Route{
+		"10.9.0.1": {Local: true}, "fd09::1": {Local: true}, "127.1.2.3": {Local: true}, "::1": {Local: true},
+		"10.9.0.2": {}, "fd09::2": {}, "10.9.0.255": {Broadcast: true},
 	} {
-		if got := u.IsLocal(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("IsLocal(%s) = %v, want %v", addr, got, want)
+		r, err := u.Route(netip.MustParseAddr(addr), netip.Addr{}, 0)
+		must(t, err)
+		if r.Local != want.Local || r.Broadcast != want.Broadcast {
+			t.Errorf("Route(%s): local %v, broadcast %v, want %v, %v", addr, r.Local, r.Broadcast, want.Local, want.Broadcast)
 		}
-	}
-	if !u.IsBroadcast(netip.MustParseAddr("10.9.0.255")) || u.IsBroadcast(here4) || u.IsLocal(netip.Addr{}) {
-		t.Error("IsBroadcast: want true for 10.9.0.255 only")
 	}
 }
 

@@ -39,7 +39,10 @@ func (u *Underlay) Route(remote, local netip.Addr, mark uint32) (Route, error) {
 	if err != nil {
 		return Route{}, fmt.Errorf("route to %s: device %d: %w", remote, r.LinkIndex, err)
 	}
-	out := Route{Ifindex: r.LinkIndex, MTU: link.Attrs().MTU}
+	out := Route{
+		Ifindex: r.LinkIndex, MTU: link.Attrs().MTU,
+		Local: r.Type == unix.RTN_LOCAL, Broadcast: r.Type == unix.RTN_BROADCAST,
+	}
 	// A metric of the route, or what ICMP told about this remote. It may be
 	// above what the device can do, but that does not help.
 	if r.MTU > 0 && r.MTU < out.MTU {
@@ -51,34 +54,6 @@ func (u *Underlay) Route(remote, local netip.Addr, mark uint32) (Route, error) {
 		out.Source = local
 	}
 	return out, nil
-}
-
-// IsLocal reports whether addr is an address of this host: what is sent
-// there comes back to us.
-func (u *Underlay) IsLocal(addr netip.Addr) bool { return u.routeType(addr) == unix.RTN_LOCAL }
-
-// IsBroadcast reports whether addr is the broadcast address of a network that
-// this host is on.
-func (u *Underlay) IsBroadcast(addr netip.Addr) bool { return u.routeType(addr) == unix.RTN_BROADCAST }
-
-// routeType is how the kernel delivers to addr (RTN_*), 0 if it does not.
-func (u *Underlay) routeType(addr netip.Addr) int {
-	if !addr.IsValid() {
-		return 0
-	}
-	var o netlink.RouteGetOptions
-	if zone := addr.Zone(); zone != "" {
-		index, err := u.zoneIndex(zone)
-		if err != nil {
-			return 0
-		}
-		o.OifIndex = index
-	}
-	r, err := u.lookup(addr, &o)
-	if err != nil {
-		return 0
-	}
-	return r.Type
 }
 
 func (u *Underlay) lookup(remote netip.Addr, o *netlink.RouteGetOptions) (netlink.Route, error) {

@@ -76,6 +76,9 @@ type Route struct {
 	Ifindex int
 	Source  netip.Addr
 	MTU     int // of the path: device MTU, or a smaller one learnt from ICMP
+	// Local and Broadcast say that the remote is no other host: one of our own
+	// addresses, or the broadcast address of a network that we are on.
+	Local, Broadcast bool
 }
 
 // Underlay opens sockets and knows the routes. Its methods may be called

@@ -139,6 +139,8 @@ type Sender interface {
 type Route struct {
 	Ifindex int
 	Source  netip.Addr
-	MTU     int  // of the path: device MTU, or a smaller one learnt from ICMP
-	Local   bool // the remote is one of our own addresses
+	MTU     int // of the path: device MTU, or a smaller one learnt from ICMP
+	// Local and Broadcast say that the remote is no other host: one of our own
+	// addresses, or the broadcast address of a network that we are on.
+	Local, Broadcast bool
 }

@@ -120,8 +120,11 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 func (e *Endpoint) addPeer(t *tunnel, pc Peer) error {
 	cfg := &t.config
 	route, err := e.underlay.Route(pc.Remote, cfg.Local, cfg.Mark)
-	if route.Local {
+	switch {
+	case route.Local:
 		return fmt.Errorf("it is an address of this host; give the other host's: %w", unix.EINVAL)
+	case route.Broadcast:
+		return fmt.Errorf("it is a broadcast address; give the other host's: %w", unix.EINVAL)
 	}
 	if err != nil {
 		// The underlay may come later. The watcher goes on asking.

@@ -11,9 +11,9 @@
 #
 # usage: p2p.sh [-n] up | test | down | demo
 #   -n     prints this first          demo   up, test and down, and down in any case
-# UNDERLAY=6 tunnels over IPv6 instead of IPv4; GVTEP=FILE is the program, bin/gvtep if unset.
+# UNDERLAY=6 tunnels over IPv6 instead of IPv4; BIN=DIR has the program, bin/ if unset.
 set -euo pipefail
-gvtep=${GVTEP:-$(dirname "$0")/../../bin/gvtep}
+PATH=${BIN:-$(dirname "$0")/../../bin}:$PATH
 A=gvtep-p2p-a B=gvtep-p2p-b state=/run/gvtep-lab-p2p
 near=10.77.0.1 far=10.77.0.2 mtu=1450
 [ "${UNDERLAY:-4}" = 4 ] || near=fd77::1 far=fd77::2 mtu=1430
@@ -39,10 +39,10 @@ up() {
     p ip -n "${x% *}" link set veth0 up
   done
   say "a tunnel between them, over IPv${UNDERLAY:-4}"
-  bg ip netns exec $A "$gvtep" -i p2p-a run gnv0 --id 100 --local $near --remote $far --address 192.0.2.1/24
-  bg ip netns exec $B "$gvtep" -i p2p-b run gnv0 --id 100 --local $far --remote $near --address 192.0.2.2/24
-  p "$gvtep" -i p2p-a wait gnv0 --for ready --timeout 5s
-  p "$gvtep" -i p2p-b wait gnv0 --for ready --timeout 5s
+  bg ip netns exec $A gvtep -i p2p-a run gnv0 --id 100 --local $near --remote $far --address 192.0.2.1/24
+  bg ip netns exec $B gvtep -i p2p-b run gnv0 --id 100 --local $far --remote $near --address 192.0.2.2/24
+  p gvtep -i p2p-a wait gnv0 --for ready --timeout 5s
+  p gvtep -i p2p-b wait gnv0 --for ready --timeout 5s
   trap - EXIT
 }
 
@@ -53,7 +53,7 @@ check() {
   say "on the wire, as tshark reads it"
   bg ip netns exec $A ping -q -i 0.2 -w 10 192.0.2.2
   pinger=$!
-  in_b tshark -Q -i veth0 -f "udp port 6081" -a duration:2 -w "$state/wire.pcap" 2>>"$state/log"
+  in_b tshark -Q -i veth0 -f "udp port 6081" -a duration:1 -w "$state/wire.pcap" 2>>"$state/log"
   kill $pinger
   p tshark -r "$state/wire.pcap" -O geneve -Y icmp 2>>"$state/log" | sed -n '1,/^$/p'
   seen=$(tshark -r "$state/wire.pcap" -T fields -E separator=, -e udp.dstport -e geneve.vni -e geneve.proto_type \
@@ -71,13 +71,13 @@ check() {
   [ "$sent" = "$got" ] || fail "what came is not what was sent"
   bg ip netns exec $B iperf3 -s
   listening 5201
-  in_a iperf3 -c 192.0.2.2 -t 2 -f g
-  in_a iperf3 -c 192.0.2.2 -t 2 -f g -R
+  in_a iperf3 -c 192.0.2.2 -t 1 -f g
+  in_a iperf3 -c 192.0.2.2 -t 1 -f g -R
   say "what the endpoints know"
-  p "$gvtep" -i p2p-a show
-  p "$gvtep" -i p2p-a fdb show dev gnv0
+  p gvtep -i p2p-a -s show
+  p gvtep -i p2p-a fdb show dev gnv0
   mac=$(ip netns exec $B cat /sys/class/net/gnv0/address)
-  "$gvtep" -i p2p-a fdb show dev gnv0 | grep -q "^$mac dst $far" || fail "a has not learned that $mac is at $far"
+  gvtep -i p2p-a fdb show dev gnv0 | grep -q "^$mac dst $far" || fail "a has not learned that $mac is at $far"
   [ "$(ip netns exec $A cat /sys/class/net/gnv0/mtu)" = $mtu ] || fail "the MTU of gnv0 is not $mtu"
 }
 
@@ -96,7 +96,7 @@ down() {
 undo() { tail -n 30 "$state/log"; down || true; echo "p2p.sh: failed; above, after the last \$, is what did not work" >&2; exit 1; }
 
 [ "$(id -u)" = 0 ] || fail "namespaces need root: make build && sudo $0 $*"
-[ -x "$gvtep" ] || fail "$gvtep is not there: make build, or set GVTEP"
+command -v gvtep >/dev/null || fail "gvtep is not there: make build, or set BIN"
 [ "${1:-}" != -n ] || { sed -n '2,10s/^#//p' "$0"; shift; }
 case ${1:-} in
 up) up ;;

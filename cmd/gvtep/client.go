@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/vtep/control"
+)
+
+// asking makes the RunE of a command that asks the daemon: with a client, a
+// bounded time, and errors that begin with the command.
+func (a *app) asking(f func(context.Context, *control.Client, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+		defer cancel()
+		path, err := a.socketPath()
+		if err == nil {
+			err = f(ctx, control.NewClient(path), args)
+		}
+		return inCommand(cmd, err)
+	}
+}
+
+// inCommand puts the name of the command before an error.
+func inCommand(cmd *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = exitError{exitTimeout, fmt.Errorf("timed out: %w", err)}
+	}
+	return fmt.Errorf("%s%w", label(cmd, ": "), err)
+}
+
+// errNoDaemon is for when there is no instance at all.
+var errNoDaemon = fmt.Errorf("%w: no instance is running, start one with gvtep run", control.ErrUnreachable)
+
+// socketPath finds the daemon to talk to: the one that was named, or the only
+// one there is.
+func (a *app) socketPath() (string, error) {
+	if a.control != "" {
+		return a.control, nil
+	}
+	if a.instance != "" {
+		return control.SocketPath(a.runDir, a.instance), control.CheckInstance(a.instance)
+	}
+	names, err := control.Instances(a.runDir)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("%w: %w", control.ErrUnreachable, err)
+	case err != nil:
+		return "", err
+	case len(names) == 0:
+		return "", errNoDaemon
+	case len(names) > 1:
+		return "", fmt.Errorf("several instances are running, choose one with -i: %s", strings.Join(names, ", "))
+	}
+	return control.SocketPath(a.runDir, names[0]), nil
+}
+
+// printJSON prints v on one line, or indented with -p.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	if a.pretty {
+		enc.SetIndent("", "    ")
+	}
+	return enc.Encode(v)
+}
+
+// completeTunnels completes names of tunnels, as the daemon has them.
+func (a *app) completeTunnels(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(context.Background(), a.timeout)
+	defer cancel()
+	var names []string
+	if path, err := a.socketPath(); err == nil && len(args) == 0 {
+		tunnels, _ := control.NewClient(path).Tunnels(ctx)
+		for _, t := range tunnels {
+			names = append(names, t.Ifname)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// unwrapPath is the reason of an error about a file whose name was said already.
+func unwrapPath(err error) error {
+	if p := new(fs.PathError); errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+	"gvtep/tap"
+	"gvtep/udp"
+	"gvtep/vtep"
+)
+
+// Packages tap and udp know nothing of the endpoint, and it nothing of them.
+// Here they are put behind its two interfaces.
+
+// tapDevices is package tap as vtep.Devices.
+type tapDevices struct{}
+
+func (tapDevices) Open(o vtep.DeviceOptions) (vtep.Device, error) {
+	d, err := tap.Open(tap.Options(o))
+	if err != nil {
+		return nil, err
+	}
+	return tapDevice{d}, nil
+}
+
+func (tapDevices) CloseAll(devices []vtep.Device) error {
+	taps := make([]*tap.Device, len(devices))
+	for i, d := range devices {
+		taps[i] = d.(tapDevice).Device
+	}
+	return tap.CloseAll(taps)
+}
+
+type tapDevice struct{ *tap.Device }
+
+func (d tapDevice) Queue(worker int) vtep.Queue { return d.Device.Queue(worker) }
+
+// underlay is package udp as vtep.Underlay.
+type underlay struct{ *udp.Underlay }
+
+func (u underlay) Listen(o vtep.ListenOptions) (vtep.Listener, error) {
+	l, err := u.Underlay.Listen(udp.ListenOptions(o))
+	if err != nil {
+		return nil, err
+	}
+	return listener{l}, nil
+}
+
+func (u underlay) Ports(o vtep.PortOptions) (*packet.PortSet, error) {
+	return u.Underlay.Ports(udp.PortOptions(o))
+}
+
+func (u underlay) Sender(worker int) vtep.Sender { return u.Underlay.Sender(worker) }
+
+func (u underlay) Route(remote, local netip.Addr, mark uint32) (vtep.Route, error) {
+	r, err := u.Underlay.Route(remote, local, mark)
+	return vtep.Route(r), err
+}
+
+type listener struct{ *udp.Listener }
+
+func (l listener) Receiver(worker int) vtep.Receiver { return l.Listener.Receiver(worker) }
+
+// MTU is what the device has now, whoever set it.
+func (d tapDevice) MTU() (int, error) {
+	if !d.Here() {
+		return 0, fmt.Errorf("%s: in another namespace: %w", d.Name(), unix.ENOTSUP)
+	}
+	i, err := net.InterfaceByIndex(d.Ifindex())
+	if err != nil {
+		return 0, err
+	}
+	return i.MTU, nil
+}

@@ -1,0 +1,152 @@
+// Gvtep is a userspace GENEVE (RFC 8926) tunnel endpoint: the daemon ("gvtep
+// run") and the commands that ask it what it is doing.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/vtep/control"
+)
+
+func main() { os.Exit(newApp(control.RunDir).execute(os.Args[1:])) }
+
+// app is the global flags and what surrounds the program.
+type app struct {
+	out, errOut io.Writer
+	runDir      string // where instances have their directories
+
+	json, pretty, stats, details, oneline bool
+	color, instance, control, netns       string
+	timeout                               time.Duration
+}
+
+func newApp(runDir string) *app {
+	return &app{out: os.Stdout, errOut: os.Stderr, runDir: runDir}
+}
+
+// execute runs one command line and returns the exit code. It is the one
+// place where errors are printed.
+func (a *app) execute(args []string) int {
+	root := a.root()
+	root.SetOut(a.out)
+	root.SetErr(a.errOut)
+	root.SetArgs(joinArgs(args))
+	err := root.ExecuteContext(context.Background())
+	if err != nil {
+		fmt.Fprintln(a.errOut, "gvtep:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return exitCode(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "gvtep",
+		Short:         "GENEVE (RFC 8926) tunnels in user space",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs, // an unknown command is refused in RunE, in our voice
+		Version:       buildVersion().Version,
+	}
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		return unknownCommand(root, args[0])
+	}
+	root.SetVersionTemplate("gvtep {{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := a.environment(cmd); err != nil {
+			return err
+		}
+		if a.netns == "" {
+			return nil
+		}
+		return refused(enterNetns(a.netns))
+	}
+
+	f := root.PersistentFlags()
+	f.SortFlags = false
+	f.StringVarP(&a.instance, "instance", "i", "", "`INSTANCE` to run or to talk to (run: NAME; else the only one there is)")
+	f.StringVar(&a.control, "control", "", "control socket `PATH` (/run/gvtep/INSTANCE/control.sock)")
+	f.StringVarP(&a.netns, "netns", "n", "", netnsUsage)
+	f.BoolVarP(&a.json, "json", "j", false, "JSON, with the keys of ip and bridge")
+	f.BoolVarP(&a.pretty, "pretty", "p", false, "indented JSON")
+	f.BoolVarP(&a.stats, "stats", "s", false, "more counters")
+	f.BoolVarP(&a.details, "details", "d", false, "more settings")
+	f.BoolVarP(&a.oneline, "oneline", "o", false, "one line a record")
+	f.StringVarP(&a.color, "color", "c", "auto", "colors: `WHEN` is auto, always or never; -c alone is always")
+	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "longest `TIME` to wait")
+	root.Flags().BoolP("version", "V", false, "print the version")
+
+	root.AddCommand(a.runCmd(), a.showCmd(), a.fdbCmd(), a.statusCmd(), a.waitCmd(), a.versionCmd())
+	return root
+}
+
+const netnsUsage = "work in the network namespace `NETNS`, a name or path"
+
+// environment lets GVTEP_INSTANCE stand for --instance, and so on.
+func (a *app) environment(cmd *cobra.Command) (err error) {
+	f := cmd.Root().PersistentFlags()
+	for _, name := range []string{"instance", "control", "netns", "color", "timeout"} {
+		env := "GVTEP_" + strings.ToUpper(name)
+		flag := f.Lookup(name)
+		if v := os.Getenv(env); v != "" && flag.Value.String() == flag.DefValue && flag.Value.Set(v) != nil {
+			return fmt.Errorf("%s=%s: not a value of --%s", env, v, name)
+		}
+	}
+	if a.color != "auto" && a.color != "always" && a.color != "never" {
+		return fmt.Errorf("color %s: want auto, always or never", a.color)
+	}
+	return nil
+}
+
+// Exit codes, as those of ip(8) where it has them.
+const (
+	exitUsage       = 1 // wrong usage or configuration
+	exitRefused     = 2 // the kernel or the daemon said no
+	exitUnreachable = 3 // no daemon
+	exitTimeout     = 4
+)
+
+// exitError gives an error an exit code other than exitUsage.
+type exitError struct {
+	code int
+	error
+}
+
+func (e exitError) Unwrap() error { return e.error }
+
+// refused marks an error as a refusal.
+func refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return exitError{exitRefused, err}
+}
+
+func exitCode(err error) int {
+	var exit exitError
+	var notFound *control.NotFoundError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.Is(err, control.ErrUnreachable):
+		return exitUnreachable
+	case errors.Is(err, context.DeadlineExceeded):
+		return exitTimeout
+	case errors.As(err, &notFound):
+		return exitRefused
+	}
+	return exitUsage
+}

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/vtep/control"
+)
+
+func (a *app) showCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "show [NAME|all]",
+		Short:             "show tunnels with their peers and counters",
+		Args:              atMost(1),
+		ValidArgsFunction: a.completeTunnels,
+		RunE: a.asking(func(ctx context.Context, c *control.Client, args []string) error {
+			var tunnels []control.Tunnel
+			var err error
+			if len(args) == 1 && args[0] != "all" {
+				var t control.Tunnel
+				t, err = c.Tunnel(ctx, args[0])
+				tunnels = []control.Tunnel{t}
+			} else {
+				tunnels, err = c.Tunnels(ctx)
+			}
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(tunnels)
+			}
+			for _, t := range tunnels {
+				lines := a.tunnelLines(t)
+				sep := "\n"
+				if a.oneline {
+					sep = "\\" // as ip -o
+				}
+				fmt.Fprintln(a.out, strings.Join(lines, sep))
+			}
+			return nil
+		}),
+	}
+}
+
+// tunnelLines is the view of one tunnel for people.
+func (a *app) tunnelLines(t control.Tunnel) []string {
+	g, d := t.Gvtep, t.LinkInfo.Data
+	state := "down"
+	if slices.Contains(t.Flags, "UP") {
+		state = "up " + age(g.Uptime)
+	}
+	mtu := fmt.Sprint(t.MTU)
+	if g.MTUAuto {
+		mtu += " (auto)"
+	}
+	kind := "tap"
+	if g.Mode == "l3" {
+		kind = "tun"
+	}
+	first := fmt.Sprintf("%s  GENEVE id %d  local %s  mtu %s  %s  %s %d %s",
+		t.Ifname, d.ID, g.Local, mtu, state, kind, g.Queues, plural(g.Queues, "queue"))
+	for _, o := range g.Offload {
+		first += " " + o
+	}
+	lines := []string{first}
+	if a.details {
+		lines = append(lines, settingLines(t)...)
+	}
+	for _, p := range g.Peers {
+		lines = append(lines, a.peerLine(p))
+	}
+	last := fmt.Sprintf("  fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
+	if a.stats {
+		last += fmt.Sprintf(", %d moved, %d aged", g.FDB.Moved, g.FDB.Aged)
+	}
+	last += fmt.Sprintf("      drops %d%s", g.Drops.Total(), reasons(g.Drops))
+	if a.stats {
+		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies",
+			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood))
+	}
+	return append(lines, last)
+}
+
+// settingLines are the settings in the words of the keywords.
+func settingLines(t control.Tunnel) []string {
+	g, d := t.Gvtep, t.LinkInfo.Data
+	word := func(on bool, name string) string {
+		if on {
+			return name
+		}
+		return "no" + name
+	}
+	outer := fmt.Sprintf("  dstport %d  srcport %d %d  ttl %s  tos %s  df %s  %s %s %s  fwmark %d", d.Port, g.SrcPortMin, g.SrcPortMax,
+		g.TTL, g.TOS, d.DF, word(d.UDPCsum, "udpcsum"), word(d.ZeroCsumT, "udp6zerocsumtx"), word(d.ZeroCsumR, "udp6zerocsumrx"), g.Mark)
+	if g.Dev != "" {
+		outer += "  dev " + g.Dev
+	}
+	table := fmt.Sprintf("  mode %s  %s  ageing %g  l2_control %s  vlan_tags %s", g.Mode, word(g.Learning, "learning"), g.Ageing, g.L2Control, g.VLANTags)
+	device := fmt.Sprintf("  ifindex %d", t.Ifindex)
+	if t.Address != "" {
+		device += "  lladdr " + t.Address
+	}
+	for _, p := range g.Addresses {
+		device += "  address " + p
+	}
+	if t.Master != "" {
+		device += "  master " + t.Master
+	}
+	if g.Netns != "" {
+		device += "  netns " + g.Netns
+	}
+	if g.Persist {
+		device += "  persist on"
+	}
+	return []string{outer, table, device}
+}
+
+func (a *app) peerLine(p control.Peer) string {
+	name := ""
+	if p.Name != "" {
+		name = p.Name + "  "
+	}
+	flood := "-    "
+	if p.Flood {
+		flood = "flood"
+	}
+	traffic := func(c control.Counters) string {
+		s := size(c.Bytes)
+		if a.stats {
+			s += fmt.Sprintf(" (%d packets)", c.Packets)
+		}
+		return s
+	}
+	line := fmt.Sprintf("  peer %s%s  %s  %s  rx %s  tx %s", name, hostPort(p.Remote.String(), p.Port), flood,
+		a.seen(p.SeenAgo), traffic(p.RX), traffic(p.TX))
+	if p.PathMTU != 0 {
+		line += fmt.Sprintf("   path mtu %d", p.PathMTU)
+	}
+	if p.Error != "" {
+		line += "   " + a.paint(red, "ERROR: "+p.Error)
+	}
+	return line
+}
+
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// seen is green for ten seconds and yellow for a minute.
+func (a *app) seen(ago *float64) string {
+	if ago == nil {
+		return a.paint(red, "NEVER SEEN")
+	}
+	text := "seen " + age(*ago) + " ago"
+	switch {
+	case *ago < 10:
+		return a.paint(green, text)
+	case *ago < 60:
+		return a.paint(yellow, text)
+	}
+	return a.paint(red, text)
+}
+
+func (a *app) paint(color, text string) string {
+	on := a.color == "always"
+	if f, ok := a.out.(*os.File); ok && a.color == "auto" {
+		on = isTerminal(f) && os.Getenv("NO_COLOR") == ""
+	}
+	if !on {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+// reasons lists why packets were dropped, the most frequent first.
+func reasons(d control.Drops) string {
+	sum := map[string]uint64{}
+	var names []string
+	for _, m := range []map[string]uint64{d.RX, d.TX} {
+		for reason, n := range m {
+			if sum[reason] == 0 {
+				names = append(names, reason)
+			}
+			sum[reason] += n
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.SortFunc(names, func(x, y string) int {
+		if sum[x] != sum[y] {
+			if sum[x] > sum[y] {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(x, y)
+	})
+	for i, reason := range names {
+		names[i] = fmt.Sprintf("%s %d", reason, sum[reason])
+	}
+	return " (" + strings.Join(names, ", ") + ")"
+}
+
+// age is a time span in seconds, short: 0.4s, 12s, 5m12s, 3h05m, 2d3h.
+func age(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < 0:
+		return "0.0s"
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", float64(int64(d/(100*time.Millisecond)))/10)
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+// size is a number of bytes in binary units.
+func size(n uint64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, unit := float64(n)/1024, 0
+	for f >= 1024 && unit < 4 {
+		f, unit = f/1024, unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", f, "KMGTP"[unit])
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
+}
+
+func hostPort(host string, port uint16) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return fmt.Sprintf("%s:%d", host, port)
+}
+
+func (a *app) statusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "show the daemon; exit 0 only when it is ready",
+		Args:  atMost(0),
+		RunE: a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
+			s, err := c.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				err = a.printJSON(s)
+			} else {
+				a.printStatus(a.out, s)
+			}
+			if err == nil && !s.Ready {
+				err = exitError{exitRefused, fmt.Errorf("not ready: %s", s.Reason)}
+			}
+			return err
+		}),
+	}
+}
+
+func (a *app) printStatus(w io.Writer, s control.Status) {
+	state := a.paint(green, "ready")
+	if !s.Ready {
+		state = a.paint(red, "not ready: "+s.Reason)
+	}
+	fmt.Fprintf(w, "%s  %s  pid %d  version %s  up %s  %d %s  %d %s\n", s.Instance, state, s.PID, s.Version,
+		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))
+	for _, sock := range s.Sockets {
+		dev := ""
+		if sock.Dev != "" {
+			dev = "  dev " + sock.Dev
+		}
+		fmt.Fprintf(w, "  socket %s%s  overflows %d\n", hostPort(sock.Local.String(), sock.Port), dev, sock.Overflows)
+	}
+	fmt.Fprintf(w, "  drops of no tunnel %d%s\n", s.Drops.Total(), reasons(s.Drops))
+}

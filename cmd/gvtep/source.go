@@ -1,0 +1,233 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep"
+	"gvtep/vtep/control"
+)
+
+// source tells the control socket what the endpoint is doing.
+type source struct {
+	endpoint *vtep.Endpoint
+	instance string
+	version  string
+}
+
+func (s *source) Status() control.Status {
+	return statusOf(s.endpoint.State(), s.instance, s.version, time.Now())
+}
+
+func (s *source) Tunnels() []control.Tunnel {
+	state, now := s.endpoint.State(), time.Now()
+	tunnels := make([]control.Tunnel, len(state.Tunnels))
+	for i := range state.Tunnels {
+		tunnels[i] = tunnelOf(&state.Tunnels[i], state.Workers, now)
+	}
+	return tunnels
+}
+
+func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
+	tunnels := map[string]*vtep.Tunnel{}
+	for _, t := range s.endpoint.State().Tunnels {
+		tunnels[t.Config.Device.Name] = &t.Config
+	}
+	entries := []control.FDBEntry{}
+	for _, e := range s.endpoint.FDB() {
+		t := tunnels[e.Tunnel]
+		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && *f.VNI != uint32(t.VNI) ||
+			f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
+			continue
+		}
+		entries = append(entries, entryOf(&e, t))
+	}
+	return entries
+}
+
+func statusOf(s vtep.State, instance, version string, now time.Time) control.Status {
+	st := control.Status{
+		Instance: instance, PID: os.Getpid(), Version: version,
+		Ready: s.Ready, Started: s.Started, Uptime: seconds(now.Sub(s.Started)),
+		Workers: s.Workers, Tunnels: len(s.Tunnels), Sockets: []control.Socket{},
+		Drops: dropsOf(&s.Drops),
+	}
+	if !s.Ready {
+		st.Reason = "starting or stopping"
+	}
+	for _, t := range s.Tunnels {
+		if t.Failed {
+			st.Ready, st.Reason = false, fmt.Sprintf("device %s was deleted", t.Config.Device.Name)
+		}
+	}
+	for _, sock := range s.Sockets {
+		st.Sockets = append(st.Sockets, control.Socket{
+			Local: sock.Local.Addr(), Port: sock.Local.Port(), Dev: sock.Device, Overflows: sock.Overflows,
+		})
+	}
+	return st
+}
+
+func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
+	cfg := &t.Config
+	out := control.Tunnel{
+		Ifindex: t.Ifindex, Ifname: cfg.Device.Name, MTU: t.MTU, Master: cfg.Device.Master,
+		Flags: []string{}, LinkType: "ether", Address: t.LLAddr.String(),
+		LinkInfo: control.LinkInfo{Kind: "geneve", Data: infoOf(cfg)},
+	}
+	if !cfg.Device.Down && !t.Failed {
+		out.Flags = []string{"UP", "LOWER_UP"}
+	}
+	var rxDrops, txDrops uint64
+	for i := range t.Drops.Rx {
+		rxDrops += t.Drops.Rx[i]
+		txDrops += t.Drops.Tx[i]
+	}
+	out.Stats.RX = control.Counters{Bytes: t.Stats.RxBytes, Packets: t.Stats.RxPackets, Dropped: rxDrops}
+	out.Stats.TX = control.Counters{Bytes: t.Stats.TxBytes, Packets: t.Stats.TxPackets, Dropped: txDrops}
+
+	g := &out.Gvtep
+	*g = control.TunnelDetail{
+		Mode: "l2", TTL: fmt.Sprint(cfg.TTL), TOS: fmt.Sprintf("%#x", cfg.TOS), Local: hostPort(cfg.Local.String(), cfg.DstPort),
+		Dev: cfg.Dev, Netns: cfg.Device.Netns, SrcPortMin: cfg.SrcPortMin, SrcPortMax: cfg.SrcPortMax, Mark: cfg.Mark,
+		MTUAuto: t.MTUAuto, Addresses: []string{}, Persist: cfg.Device.Persist, Queues: workers,
+		Offload: offloadNames(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
+		Learning: cfg.Learning, Ageing: seconds(cfg.Ageing), L2Control: "drop", VLANTags: "pass",
+		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
+		FDB: control.FDBCount{Learned: t.FDB.Learned, Static: t.FDB.Static, Limit: t.FDB.Limit, Moved: t.FDB.Moved, Aged: t.FDB.Aged},
+	}
+	if cfg.Device.L3 {
+		g.Mode, out.LinkType, out.Address = "l3", "none", ""
+	}
+	if cfg.TTL == vtep.Inherit {
+		g.TTL = "inherit"
+	}
+	if cfg.TOS == vtep.Inherit {
+		g.TOS = "inherit"
+	}
+	if cfg.L2ControlPass {
+		g.L2Control = "pass"
+	}
+	if cfg.VLANDrop {
+		g.VLANTags = "drop"
+	}
+	for _, p := range cfg.Device.Addresses {
+		g.Addresses = append(g.Addresses, p.String())
+	}
+	for i := range t.Peers {
+		g.Peers = append(g.Peers, peerOf(&t.Peers[i], now))
+	}
+	return out
+}
+
+// infoOf has the keys and habits of "ip -j link" for a geneve device.
+func infoOf(cfg *vtep.Tunnel) control.InfoData {
+	d := control.InfoData{
+		ID: uint32(cfg.VNI), Port: cfg.DstPort, TTL: max(cfg.TTL, 0), // inherit has no number there
+		DF:      map[vtep.DF]string{vtep.DFSet: "set", vtep.DFUnset: "unset", vtep.DFInherit: "inherit"}[cfg.DF],
+		UDPCsum: cfg.UDPCsum, ZeroCsumT: cfg.ZeroCsum6, ZeroCsumR: cfg.AcceptZ6,
+	}
+	switch cfg.TOS {
+	case 0:
+	case vtep.Inherit:
+		d.TOS = "0x1"
+	default:
+		d.TOS = fmt.Sprintf("%#x", cfg.TOS)
+	}
+	if len(cfg.Peers) > 0 {
+		if r := cfg.Peers[0].Remote.WithZone(""); r.Is4() {
+			d.Remote = r.String()
+		} else {
+			d.Remote6 = r.String()
+		}
+	}
+	if l := cfg.Local; l.IsValid() && !l.IsUnspecified() {
+		if l.Is4() {
+			d.Local = l.String()
+		} else {
+			d.Local6 = l.String()
+		}
+	}
+	return d
+}
+
+func peerOf(p *vtep.PeerState, now time.Time) control.Peer {
+	out := control.Peer{
+		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: !p.NoFlood,
+		RX:      control.Counters{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
+		TX:      control.Counters{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
+		PathMTU: p.PathMTU, Error: p.Error,
+	}
+	if !p.LastSeen.IsZero() {
+		ago := max(0, seconds(now.Sub(p.LastSeen)))
+		out.LastSeen, out.SeenAgo = &p.LastSeen, &ago
+	}
+	return out
+}
+
+func entryOf(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
+	out := control.FDBEntry{
+		MAC: e.MAC.String(), Ifname: e.Tunnel, Flags: []string{"self"},
+		Gvtep: &control.FDBDetail{ID: uint32(t.VNI), Local: e.Local, Origin: "config"},
+	}
+	if !e.Local && e.Remote.IsValid() {
+		out.Dst = e.Remote.Addr().WithZone("").String()
+		if e.Remote.Port() != t.DstPort {
+			out.Port = e.Remote.Port()
+		}
+	}
+	if e.State == fdb.Dynamic {
+		// What was learned has no word in bridge's output.
+		out.Gvtep.Origin = "learned"
+		used, updated := int(e.Used.Seconds()), int(e.Updated.Seconds())
+		out.Used, out.Updated = &used, &updated
+	} else {
+		out.State = e.State.String()
+	}
+	if e.Flags != 0 {
+		out.Flags = append(out.Flags, strings.Fields(e.Flags.String())...)
+	}
+	return out
+}
+
+func dropsOf(d *vtep.Drops) control.Drops {
+	out := control.Drops{RX: map[string]uint64{}, TX: map[string]uint64{}}
+	for _, r := range vtep.Reasons() {
+		if n := d.Rx[r]; n != 0 {
+			out.RX[r.String()] = n
+		}
+		if n := d.Tx[r]; n != 0 {
+			out.TX[r.String()] = n
+		}
+	}
+	return out
+}
+
+func offloadNames(o packet.Offload) []string {
+	names := []string{}
+	if o != 0 {
+		names = append(names, "vnet_hdr")
+	}
+	for _, ability := range []struct {
+		bit  packet.Offload
+		name string
+	}{
+		{packet.OffloadCsum, "csum"}, {packet.OffloadTSO4, "tso4"}, {packet.OffloadTSO6, "tso6"}, {packet.OffloadUSO, "uso"},
+	} {
+		if o.Has(ability.bit) {
+			names = append(names, ability.name)
+		}
+	}
+	return names
+}
+
+// seconds keeps milliseconds: more digits are noise in JSON.
+func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
+
+var _ control.Source = (*source)(nil)
+var _ vtep.Devices = tapDevices{}
+var _ vtep.Underlay = underlay{}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/vtep/control"
+)
+
+func (a *app) waitCmd() *cobra.Command {
+	var what string
+	cmd := &cobra.Command{
+		Use:   "wait [NAME] [--for up|ready|peer=ADDR|mac=LLADDR]",
+		Short: "return when something is so; exit 4 after --timeout",
+		Example: `  gvtep wait gnv0 --for ready
+  gvtep wait gnv0 --for peer=203.0.113.1 --timeout 10s`,
+		Args:              atMost(1),
+		ValidArgsFunction: a.completeTunnels,
+	}
+	cmd.Flags().StringVar(&what, "for", "ready", "up: the device is up; ready: packets can flow; peer=ADDR: a packet of it came; mac=LLADDR: it is in the FDB")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name := ""
+		if len(args) == 1 && args[0] != "all" {
+			name = args[0]
+		}
+		goal, err := parseGoal(what)
+		if err != nil {
+			return inCommand(cmd, err)
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+		defer cancel()
+		return inCommand(cmd, a.await(ctx, name, goal))
+	}
+	return cmd
+}
+
+// goal reports what is still missing, "" if nothing.
+type goal func(ctx context.Context, c *control.Client, tunnels []control.Tunnel) (missing string, err error)
+
+func parseGoal(what string) (goal, error) {
+	kind, value, _ := strings.Cut(what, "=")
+	switch {
+	case what == "up":
+		return func(_ context.Context, _ *control.Client, tunnels []control.Tunnel) (string, error) {
+			for _, t := range tunnels {
+				if !slices.Contains(t.Flags, "UP") {
+					return t.Ifname + " is down", nil
+				}
+			}
+			return "", nil
+		}, nil
+	case what == "ready":
+		return func(ctx context.Context, c *control.Client, _ []control.Tunnel) (string, error) {
+			s, err := c.Status(ctx)
+			if err == nil && !s.Ready {
+				return "not ready: " + s.Reason, nil
+			}
+			return "", err
+		}, nil
+	case kind == "peer":
+		addr, err := netip.ParseAddr(value)
+		if err != nil {
+			return nil, fmt.Errorf("--for %s: want peer=ADDR, an IP address", what)
+		}
+		return func(_ context.Context, _ *control.Client, tunnels []control.Tunnel) (string, error) {
+			for _, t := range tunnels {
+				for _, p := range t.Gvtep.Peers {
+					if p.Remote == addr && p.LastSeen != nil {
+						return "", nil
+					}
+				}
+			}
+			return fmt.Sprintf("peer %s was never seen", addr), nil
+		}, nil
+	case kind == "mac":
+		mac, err := net.ParseMAC(value)
+		if err != nil || len(mac) != 6 {
+			return nil, fmt.Errorf("--for %s: want mac=LLADDR, an Ethernet address", what)
+		}
+		return func(ctx context.Context, c *control.Client, tunnels []control.Tunnel) (string, error) {
+			for _, t := range tunnels {
+				entries, err := c.FDB(ctx, control.FDBFilter{Dev: t.Ifname})
+				if err != nil {
+					return "", err
+				}
+				if slices.ContainsFunc(entries, func(e control.FDBEntry) bool { return e.MAC == mac.String() }) {
+					return "", nil
+				}
+			}
+			return fmt.Sprintf("%s is not in the fdb", mac), nil
+		}, nil
+	}
+	return nil, fmt.Errorf("--for %s: want up, ready, peer=ADDR or mac=LLADDR", what)
+}
+
+// await asks again and again. A daemon that is not there yet is waited for.
+func (a *app) await(ctx context.Context, name string, reached goal) error {
+	pause, last := 5*time.Millisecond, "no answer from the daemon"
+	for {
+		missing, err := a.try(ctx, name, reached)
+		if ctx.Err() == nil {
+			if err != nil || missing == "" {
+				return err
+			}
+			last = missing
+		}
+		select {
+		case <-ctx.Done():
+			return exitError{exitTimeout, fmt.Errorf("timed out after %s: %s", a.timeout, last)}
+		case <-time.After(pause):
+			pause = min(2*pause, 100*time.Millisecond)
+		}
+	}
+}
+
+func (a *app) try(ctx context.Context, name string, reached goal) (missing string, err error) {
+	path, err := a.socketPath()
+	if err == nil {
+		c := control.NewClient(path)
+		var tunnels []control.Tunnel
+		if tunnels, err = c.Tunnels(ctx); err == nil {
+			if name != "" {
+				tunnels = slices.DeleteFunc(tunnels, func(t control.Tunnel) bool { return t.Ifname != name })
+			}
+			switch {
+			case len(tunnels) == 0 && name != "":
+				return "there is no tunnel " + name, nil
+			case len(tunnels) == 0:
+				return "there is no tunnel", nil
+			}
+			missing, err = reached(ctx, c, tunnels)
+		}
+	}
+	if code := exitCode(err); code == exitUnreachable || code == exitRefused {
+		return err.Error(), nil
+	}
+	return missing, err
+}

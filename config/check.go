@@ -1,0 +1,133 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// wrong is the second half of an error line; Draft.Set puts keyword and
+// value before it.
+func wrong(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+// number reads a decimal, 0x or 0 octal number, as iproute2 does.
+func number(s string, lo, hi int, want string) (int, error) {
+	n, err := strconv.ParseUint(s, 0, 64)
+	if err != nil || strings.Contains(s, "_") || n < uint64(lo) || n > uint64(hi) {
+		return 0, wrong("%s", want)
+	}
+	return int(n), nil
+}
+
+func choice(set func(*Tunnel, string), values ...string) func(*Tunnel, string) error {
+	return func(t *Tunnel, v string) error {
+		if !slices.Contains(values, v) {
+			last := len(values) - 1
+			return wrong("want %s or %s", strings.Join(values[:last], ", "), values[last])
+		}
+		set(t, v)
+		return nil
+	}
+}
+
+func onoff(set func(*Tunnel, bool)) func(*Tunnel, string) error {
+	return func(t *Tunnel, v string) error {
+		switch v {
+		case "on", "true":
+			set(t, true)
+		case "off", "false":
+			set(t, false)
+		default:
+			return wrong("want on or off")
+		}
+		return nil
+	}
+}
+
+// address reads an address that a socket can be bound to.
+func address(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, wrong("not an IP address (names are not looked up)")
+	case a.Zone() != "":
+		return a, wrong("write the address without zone, and dev %s", a.Zone())
+	case a.Is4In6():
+		return a, wrong("an IPv4 address, write %s", a.Unmap())
+	case a.IsMulticast():
+		return a, wrong("a multicast address, want that of one host")
+	case a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return a, wrong("the broadcast address, want that of one host")
+	}
+	return a, nil
+}
+
+// remote reads the address of a peer.
+func remote(s string) (netip.Addr, error) {
+	a, err := address(s)
+	if err == nil && a.IsUnspecified() {
+		return a, wrong("no host, want the address of the other end")
+	}
+	return a, err
+}
+
+func isMAC(s string) bool {
+	hw, err := net.ParseMAC(s)
+	return err == nil && len(hw) == 6
+}
+
+func setLLAddr(t *Tunnel, v string) error {
+	hw, err := net.ParseMAC(v)
+	switch {
+	case err != nil || len(hw) != 6:
+		return wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
+	case hw[0]&1 != 0:
+		return wrong("a group address, the first byte must be even")
+	case hw.String() == "00:00:00:00:00:00":
+		return wrong("not the address of a device")
+	}
+	t.LLAddr = hw.String()
+	return nil
+}
+
+// CheckDevice reports why name cannot be the name of a network device. The
+// rules are dev_valid_name of the kernel's net/core/dev.c; "%" is refused as
+// well, which the tun driver would take as a template.
+func CheckDevice(name string) error {
+	var why string
+	switch {
+	case name == "":
+		why = "is empty"
+	case len(name) > 15:
+		why = fmt.Sprintf("has %d bytes, at most 15 are possible", len(name))
+	case name == "." || name == "..":
+		why = "is reserved"
+	case name == "all" || name == "default":
+		why = "is reserved (/proc/sys/net has directories of this name)"
+	}
+	for _, b := range []byte(name) {
+		if why == "" && (b <= ' ' || b == 0x7f || strings.IndexByte("/:%", b) >= 0) {
+			why = fmt.Sprintf("contains %q", b)
+		}
+	}
+	if why != "" {
+		return fmt.Errorf("device name %q %s", name, why)
+	}
+	return nil
+}
+
+// ParseSize reads a number of bytes up to 1 GiB: 65536, 64K, 64KiB, 8MiB.
+// Units are powers of 1024, whether written K or KiB.
+func ParseSize(s string) (int, error) {
+	digits := strings.TrimRight(strings.TrimSuffix(s, "iB"), "KMGkmg")
+	unit := strings.ToUpper(strings.TrimSuffix(s[len(digits):], "iB"))
+	shift, known := map[string]int{"": 0, "K": 10, "M": 20, "G": 30}[unit]
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if err != nil || !known || n<<shift > 1<<30 || n > 1<<30>>shift {
+		return 0, fmt.Errorf("%q: want a size up to 1GiB, such as 8MiB", s)
+	}
+	return int(n) << shift, nil
+}

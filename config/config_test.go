@@ -1,0 +1,295 @@
+package config
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// parse reads "NAME WORDS" as gvtep run does.
+func parse(line string) (Tunnel, error) {
+	words := strings.Fields(line)
+	d := NewDraft(words[0])
+	if err := d.Words(words[1:]); err != nil {
+		return Tunnel{}, err
+	}
+	return d.Tunnel()
+}
+
+// with returns the shortest valid tunnel with something changed.
+func with(change func(*Tunnel)) Tunnel {
+	t := Tunnel{
+		Name: "gnv0", VNI: 100,
+		Local: netip.MustParseAddr("0.0.0.0"), Remotes: []netip.Addr{netip.MustParseAddr("203.0.113.1")},
+		DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535, SrcPorts: 64,
+		TTL: 64, DF: DFSet, UDPCsum: true,
+		Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,
+		Up: true, Offload: OffloadAuto,
+	}
+	change(&t)
+	return t
+}
+
+func TestWords(t *testing.T) {
+	addrs := func(s ...string) (a []netip.Addr) {
+		for _, s := range s {
+			a = append(a, netip.MustParseAddr(s))
+		}
+		return a
+	}
+	const short = "gnv0 id 100 remote 203.0.113.1 "
+	for _, tt := range []struct {
+		line string
+		want func(*Tunnel)
+	}{
+		{short, func(*Tunnel) {}},
+		{"gnv0 type geneve id 100 remote 203.0.113.1", func(*Tunnel) {}},
+		{"gnv0 vni 0x64 remote 203.0.113.1", func(*Tunnel) {}},
+		{"gnv0 id 0 remote 203.0.113.1", func(t *Tunnel) { t.VNI = 0 }},
+		{"gnv0 id 16777215 remote 203.0.113.1", func(t *Tunnel) { t.VNI = 1<<24 - 1 }},
+		{short + "remote 203.0.113.2", func(t *Tunnel) { t.Remotes = addrs("203.0.113.1", "203.0.113.2") }},
+		{short + "local 198.51.100.1", func(t *Tunnel) { t.Local = addrs("198.51.100.1")[0] }},
+		{"gnv0 id 100 remote 2001:db8::2", func(t *Tunnel) { t.Remotes, t.Local = addrs("2001:db8::2"), addrs("::")[0] }},
+		{"gnv0 id 100 remote fe80::2 dev eth0", func(t *Tunnel) {
+			t.Remotes, t.Local, t.Dev = addrs("fe80::2"), addrs("::")[0], "eth0"
+		}},
+		{short + "dstport 1", func(t *Tunnel) { t.DstPort = 1 }},
+		{short + "srcport 50000 50009", func(t *Tunnel) { t.SrcPortMin, t.SrcPortMax, t.SrcPorts = 50000, 50009, 10 }},
+		{short + "srcport 50000-50000 ttl 9", func(t *Tunnel) { t.SrcPortMin, t.SrcPortMax, t.SrcPorts, t.TTL = 50000, 50000, 1, 9 }},
+		{short + "ttl auto", func(*Tunnel) {}},
+		{short + "ttl inherit", func(t *Tunnel) { t.TTL = Inherit }},
+		{short + "hoplimit 255", func(t *Tunnel) { t.TTL = 255 }},
+		{short + "tos 0xb8", func(t *Tunnel) { t.TOS = 184 }},
+		{short + "tos inherit", func(t *Tunnel) { t.TOS = Inherit }},
+		{short + "df unset", func(t *Tunnel) { t.DF = DFUnset }},
+		{short + "df inherit", func(t *Tunnel) { t.DF = DFInherit }},
+		{short + "noudpcsum udp6zerocsumtx udp6zerocsumrx", func(t *Tunnel) { t.UDPCsum, t.ZeroCsum6, t.AcceptZ6 = false, true, true }},
+		{short + "udpcsum noudp6zerocsumtx noudp6zerocsumrx learning up", func(*Tunnel) {}},
+		{short + "nolearning noup", func(t *Tunnel) { t.Learning, t.Up = false, false }},
+		{short + "ageing 0", func(t *Tunnel) { t.Ageing = 0 }},
+		{short + "ageing 60", func(t *Tunnel) { t.Ageing = time.Minute }},
+		{short + "ageing 1h", func(t *Tunnel) { t.Ageing = time.Hour }},
+		{short + "maxaddr 1", func(t *Tunnel) { t.MaxAddress = 1 }},
+		{short + "fwmark 0xffffffff", func(t *Tunnel) { t.Mark = 1<<32 - 1 }},
+		{short + "l2_control pass vlan_tags drop", func(t *Tunnel) { t.L2ControlPass, t.VLANDrop = true, true }},
+		{short + "mtu 68", func(t *Tunnel) { t.MTU = 68 }},
+		{short + "mtu auto", func(*Tunnel) {}},
+		{short + "address 192.0.2.1/24 address fd00::1/64", func(t *Tunnel) {
+			t.Addresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("fd00::1/64")}
+		}},
+		{short + "lladdr 02:00:00:00:0A:01", func(t *Tunnel) { t.LLAddr = "02:00:00:00:0a:01" }},
+		{short + "master br0 netns blue txqueuelen 500 persist on", func(t *Tunnel) {
+			t.Master, t.Netns, t.TxQueue, t.Persist = "br0", "blue", 500, true
+		}},
+		{short + "netns /run/netns/blue", func(t *Tunnel) { t.Netns = "/run/netns/blue" }},
+		{short + "workers 2", func(t *Tunnel) { t.Workers = 2 }},
+		{short + "queues auto offload off", func(t *Tunnel) { t.Offload = OffloadOff }},
+		{short + "innerprotoinherit", func(t *Tunnel) { t.L3 = true }},
+		{short + "mode l3", func(t *Tunnel) { t.L3 = true }},
+	} {
+		got, err := parse(tt.line)
+		if err != nil {
+			t.Errorf("%s: %v", tt.line, err)
+			continue
+		}
+		opt := cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()}
+		if d := cmp.Diff(with(tt.want), got, opt); d != "" {
+			t.Errorf("%s: (-want +got)\n%s", tt.line, d)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	const short = "gnv0 id 100 remote 203.0.113.1 "
+	for _, tt := range []struct{ line, want string }{
+		{"gnv0", "no id: add the VNI of the tunnel, id 0 to 16777215"},
+		{"gnv0 id 5", "no remote: add the address of the other end, remote ADDR"},
+		{"gnv0 id 16777216", "id 16777216: a VNI is 0 to 16777215"},
+		{"gnv0 vni -1", "vni -1: a VNI is 0 to 16777215"},
+		{"gnv0 id 1_0", "id 1_0: a VNI is 0 to 16777215"},
+		{"gnv0 id", "id needs a value: id VNI"},
+		{"gnv0 id 1 vni 1", "id is given twice"},
+		{"gnv0 remot 1.2.3.4", `unknown keyword "remot": did you mean remote?`},
+		{"gnv0 noupdcsum", `unknown keyword "noupdcsum": did you mean noudpcsum?`},
+		{"gnv0 frobnicate", `unknown keyword "frobnicate": gvtep run --help lists them`},
+		{"gnv0 external", "external: a TAP has no metadata per packet, use one tunnel for each VNI"},
+		{"gnv0 type vxlan", "type vxlan: only geneve is spoken here"},
+		{"gnv0 remote 0.0.0.0", "remote 0.0.0.0: no host, want the address of the other end"},
+		{"gnv0 remote ::", "remote ::: no host, want the address of the other end"},
+		{"gnv0 remote 255.255.255.255", "remote 255.255.255.255: the broadcast address, want that of one host"},
+		{"gnv0 remote 239.1.1.1", "remote 239.1.1.1: a multicast address, want that of one host"},
+		{"gnv0 remote ff02::1", "remote ff02::1: a multicast address, want that of one host"},
+		{"gnv0 remote hostb", "remote hostb: not an IP address (names are not looked up)"},
+		{"gnv0 remote fe80::1%eth0", "remote fe80::1%eth0: write the address without zone, and dev eth0"},
+		{"gnv0 remote ::ffff:192.0.2.1", "remote ::ffff:192.0.2.1: an IPv4 address, write 192.0.2.1"},
+		{"gnv0 id 1 remote fe80::1", "remote fe80::1 is link-local: name the underlay device, dev DEVICE"},
+		{short + "remote 203.0.113.1", "remote 203.0.113.1 is given twice"},
+		{short + "remote 2001:db8::1", "remote 203.0.113.1 and remote 2001:db8::1 are of different families: use one tunnel for each"},
+		{short + "local 2001:db8::1", "local 2001:db8::1 and remote 203.0.113.1 are of different families"},
+		{short + "local 203.0.113.1", "local and remote are both 203.0.113.1: remote is the address of the other host"},
+		{short + "local 224.0.0.1", "local 224.0.0.1: a multicast address, want that of one host"},
+		{short + "dev gnv0", "dev gnv0 is the tunnel itself: dev is the underlay device"},
+		{short + "dev eth/0", `dev eth/0: device name "eth/0" contains '/'`},
+		{short + "dstport 0", "dstport 0: a UDP port is 1 to 65535"},
+		{short + "dstport 65536", "dstport 65536: a UDP port is 1 to 65535"},
+		{short + "srcport 0 10", "srcport 0-10: want two ports from 1 to 65535, the smaller first"},
+		{short + "srcport 20 10", "srcport 20-10: want two ports from 1 to 65535, the smaller first"},
+		{short + "srcport 20", "srcport needs a value: srcport MIN MAX"},
+		{short + "srcport 20 ttl", "srcport 20-ttl: want two ports from 1 to 65535, the smaller first"},
+		{short + "ttl 0", "ttl 0: want auto, inherit or 1 to 255"},
+		{short + "ttl 256", "ttl 256: want auto, inherit or 1 to 255"},
+		{short + "tos 256", "tos 256: want inherit or 0 to 0xff"},
+		{short + "tos 0xb9", "tos 0xb9: the two low bits are ECN and not a setting (RFC 6040), try 0xb8"},
+		{short + "df yes", "df yes: want set, unset or inherit"},
+		{short + "udpcsum noudpcsum", "udpcsum is given twice"},
+		{short + "ageing -1", "ageing -1: want seconds, or a time such as 5m; 0 is for ever"},
+		{short + "ageing 1.5s", "ageing 1.5s: want seconds, or a time such as 5m; 0 is for ever"},
+		{short + "maxaddress 0", "maxaddress 0: want 1 to 16777216"},
+		{short + "fwmark 4294967296", "fwmark 4294967296: a mark is a number of 32 bits, such as 7 or 0x7"},
+		{short + "l2_control on", "l2_control on: want drop or pass"},
+		{short + "mtu 67", "mtu 67: want auto or 68 to 65535"},
+		{short + "mtu 65536", "mtu 65536: want auto or 68 to 65535"},
+		{short + "address 192.0.2.1", "address 192.0.2.1: no prefix length, write for example 192.0.2.1/24"},
+		{short + "address 192.0.2.1/33", "address 192.0.2.1/33: want an address with prefix length, such as 192.0.2.1/24"},
+		{short + "address 02:00:00:00:0a:01", "address 02:00:00:00:0a:01: address is for IP addresses, the Ethernet address of the device is lladdr"},
+		{short + "address 192.0.2.1/24 address 192.0.2.1/24", "address 192.0.2.1/24: given twice"},
+		{short + "lladdr 01:00:5e:00:00:01", "lladdr 01:00:5e:00:00:01: a group address, the first byte must be even"},
+		{short + "lladdr 00:00:00:00:00:00", "lladdr 00:00:00:00:00:00: not the address of a device"},
+		{short + "lladdr 02", "lladdr 02: want an Ethernet address, such as 02:00:00:00:0a:01"},
+		{short + "netns ../x", "netns ../x: want a name as ip netns has it, or an absolute path"},
+		{short + "txqueuelen 0", "txqueuelen 0: want 1 to 1048576 packets"},
+		{short + "persist yes", "persist yes: want on or off"},
+		{short + "workers 0", "workers 0: want auto or 1 to 255"},
+		{short + "workers 256", "workers 256: want auto or 1 to 255"},
+		{short + "mode l2 innerprotoinherit", "mode is given twice"},
+		{short + "mode l3 lladdr 02:00:00:00:00:01", "lladdr 02:00:00:00:00:01: a mode l3 device has no Ethernet address"},
+		{short + "mode l3 master br0", "master br0: a mode l3 device cannot join a bridge"},
+		{"abcdefghijklmnop id 1 remote 192.0.2.1", `device name "abcdefghijklmnop" has 16 bytes, at most 15 are possible`},
+		{"gnv%d id 1 remote 192.0.2.1", `device name "gnv%d" contains '%'`},
+		{"all id 1 remote 192.0.2.1", `device name "all" is reserved (/proc/sys/net has directories of this name)`},
+	} {
+		_, err := parse(tt.line)
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%s\n got  %v\n want %s", tt.line, err, tt.want)
+		}
+	}
+}
+
+// The flag form of switches carries a value.
+func TestSetSwitch(t *testing.T) {
+	for _, tt := range []struct {
+		word, value string
+		want        bool
+	}{
+		{"udpcsum", "true", true}, {"udpcsum", "false", false},
+		{"noudpcsum", "true", false}, {"noudpcsum", "false", true},
+	} {
+		d := NewDraft("gnv0")
+		if err := d.Set(tt.word, tt.value); err != nil {
+			t.Errorf("%s=%s: %v", tt.word, tt.value, err)
+		}
+		if got := d.tunnel.UDPCsum; got != tt.want {
+			t.Errorf("%s=%s: UDPCsum is %v, want %v", tt.word, tt.value, got, tt.want)
+		}
+	}
+	for _, word := range []string{"udpcsum", "innerprotoinherit"} {
+		if err := NewDraft("gnv0").Set(word, "maybe"); err == nil {
+			t.Errorf("%s=maybe: no error", word)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for line, want := range map[string]int{
+		"gnv0 id 1 remote 192.0.2.1": 1, "gnv0 id 2 remote 192.0.2.1": 0,
+	} {
+		tun, err := parse(line)
+		if got := len(tun.Warnings()); err != nil || got != want {
+			t.Errorf("%s: %d warnings, error %v, want %d", line, got, err, want)
+		}
+	}
+}
+
+// Every keyword has all that the help, the flags and the parser need, and its
+// default, given by hand, changes nothing.
+func TestTable(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range Keywords() {
+		for _, w := range k.Words() {
+			if seen[w] {
+				t.Errorf("%s: two meanings", w)
+			}
+			seen[w] = true
+		}
+		if k.Usage == "" || (k.Kind <= List) != (k.Arg != "") || (k.set == nil) != (k.Kind == Short) {
+			t.Errorf("%s: incomplete entry %+v", k.Name, k)
+		}
+		if k.Default == "" {
+			continue
+		}
+		d := NewDraft("gnv0")
+		if err := d.Set(k.Name, strings.ReplaceAll(k.Default, " ", "-")); err != nil {
+			t.Errorf("default of %s: %v", k.Name, err)
+		}
+		if diff := cmp.Diff(NewDraft("gnv0").tunnel, d.tunnel, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("%s %s is not the default:\n%s", k.Name, k.Default, diff)
+		}
+	}
+}
+
+func TestClosest(t *testing.T) {
+	words := []string{"id", "remote", "local", "tos", "ttl"}
+	for word, want := range map[string]string{
+		"remote": "remote", "remoet": "remote", "rmt": "", "ttk": "ttl", "di": "id", "locall": "local", "x": "", "": "",
+	} {
+		if got := Closest(word, words); got != want {
+			t.Errorf("Closest(%q) = %q, want %q", word, got, want)
+		}
+	}
+}
+
+// Whatever the words, there is no panic, errors are one line, and what is
+// accepted keeps its promises.
+func FuzzWords(f *testing.F) {
+	f.Add("gnv0 id 100 remote 203.0.113.1")
+	f.Add("gnv0 type geneve id 0x10 remote fe80::1 dev eth0 srcport 1 2 noudpcsum ttl inherit tos 0xb8")
+	f.Add("gnv0 srcport 1-2-3 address ::1/128 lladdr 02-00-00-00-00-01 ageing 9999999h")
+	f.Fuzz(func(t *testing.T, line string) {
+		if strings.TrimSpace(line) == "" {
+			return
+		}
+		tun, err := parse(line)
+		if err != nil {
+			return
+		}
+		if tun.VNI > 1<<24-1 || len(tun.Remotes) == 0 || tun.SrcPortMin == 0 || tun.SrcPortMin > tun.SrcPortMax ||
+			tun.SrcPorts < 1 || tun.TTL == 0 || tun.TTL > 255 || tun.TOS > 255 || tun.DstPort == 0 || tun.Ageing < 0 {
+			t.Errorf("%q accepted as %+v", line, tun)
+		}
+		for _, r := range tun.Remotes {
+			if r.IsUnspecified() || r.IsMulticast() || r.Is4() != tun.Local.Is4() || r == tun.Local || r.Zone() != "" {
+				t.Errorf("%q accepted with remote %s", line, r)
+			}
+		}
+	})
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int{
+		"0": 0, "4096": 4096, "8MiB": 8 << 20, "8M": 8 << 20, "8m": 8 << 20, "64KiB": 64 << 10, "1G": 1 << 30,
+		"": -1, "-1": -1, "8MB": -1, "8 MiB": -1, "2G": -1, "MiB": -1,
+	} {
+		got, err := ParseSize(text)
+		if err != nil {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("ParseSize(%q) = %d, %v, want %d", text, got, err, want)
+		}
+	}
+}

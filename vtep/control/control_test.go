@@ -1,0 +1,478 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) {
+	// The test binary as a daemon of its own, to be killed.
+	if path := os.Getenv("CONTROL_TEST_SOCKET"); path != "" {
+		l, err := Listen(path)
+		fmt.Println(err)
+		if err == nil {
+			Serve(context.Background(), l, fake{})
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// fake is an endpoint with two tunnels.
+type fake struct{ entries int }
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func (fake) Status() Status {
+	return Status{
+		Instance: "p1", PID: 42, Version: "v0.1.0", Ready: false, Reason: "starting", Started: epoch, Uptime: 1.5, Workers: 2, Tunnels: 2,
+		Sockets: []Socket{{Local: netip.MustParseAddr("198.51.100.1"), Port: 6081, Dev: "eth0", Overflows: 7}},
+		Drops:   Drops{RX: map[string]uint64{"unknown_vni": 9, "short": 1}, TX: map[string]uint64{}},
+	}
+}
+
+func (fake) Tunnels() []Tunnel {
+	ago := 0.4
+	v4 := Tunnel{
+		Ifindex: 7, Ifname: "gnv0", Flags: []string{"UP", "LOWER_UP"}, MTU: 1450, LinkType: "ether", Address: "02:00:00:00:00:01",
+		LinkInfo: LinkInfo{"geneve", InfoData{ID: 100, Remote: "203.0.113.1", Local: "198.51.100.1", TTL: 64, TOS: "0xb8", DF: "set", Port: 6081, UDPCsum: true}},
+		Stats:    Stats64{RX: Counters{1000, 10, 1}, TX: Counters{2000, 20, 2}},
+		Gvtep: TunnelDetail{
+			Mode: "l2", TTL: "64", TOS: "0xb8", Local: "198.51.100.1:6081", SrcPortMin: 49152, SrcPortMax: 65535, MTUAuto: true,
+			Addresses: []string{"192.0.2.1/24"}, Queues: 2, Offload: []string{"vnet_hdr", "csum", "tso4"}, Since: epoch, Uptime: 1.5,
+			Learning: true, Ageing: 300, L2Control: "drop", VLANTags: "pass", TxFlood: 3,
+			Drops: Drops{RX: map[string]uint64{"ecn": 1}, TX: map[string]uint64{"too_big": 2}},
+			Peers: []Peer{{
+				Remote: netip.MustParseAddr("203.0.113.1"), Port: 6081, Flood: true, LastSeen: &epoch, SeenAgo: &ago,
+				RX: Counters{1000, 10, 0}, TX: Counters{2000, 20, 0}, PathMTU: 1500,
+			}},
+			FDB: FDBCount{Learned: 1, Static: 0, Limit: 4096, Moved: 1},
+		},
+	}
+	v6 := Tunnel{
+		Ifindex: 8, Ifname: "gnv6", Flags: []string{}, MTU: 1430, LinkType: "none",
+		LinkInfo: LinkInfo{"geneve", InfoData{ID: 0, Remote6: "2001:db8::2", DF: "unset", Port: 6082, ZeroCsumT: true}},
+		Gvtep: TunnelDetail{
+			Mode: "l3", TTL: "inherit", TOS: "inherit", Local: "[::]:6082", Dev: "eth0", Netns: "blue", Addresses: []string{}, Offload: []string{}, Since: epoch,
+			Peers: []Peer{{Name: "leaf2", Remote: netip.MustParseAddr("2001:db8::2"), Port: 6082, Error: "no route"}},
+			Drops: Drops{RX: map[string]uint64{}, TX: map[string]uint64{}},
+		},
+	}
+	return []Tunnel{v4, v6}
+}
+
+func (f fake) FDB(filter FDBFilter) []FDBEntry {
+	if f.entries > 0 {
+		return make([]FDBEntry, f.entries)
+	}
+	one, two := 1, 2
+	all := []FDBEntry{
+		{MAC: "00:00:00:00:00:00", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{100, false, "config"}},
+		{MAC: "02:00:00:00:02:10", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, Used: &one, Updated: &two, Gvtep: &FDBDetail{100, false, "learned"}},
+		{MAC: "02:00:00:00:00:aa", Ifname: "gnv0", Flags: []string{"self"}, Gvtep: &FDBDetail{100, true, "learned"}},
+		{MAC: "00:00:00:00:00:00", Ifname: "gnv6", Dst: "2001:db8::2", Port: 6083, Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{0, false, "config"}},
+	}
+	out := []FDBEntry{}
+	for _, e := range all {
+		if filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst {
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// start serves src on a socket of its own until the test ends.
+func start(t *testing.T, src Source, read, write time.Duration) (path string) {
+	t.Helper()
+	path = SocketPath(t.TempDir(), "p1")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- serve(ctx, l, src, read, write) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the directory of the instance is left behind: %v", err)
+		}
+	})
+	return path
+}
+
+// get asks as curl would.
+func get(t *testing.T, path, method, url string) (int, string) {
+	t.Helper()
+	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}
+	req, err := http.NewRequest(method, "http://gvtep"+url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Client{Transport: tr, Timeout: 5 * time.Second}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// The JSON is a promise: a golden file that changes breaks somebody's script.
+func TestGolden(t *testing.T) {
+	path := start(t, fake{}, time.Second, time.Second)
+	for name, url := range map[string]string{
+		"status": "/v1/status", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
+		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb",
+	} {
+		code, body := get(t, path, "GET", url)
+		if code != 200 {
+			t.Errorf("%s: %d %s", url, code, body)
+		}
+		var pretty bytes.Buffer
+		json.Indent(&pretty, []byte(body), "", "  ")
+		file := filepath.Join("testdata", name+".json")
+		if *update {
+			os.WriteFile(file, pretty.Bytes(), 0o644)
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), pretty.String()); d != "" {
+			t.Errorf("%s (-want +got):\n%s", url, d)
+		}
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	path := start(t, fake{}, time.Second, time.Second)
+	for _, tt := range []struct {
+		method, url string
+		code        int
+		body        string
+	}{
+		{"GET", "/healthz", 200, "ok\n"},
+		{"GET", "/readyz", 503, "starting\n"},
+		{"GET", "/v1/tunnels/gnv9", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
+		{"GET", "/v1/tunnels/gnv9/fdb", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
+		{"GET", "/v1/tunnels/gnv9/peers", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
+		{"GET", "/v1/fdb?dev=gnv9", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
+		{"GET", "/v1/fdb?vni=16777216", 400, `{"error":"vni 16777216: a VNI is 0 to 16777215"}` + "\n"},
+		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
+		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni or dst"}` + "\n"},
+		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /healthz, /readyz"}` + "\n"},
+		{"POST", "/v1/tunnels", 405, `{"error":"this version can only be asked, not told"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0", 405, `{"error":"this version can only be asked, not told"}` + "\n"},
+	} {
+		code, body := get(t, path, tt.method, tt.url)
+		if code != tt.code || body != tt.body {
+			t.Errorf("%s %s: got %d %q, want %d %q", tt.method, tt.url, code, body, tt.code, tt.body)
+		}
+	}
+}
+
+func TestClient(t *testing.T) {
+	c := NewClient(start(t, fake{}, time.Second, time.Second))
+	ctx := context.Background()
+	check := func(what string, err error, want, got any) {
+		t.Helper()
+		opt := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+		if d := cmp.Diff(want, got, opt); err != nil || d != "" {
+			t.Errorf("%s: %v (-want +got)\n%s", what, err, d)
+		}
+	}
+	s, err := c.Status(ctx)
+	check("Status", err, fake{}.Status(), s)
+	ts, err := c.Tunnels(ctx)
+	check("Tunnels", err, fake{}.Tunnels(), ts)
+	one, err := c.Tunnel(ctx, "gnv6")
+	check("Tunnel", err, fake{}.Tunnels()[1], one)
+	ps, err := c.Peers(ctx, "gnv0")
+	check("Peers", err, fake{}.Tunnels()[0].Gvtep.Peers, ps)
+	vni := uint32(0)
+	for _, f := range []FDBFilter{{}, {Dev: "gnv0"}, {VNI: &vni}, {Dst: netip.MustParseAddr("203.0.113.1")}, {Dev: "gnv6", VNI: &vni}} {
+		es, err := c.FDB(ctx, f)
+		check(fmt.Sprintf("FDB %+v", f), err, fake{}.FDB(f), es)
+	}
+	var missing *NotFoundError
+	if _, err := c.Tunnel(ctx, "../status?x"); !errors.As(err, &missing) {
+		t.Errorf("Tunnel of a bad name: %v, want a NotFoundError", err)
+	}
+}
+
+func TestClientUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	for _, path := range []string{filepath.Join(dir, "nobody"), stale} {
+		if _, err := NewClient(path).Status(context.Background()); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("%s: %v, want ErrUnreachable", path, err)
+		}
+	}
+	// One that accepts and never answers.
+	mute := filepath.Join(dir, "mute")
+	l, err = net.ListenUnix("unix", &net.UnixAddr{Name: mute, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := NewClient(mute).Status(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("mute server: %v, want DeadlineExceeded", err)
+	}
+}
+
+// A client that sends half a request, one that sends too much and one that
+// does not read lose their connections.
+func TestBadClients(t *testing.T) {
+	const limit = 200 * time.Millisecond
+	path := start(t, fake{entries: 100_000}, limit, limit)
+	for name, request := range map[string]string{
+		"silent":       "",
+		"half request": "GET /v1/sta",
+		"half header":  "GET /v1/status HTTP/1.1\r\nHost: gvtep\r\nX: ",
+		"no reader":    "GET /v1/fdb HTTP/1.1\r\nHost: gvtep\r\n\r\n",
+		"nonsense":     "\x00\x01\x02\r\n\r\n",
+		"64 KiB name":  "GET /v1/tunnels/" + strings.Repeat("x", 64<<10) + " HTTP/1.1\r\nHost: gvtep\r\n\r\n",
+		"huge header":  "GET /v1/status HTTP/1.1\r\nHost: gvtep\r\nX: " + strings.Repeat("x", 2<<20) + "\r\n\r\n",
+		"huge body":    "POST /v1/tunnels HTTP/1.1\r\nHost: gvtep\r\nContent-Length: 2097152\r\n\r\n" + strings.Repeat("x", 2<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			begin := time.Now()
+			c.SetDeadline(begin.Add(5 * time.Second))
+			io.WriteString(c, request) // may fail when the server has had enough
+			if name == "no reader" {
+				time.Sleep(2 * limit)
+			}
+			n, err := io.Copy(io.Discard, c)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("the connection is still open after %s", time.Since(begin))
+			}
+			if whole := int64(100_000 * 50); name == "no reader" && n >= whole {
+				t.Errorf("got %d bytes: the server waited for a reader that does not read", n)
+			}
+		})
+	}
+}
+
+// More than MaxClients idle connections do not keep others out for longer
+// than a time-out, and a client that comes too often tries again by itself.
+func TestTooManyClients(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	path := start(t, fake{}, limit, limit)
+	refused := make(chan bool)
+	for range MaxClients + 40 {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		go func() {
+			c.SetReadDeadline(time.Now().Add(5 * time.Second))
+			b, _ := io.ReadAll(c)
+			refused <- bytes.HasPrefix(b, []byte("HTTP/1.1 503 "))
+		}()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := NewClient(path).Status(ctx); err != nil {
+		t.Errorf("client among idle ones: %v", err)
+	}
+	n := 0
+	for range MaxClients + 40 {
+		if <-refused {
+			n++
+		}
+	}
+	if n < 40 || n > 60 {
+		t.Errorf("%d of %d connections were refused, want about 40", n, MaxClients+40)
+	}
+}
+
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	path := SocketPath(dir, "p1")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]fs.FileMode{filepath.Dir(path): 0o750 | fs.ModeDir, path: 0o660 | fs.ModeSocket} {
+		if fi, err := os.Stat(file); err != nil || fi.Mode() != want {
+			t.Errorf("%s: mode %v, %v, want %v", file, fi.Mode(), err, want)
+		}
+	}
+	_, err = Listen(path)
+	var inUse *InUseError
+	if !errors.As(err, &inUse) || inUse.PID != os.Getpid() {
+		t.Errorf("second Listen: %v, want an InUseError with pid %d", err, os.Getpid())
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the second Listen took the socket away: %v", err)
+	}
+	l.Close()
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	// Faults leave nothing behind either.
+	long := SocketPath(dir, strings.Repeat("x", 100))
+	if _, err := Listen(long); err == nil || !strings.Contains(err.Error(), "at most 107") {
+		t.Errorf("long path: %v", err)
+	}
+	os.MkdirAll(filepath.Dir(path), 0o755)
+	os.WriteFile(path, []byte("precious"), 0o644)
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("a file in the way: %v", err)
+	}
+	if b, _ := os.ReadFile(path); string(b) != "precious" {
+		t.Error("the file in the way is gone")
+	}
+}
+
+// A process that was killed leaves socket and lock file; the next takes over.
+// Of many that try at once, one wins.
+func TestTakeOver(t *testing.T) {
+	path := SocketPath(t.TempDir(), "p1")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "CONTROL_TEST_SOCKET="+path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	buf := make([]byte, 64)
+	if n, err := out.Read(buf); string(buf[:n]) != "<nil>\n" {
+		t.Fatalf("child: %q, %v", buf[:n], err)
+	}
+	var inUse *InUseError
+	if _, err := Listen(path); !errors.As(err, &inUse) || inUse.PID != cmd.Process.Pid {
+		t.Errorf("while the child lives: %v, want an InUseError with pid %d", err, cmd.Process.Pid)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("the killed child left no socket: %v", err)
+	}
+	if live, err := Instances(filepath.Dir(filepath.Dir(path))); err != nil || len(live) != 0 {
+		t.Errorf("Instances = %v, %v, want none: the child is dead", live, err)
+	}
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var won []net.Listener
+	for range 8 {
+		wg.Go(func() {
+			l, err := Listen(path)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				won = append(won, l)
+			} else if !errors.As(err, new(*InUseError)) {
+				t.Errorf("Listen: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(won) != 1 {
+		t.Errorf("%d of 8 processes have the socket, want 1", len(won))
+	}
+	for _, l := range won {
+		l.Close()
+	}
+}
+
+// Instances that start and stop together do not take each other's
+// directories away.
+func TestListenTogether(t *testing.T) {
+	run := filepath.Join(t.TempDir(), filepath.Base(RunDir))
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 50 {
+				l, err := Listen(SocketPath(run, fmt.Sprint("p", i)))
+				if err != nil {
+					t.Errorf("p%d: %v", i, err)
+					return
+				}
+				l.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := os.Stat(run); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left behind: %v", run, err)
+	}
+}
+
+func TestInstances(t *testing.T) {
+	run := filepath.Join(t.TempDir(), "gvtep")
+	if live, err := Instances(run); err != nil || len(live) != 0 {
+		t.Errorf("no directory: %v, %v", live, err)
+	}
+	for _, name := range []string{"b", "a"} {
+		l, err := Listen(SocketPath(run, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	os.Mkdir(filepath.Join(run, "empty"), 0o755)
+	live, err := Instances(run)
+	if d := cmp.Diff([]string{"a", "b"}, live); err != nil || d != "" {
+		t.Errorf("%v %s", err, d)
+	}
+}
+
+func TestCheckInstance(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"p1": true, "gnv0.5-x_y@z": true, strings.Repeat("x", 64): true,
+		"": false, ".": false, "..": false, "a/b": false, "a b": false, "a\n": false, strings.Repeat("x", 65): false,
+	} {
+		if err := CheckInstance(name); (err == nil) != ok {
+			t.Errorf("CheckInstance(%q) = %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,242 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// RunDir is where instances have their directories.
+const RunDir = "/run/gvtep"
+
+const socketName = "control.sock"
+
+// MaxClients is how many connections are served at once; more are told so
+// and closed.
+const MaxClients = 64
+
+// SocketPath is the control socket of an instance below runDir.
+func SocketPath(runDir, instance string) string {
+	return filepath.Join(runDir, instance, socketName)
+}
+
+// CheckInstance reports why name cannot be the name of an instance, which is
+// that of a directory.
+func CheckInstance(name string) error {
+	bad := name == "" || name == "." || name == ".." || len(name) > 64
+	for _, b := range []byte(name) {
+		bad = bad || b <= ' ' || b == 0x7f || b == '/'
+	}
+	if bad {
+		return fmt.Errorf("instance name %q: want 1 to 64 characters without space and slash", name)
+	}
+	return nil
+}
+
+// Instances lists the instances below runDir that answer.
+func Instances(runDir string) ([]string, error) {
+	dirs, err := os.ReadDir(runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var live []string
+	for _, d := range dirs {
+		c, err := net.DialTimeout("unix", SocketPath(runDir, d.Name()), time.Second)
+		if err == nil {
+			c.Close()
+		}
+		// Of an instance that does not let us in we know that it is there.
+		if err == nil || errors.Is(err, fs.ErrPermission) {
+			live = append(live, d.Name())
+		}
+	}
+	return live, nil
+}
+
+// InUseError says that a live process serves the socket.
+type InUseError struct {
+	Path string
+	PID  int // 0: not known
+}
+
+func (e *InUseError) Error() string {
+	who := "another process"
+	if e.PID != 0 {
+		who = fmt.Sprintf("process %d", e.PID)
+	}
+	return fmt.Sprintf("control socket %s is served by %s", e.Path, who)
+}
+
+// Listen makes the socket at path, its directory included, and takes it over
+// from a process that is gone. Of two processes only one succeeds: the file
+// path.lock is locked (flock) as long as the listener lives, whatever the way
+// its process ends. A live holder makes an *InUseError. Closing removes the
+// socket, the lock file and the directories that are empty then.
+func Listen(path string) (net.Listener, error) {
+	// sun_path has 108 bytes with its final zero (linux/un.h).
+	if len(path) > 107 {
+		return nil, fmt.Errorf("control socket %s: the path has %d bytes, at most 107 are possible", path, len(path))
+	}
+	lock, err := lockFile(path)
+	if err != nil {
+		return nil, err
+	}
+	undo := func() {
+		os.Remove(lock.Name())
+		removeDirs(path)
+		lock.Close()
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != fs.ModeSocket {
+		undo()
+		return nil, fmt.Errorf("control socket %s: there is a file of this name that is no socket", path)
+	}
+	os.Remove(path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		undo()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		undo()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return &listener{UnixListener: l, undo: sync.OnceFunc(undo)}, nil
+}
+
+// lockFile makes and locks path.lock. Whoever ends removes the file, so a
+// lock counts only if the file still has its name after it was got.
+func lockFile(path string) (*os.File, error) {
+	name := path + ".lock"
+	var err error
+	for range 100 {
+		// Instances that end remove empty directories between our steps.
+		dir := filepath.Dir(path)
+		if err = os.MkdirAll(filepath.Dir(dir), 0o755); errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			break
+		}
+		if err = os.Mkdir(dir, 0o750); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			break
+		}
+		var f *os.File
+		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o640)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			break
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, &InUseError{Path: path, PID: holder(path)}
+			}
+			return nil, fmt.Errorf("control socket: lock %s: %w", name, err)
+		}
+		mine, err1 := f.Stat()
+		there, err2 := os.Stat(name)
+		if err1 == nil && err2 == nil && os.SameFile(mine, there) {
+			return f, nil
+		}
+		f.Close()
+		err = errors.Join(err1, err2)
+	}
+	return nil, fmt.Errorf("control socket: %w", err)
+}
+
+// holder asks the kernel who listens at path.
+func holder(path string) int {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
+}
+
+// removeDirs removes the instance's directory and the one above, as far as
+// they are empty and look like ours.
+func removeDirs(path string) {
+	if filepath.Base(path) != socketName {
+		return // a path of the user's own choice
+	}
+	dir := filepath.Dir(path)
+	if os.Remove(dir) == nil && filepath.Base(filepath.Dir(dir)) == filepath.Base(RunDir) {
+		os.Remove(filepath.Dir(dir))
+	}
+}
+
+// listener limits the number of connections.
+type listener struct {
+	*net.UnixListener
+	clients atomic.Int32
+	undo    func()
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.UnixListener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.clients.Add(1) <= MaxClients {
+			return &conn{Conn: c, done: sync.OnceFunc(func() { l.clients.Add(-1) })}, nil
+		}
+		// A queue would let clients that say nothing keep out all others for
+		// as long as they like.
+		l.clients.Add(-1)
+		c.SetDeadline(time.Now().Add(time.Second))
+		c.Write([]byte(busyAnswer()))
+		c.Close()
+	}
+}
+
+// busyAnswer is what a client over the limit gets.
+func busyAnswer() string {
+	const body = `{"error":"too many clients"}` + "\n"
+	return fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+func (l *listener) Close() error {
+	err := l.UnixListener.Close()
+	l.undo()
+	return err
+}
+
+type conn struct {
+	net.Conn
+	done func()
+}
+
+func (c *conn) Close() error {
+	c.done()
+	return c.Conn.Close()
+}

@@ -1,0 +1,197 @@
+// Package control is the local control socket of a gvtep instance: HTTP/1.1
+// and JSON over a unix socket, so that curl, any language and gvtep's own
+// commands can ask what the endpoint is doing.
+//
+//	GET /v1/status                    Status
+//	GET /v1/tunnels                   []Tunnel
+//	GET /v1/tunnels/NAME              Tunnel
+//	GET /v1/tunnels/NAME/peers        []Peer
+//	GET /v1/tunnels/NAME/fdb          []FDBEntry
+//	GET /v1/fdb?dev=&vni=&dst=        []FDBEntry
+//	GET /healthz, /readyz             200, or 503 and the reason
+//
+// Errors are {"error": "..."} with a fitting status.
+//
+// The types here are plain data. Their JSON keys are stable: those of
+// "ip -j link" and "bridge -j fdb" where these have one, our own under
+// "gvtep". Numbers are in the unit that the key names, times are RFC 3339.
+//
+// Who may connect is decided by file permissions: the directory is 0750 and
+// the socket 0660, so root and the group of the daemon.
+package control
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Status is the daemon as a whole.
+type Status struct {
+	Instance string    `json:"instance"`
+	PID      int       `json:"pid"`
+	Version  string    `json:"version"`
+	Ready    bool      `json:"ready"`
+	Reason   string    `json:"reason,omitempty"` // why it is not ready
+	Started  time.Time `json:"started"`
+	Uptime   float64   `json:"uptime_seconds"`
+	Workers  int       `json:"workers"`
+	Tunnels  int       `json:"tunnels"`
+	Sockets  []Socket  `json:"sockets"`
+	Drops    Drops     `json:"drops"` // of packets that belong to no tunnel
+}
+
+// Socket is one address that is listened on.
+type Socket struct {
+	Local     netip.Addr `json:"local"`
+	Port      uint16     `json:"port"`
+	Dev       string     `json:"dev,omitempty"`
+	Overflows uint64     `json:"overflows"` // datagrams the kernel dropped for want of room
+}
+
+// Drops are dropped packets by reason, without those that are zero: RX from
+// the underlay, TX from the device.
+type Drops struct {
+	RX map[string]uint64 `json:"rx"`
+	TX map[string]uint64 `json:"tx"`
+}
+
+// Total is the number of packets dropped.
+func (d Drops) Total() uint64 {
+	var n uint64
+	for _, m := range []map[string]uint64{d.RX, d.TX} {
+		for _, c := range m {
+			n += c
+		}
+	}
+	return n
+}
+
+// Tunnel is one tunnel, in the form of an element of "ip -d -s -j link".
+type Tunnel struct {
+	Ifindex  int          `json:"ifindex"`
+	Ifname   string       `json:"ifname"`
+	Flags    []string     `json:"flags"`
+	MTU      int          `json:"mtu"`
+	Master   string       `json:"master,omitempty"`
+	LinkType string       `json:"link_type"` // "ether" or "none"
+	Address  string       `json:"address,omitempty"`
+	LinkInfo LinkInfo     `json:"linkinfo"`
+	Stats    Stats64      `json:"stats64"`
+	Gvtep    TunnelDetail `json:"gvtep"`
+}
+
+// LinkInfo has iproute2's nesting.
+type LinkInfo struct {
+	Kind string   `json:"info_kind"` // "geneve"
+	Data InfoData `json:"info_data"`
+}
+
+// InfoData are the settings that the kernel's geneve device also has, under
+// its names. Remote is the first peer; all are in the tunnel's details.
+type InfoData struct {
+	ID        uint32 `json:"id"`
+	Remote    string `json:"remote,omitempty"`
+	Remote6   string `json:"remote6,omitempty"`
+	Local     string `json:"local,omitempty"`
+	Local6    string `json:"local6,omitempty"`
+	TTL       int    `json:"ttl,omitempty"` // left out for inherit
+	TOS       string `json:"tos,omitempty"` // as 0xb8; 0x1 for inherit, left out for 0
+	DF        string `json:"df"`
+	Port      uint16 `json:"port"`
+	UDPCsum   bool   `json:"udp_csum"`
+	ZeroCsumT bool   `json:"udp_zero_csum6_tx"`
+	ZeroCsumR bool   `json:"udp_zero_csum6_rx"`
+}
+
+// Stats64 are the counters of inner frames. As on any device, rx is what the
+// tunnel received from the underlay.
+type Stats64 struct {
+	RX Counters `json:"rx"`
+	TX Counters `json:"tx"`
+}
+
+// Counters are one direction of Stats64.
+type Counters struct {
+	Bytes   uint64 `json:"bytes"`
+	Packets uint64 `json:"packets"`
+	Dropped uint64 `json:"dropped"`
+}
+
+// TunnelDetail is what iproute2 has no key for.
+type TunnelDetail struct {
+	Mode       string    `json:"mode"` // "l2" or "l3"
+	TTL        string    `json:"ttl"`  // "64" or "inherit"
+	TOS        string    `json:"tos"`  // "0xb8" or "inherit"
+	Local      string    `json:"local"`
+	Dev        string    `json:"dev,omitempty"`
+	Netns      string    `json:"netns,omitempty"`
+	SrcPortMin uint16    `json:"srcport_min"`
+	SrcPortMax uint16    `json:"srcport_max"`
+	Mark       uint32    `json:"fwmark"`
+	MTUAuto    bool      `json:"mtu_auto"`
+	Addresses  []string  `json:"addresses"`
+	Persist    bool      `json:"persist"`
+	Queues     int       `json:"queues"`
+	Offload    []string  `json:"offload"` // of vnet_hdr, csum, tso4, tso6, uso
+	Since      time.Time `json:"since"`
+	Uptime     float64   `json:"uptime_seconds"`
+	Learning   bool      `json:"learning"`
+	Ageing     float64   `json:"ageing_seconds"`
+	L2Control  string    `json:"l2_control"` // "drop" or "pass"
+	VLANTags   string    `json:"vlan_tags"`  // "pass" or "drop"
+	TxFlood    uint64    `json:"tx_flood_packets"`
+	Drops      Drops     `json:"drops"`
+	Peers      []Peer    `json:"peers"`
+	FDB        FDBCount  `json:"fdb"`
+}
+
+// Peer is one remote VTEP of a tunnel.
+type Peer struct {
+	Name     string     `json:"name,omitempty"`
+	Remote   netip.Addr `json:"remote"`
+	Port     uint16     `json:"port"`
+	Flood    bool       `json:"flood"`
+	LastSeen *time.Time `json:"last_seen"`         // null: never
+	SeenAgo  *float64   `json:"last_seen_seconds"` // ago; null: never
+	RX       Counters   `json:"rx"`
+	TX       Counters   `json:"tx"`
+	PathMTU  int        `json:"path_mtu"` // bytes of outer IP packet; 0: no route
+	Error    string     `json:"error,omitempty"`
+}
+
+// FDBCount sums up a forwarding table.
+type FDBCount struct {
+	Learned int    `json:"learned"`
+	Static  int    `json:"static"`
+	Limit   int    `json:"limit"`
+	Moved   uint64 `json:"moved"`
+	Aged    uint64 `json:"aged"`
+}
+
+// FDBEntry is one forwarding entry, in the form of an element of
+// "bridge -s -j fdb". Flood list entries have the all-zero address.
+type FDBEntry struct {
+	MAC     string     `json:"mac"`
+	Ifname  string     `json:"ifname"`
+	Dst     string     `json:"dst,omitempty"`
+	Port    uint16     `json:"port,omitempty"` // if it is not the tunnel's
+	Used    *int       `json:"used,omitempty"` // seconds ago; learned entries only
+	Updated *int       `json:"updated,omitempty"`
+	Flags   []string   `json:"flags"`
+	State   string     `json:"state"` // "permanent", "static", or "" of a learned one
+	Gvtep   *FDBDetail `json:"gvtep,omitempty"`
+}
+
+// FDBDetail is what bridge has no key for.
+type FDBDetail struct {
+	ID     uint32 `json:"id"`
+	Local  bool   `json:"local"`  // behind our own device
+	Origin string `json:"origin"` // "learned" or "config"
+}
+
+// FDBFilter chooses entries; its zero value takes all.
+type FDBFilter struct {
+	Dev string
+	VNI *uint32
+	Dst netip.Addr
+}
