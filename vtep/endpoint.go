@@ -14,8 +14,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +59,7 @@ type Endpoint struct {
 	closed  bool
 	tunnels map[string]*tunnel
 	sockets map[ListenOptions]*socket
+	admit   map[admission]*peer // of all tunnels
 	lastID  uint32
 }
 
@@ -75,6 +78,7 @@ func New(cfg Config) (*Endpoint, error) {
 		failures: make(chan error, 1),
 		tunnels:  make(map[string]*tunnel),
 		sockets:  make(map[ListenOptions]*socket),
+		admit:    make(map[admission]*peer),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
@@ -147,14 +151,7 @@ func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
 		w.poke()
 	}
 	threads.Wait()
-	var devices []Device
-	for _, t := range e.tunnels {
-		devices = append(devices, t.port.device)
-	}
-	err := e.devices.CloseAll(devices)
-	for _, t := range e.tunnels {
-		e.releaseUnderlay(t)
-	}
+	err := e.closeTunnels(slices.Collect(maps.Values(e.tunnels)))
 	e.closeWorkers()
 	return err
 }
@@ -172,15 +169,13 @@ func (e *Endpoint) publish() error {
 	old := e.snap.Load()
 	snap := &snapshot{
 		generation: old.generation + 1,
-		admit:      make(map[admission]*peer),
+		admit:      maps.Clone(e.admit),
 		vnis:       make(map[vniKey]struct{}),
 		peers:      make(map[int32]*peer),
 	}
-	for _, name := range e.names() {
-		t := e.tunnels[name]
+	for _, t := range e.sorted() {
 		snap.ports = append(snap.ports, t.port)
 		for _, p := range t.peers {
-			snap.admit[p.admission] = p
 			snap.vnis[p.admission.vniKey] = struct{}{}
 			snap.peers[p.id] = p
 		}
@@ -225,14 +220,11 @@ func (e *Endpoint) passed() {
 	}
 }
 
-// names returns the names of all tunnels in order.
-func (e *Endpoint) names() []string {
-	names := make([]string, 0, len(e.tunnels))
-	for name := range e.tunnels {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+// sorted returns all tunnels in the order of their names.
+func (e *Endpoint) sorted() []*tunnel {
+	return slices.SortedFunc(maps.Values(e.tunnels), func(a, b *tunnel) int {
+		return strings.Compare(a.port.name, b.port.name)
+	})
 }
 
 // deviceFailed is called by a worker whose device is gone.

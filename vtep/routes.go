@@ -56,7 +56,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 		}
 		e.mu.Lock()
 		e.checkOwn()
-		e.checkPaths()
+		e.checkPaths(e.sorted())
 		e.mu.Unlock()
 	}
 }
@@ -115,8 +115,9 @@ func (e *Endpoint) checkOwn() {
 	}
 }
 
-// checkPaths looks up the route to every peer once. e.mu is held.
-func (e *Endpoint) checkPaths() {
+// checkPaths looks up the routes to the peers of tunnels, each once. e.mu is
+// held.
+func (e *Endpoint) checkPaths(tunnels []*tunnel) {
 	type question struct {
 		remote, local netip.Addr
 		mark          uint32
@@ -127,8 +128,7 @@ func (e *Endpoint) checkPaths() {
 	}
 	own := e.snap.Load().own
 	asked := make(map[question]answer)
-	for _, name := range e.names() {
-		t := e.tunnels[name]
+	for _, t := range tunnels {
 		for _, p := range t.peers {
 			q := question{p.config.Remote, t.config.Local, t.config.Mark}
 			a, ok := asked[q]
@@ -147,7 +147,7 @@ func (e *Endpoint) checkPaths() {
 				if loop {
 					log, msg = e.log.Error, "the route to the peer leads into a tunnel; nothing is sent to it until it is mended"
 				}
-				log(msg, zap.String("device", name), zap.Stringer("remote", q.remote))
+				log(msg, zap.String("device", t.port.name), zap.Stringer("remote", q.remote))
 			}
 		}
 		e.followMTU(t)

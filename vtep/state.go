@@ -85,8 +85,8 @@ func (e *Endpoint) State() State {
 	for _, w := range e.workers {
 		s.Drops.add(&w.drops)
 	}
-	for _, name := range e.names() {
-		s.Tunnels = append(s.Tunnels, e.tunnels[name].state(e))
+	for _, t := range e.sorted() {
+		s.Tunnels = append(s.Tunnels, t.state(e))
 	}
 	for _, sock := range e.sockets {
 		state := SocketState{Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device}
@@ -146,9 +146,8 @@ func (e *Endpoint) FDB() []FDBEntry {
 	defer e.mu.Unlock()
 	now := e.clock()
 	var all []FDBEntry
-	for _, name := range e.names() {
-		t := e.tunnels[name]
-		seg := t.port.segment
+	for _, t := range e.sorted() {
+		name, seg := t.port.name, t.port.segment
 		for _, p := range seg.flood {
 			all = append(all, FDBEntry{
 				Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: name, Flood: true,

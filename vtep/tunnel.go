@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -26,31 +27,56 @@ type tunnel struct {
 	mtu     int // of the device, as last set by us
 }
 
-// Add opens a tunnel. On error nothing of it is left. Errors of the kernel
-// unwrap to their errno; a tunnel that is there already is unix.EEXIST.
-func (e *Endpoint) Add(cfg Tunnel) error {
+// Add opens tunnels, all of them or none: on error nothing is left of any.
+// Errors of the kernel unwrap to their errno; a tunnel that is there already
+// is unix.EEXIST.
+func (e *Endpoint) Add(tunnels ...Tunnel) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return errClosed
 	}
-	name := cfg.Device.Name
-	if _, ok := e.tunnels[name]; ok {
-		return fmt.Errorf("a tunnel %s is there already: %w", name, unix.EEXIST)
+	var added []*tunnel
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.closeTunnels(added))
+		}
+	}()
+	for _, cfg := range tunnels {
+		name := cfg.Device.Name
+		if _, ok := e.tunnels[name]; ok {
+			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, unix.EEXIST)
+		}
+		if err := cfg.check(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t, err := e.open(cfg)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		e.tunnels[name] = t
+		added = append(added, t)
 	}
-	if err := cfg.check(); err != nil {
-		return err
-	}
-	t, err := e.open(cfg)
-	if err != nil {
-		return err
-	}
-	e.tunnels[name] = t
 	if err := e.publish(); err != nil {
+		added = nil // a worker is stuck and may already use them
 		return err
 	}
-	e.checkPaths()
+	e.checkPaths(added)
 	return nil
+}
+
+// closeTunnels takes down tunnels that no worker uses.
+func (e *Endpoint) closeTunnels(tunnels []*tunnel) error {
+	devices := make([]Device, len(tunnels))
+	for i, t := range tunnels {
+		devices[i] = t.port.device
+	}
+	err := e.devices.CloseAll(devices)
+	for _, t := range tunnels {
+		delete(e.tunnels, t.config.Device.Name)
+		e.releaseUnderlay(t)
+	}
+	return err
 }
 
 // Remove closes a tunnel.
@@ -62,12 +88,13 @@ func (e *Endpoint) Remove(name string) error {
 		return fmt.Errorf("no tunnel %s: %w", name, unix.ENOENT)
 	}
 	delete(e.tunnels, name)
+	for _, p := range t.peers {
+		delete(e.admit, p.admission)
+	}
 	if err := e.publish(); err != nil {
 		return err // a worker is stuck and may still use the descriptors
 	}
-	err := t.port.device.Close()
-	e.releaseUnderlay(t)
-	return err
+	return e.closeTunnels([]*tunnel{t})
 }
 
 // open acquires all that a tunnel needs, the device last: nothing of it shows
@@ -146,12 +173,8 @@ func (e *Endpoint) addPeer(t *tunnel, pc Peer) error {
 	if p.remotePort == 0 {
 		p.remotePort = cfg.DstPort
 	}
-	for _, other := range e.tunnels {
-		for _, q := range other.peers {
-			if q.admission == p.admission {
-				return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.config.Device.Name, cfg.VNI, unix.EEXIST)
-			}
-		}
+	if other := e.admit[p.admission]; other != nil {
+		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, cfg.VNI, unix.EEXIST)
 	}
 	if p.headers, err = headers(cfg); err != nil {
 		return err
@@ -161,6 +184,7 @@ func (e *Endpoint) addPeer(t *tunnel, pc Peer) error {
 		return err
 	}
 	p.setRoute(route)
+	e.admit[p.admission] = p
 	t.peers = append(t.peers, p)
 	seg := t.port.segment
 	seg.nexthops = append(seg.nexthops, []*peer{p})
@@ -260,9 +284,12 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 	return nil
 }
 
-// releaseUnderlay gives back the sockets of a tunnel. No worker uses them any
-// more.
+// releaseUnderlay gives back what a tunnel has on the underlay. No worker uses
+// it any more.
 func (e *Endpoint) releaseUnderlay(t *tunnel) {
+	for _, p := range t.peers {
+		delete(e.admit, p.admission)
+	}
 	for _, set := range t.ports {
 		e.underlay.Release(set)
 	}

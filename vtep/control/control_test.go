@@ -65,7 +65,7 @@ func (fake) Tunnels() []Tunnel {
 			Drops: Drops{RX: map[string]uint64{"ecn": 1}, TX: map[string]uint64{"too_big": 2}},
 			Peers: []Peer{{
 				Remote: netip.MustParseAddr("203.0.113.1"), Port: 6081, Flood: true, LastSeen: &epoch, SeenAgo: &ago,
-				RX: Counters{1000, 10, 0}, TX: Counters{2000, 20, 0}, PathMTU: 1500,
+				RX: Traffic{1000, 10}, TX: Traffic{2000, 20}, PathMTU: 1500,
 			}},
 			FDB: FDBCount{Learned: 1, Static: 0, Limit: 4096, Moved: 1},
 		},

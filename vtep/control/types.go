@@ -117,6 +117,12 @@ type Counters struct {
 	Dropped uint64 `json:"dropped"`
 }
 
+// Traffic is one direction of what a peer and we exchanged.
+type Traffic struct {
+	Bytes   uint64 `json:"bytes"`
+	Packets uint64 `json:"packets"`
+}
+
 // TunnelDetail is what iproute2 has no key for.
 type TunnelDetail struct {
 	Mode       string    `json:"mode"` // "l2" or "l3"
@@ -153,8 +159,8 @@ type Peer struct {
 	Flood    bool       `json:"flood"`
 	LastSeen *time.Time `json:"last_seen"`         // null: never
 	SeenAgo  *float64   `json:"last_seen_seconds"` // ago; null: never
-	RX       Counters   `json:"rx"`
-	TX       Counters   `json:"tx"`
+	RX       Traffic    `json:"rx"`
+	TX       Traffic    `json:"tx"`
 	PathMTU  int        `json:"path_mtu"` // bytes of outer IP packet; 0: no route
 	Error    string     `json:"error,omitempty"`
 }
