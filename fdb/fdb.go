@@ -18,8 +18,9 @@
 //
 // All methods may be called from any goroutine. Lookup and Learn of an address
 // that is where it was take no lock and wait for nobody. The others take a
-// lock that nobody holds for longer than some microseconds, whatever the size
-// of the table. An entry that has expired is not found from then on; Sweep only
+// lock that is held for at most 256 entries, or to double an array of up to
+// 4,096 slots, whatever the size of the table. While a larger one is replaced in
+// the background Learn may return Full. An entry that has expired is not found from then on; Sweep only
 // tidies up behind it.
 package fdb
 

@@ -231,6 +231,27 @@ func TestVerbs(t *testing.T) {
 	want(t, "Len", table.Len(), 0)
 }
 
+// TestFlushAcrossMove replaces the array in the middle of a flush: what was there
+// when the flush began goes all the same.
+func TestFlushAcrossMove(t *testing.T) {
+	for _, after := range []int{1, 100, 400, 700} {
+		table := filled(1000)
+		calls, moved := 0, false
+		n := table.Flush(1, func(Entry) bool {
+			calls++
+			if calls >= after && !moved && table.mu.TryLock() { // between two holds of the lock
+				moved, table.moving = true, true
+				table.mu.Unlock()
+				table.move()
+			}
+			return true
+		})
+		if n != 1000 || table.Len() != 0 || !moved {
+			t.Errorf("move after %d calls (%t): got %d flushed and %d left, want 1000 and none", after, moved, n, table.Len())
+		}
+	}
+}
+
 func TestUsed(t *testing.T) {
 	table := NewTable(Options{})
 	table.Learn(macB, 5, 0)
@@ -250,14 +271,19 @@ func TestSetOwn(t *testing.T) {
 	table.SetOwn(macB)
 	wantAt(t, table, macB, 5, 0)
 	want(t, "no longer own", table.Learn(macA, 5, 0), New)
+	// A worker that asked before the address was set gets to the lock after.
+	table.SetOwn(number(1))
+	want(t, "own since a moment ago", table.learn(keyOf(number(1)), table.hasher.hash(keyOf(number(1))), 5, 0), Own)
+	wantGone(t, table, number(1), 0)
 	table.SetOwn(packet.MAC{})
 	want(t, "none is own", table.Learn(macB, 5, 0), Known)
 }
 
-// TestSeries fills tables with addresses as people and attackers number them and
-// bounds the longest search: a good hash at a load of 0.48 stays far below.
+// TestSeries fills arrays with addresses as people and attackers number them,
+// under many secrets. Searches must be about as short as for random addresses
+// under each: the bounds are twice what was measured over 400 secrets.
 func TestSeries(t *testing.T) {
-	const n = 1 << 17
+	const n, size = 3000, 4096
 	for _, c := range []struct {
 		name string
 		mac  func(i uint64) uint64
@@ -268,23 +294,23 @@ func TestSeries(t *testing.T) {
 		{"in steps of a prime", func(i uint64) uint64 { return 0x02<<40 + i*1000003 }},
 		{"high bits", func(i uint64) uint64 { return i << 24 &^ (1 << 40) }},
 	} {
-		table := NewTable(Options{})
-		for i := range uint64(n) {
-			for table.Learn(macOf(c.mac(i)), 1, 0) == Full {
-				time.Sleep(time.Millisecond)
+		worst, longest := 0.0, 0
+		for range 100 {
+			h, a := newHasher(), newArray(size)
+			for i := range uint64(n) {
+				a.claim(keyOf(macOf(c.mac(i))), h.hash(keyOf(macOf(c.mac(i)))))
 			}
-		}
-		a := table.settled()
-		longest, total, count := 0, 0, 0
-		for i := range a.slots {
-			if key := a.slots[i].key.Load(); key != 0 {
-				home := table.hasher.hash(key) >> a.shift
-				d := int((uint64(i) - home) & uint64(len(a.slots)-1))
-				longest, total, count = max(longest, d), total+d, count+1
+			total := 0
+			for i := range a.slots {
+				if key := a.slots[i].key.Load(); key != 0 {
+					d := (i - int(h.hash(key)>>a.shift)) & (size - 1)
+					total, longest = total+d, max(longest, d)
+				}
 			}
+			worst = max(worst, float64(total)/n)
 		}
-		if mean := float64(total) / float64(count); longest > 200 || mean > 3 {
-			t.Errorf("%s: got searches of %.1f slots beyond the first, %d at most; want 3 and 200", c.name, mean, longest)
+		if worst > 4 || longest > 400 {
+			t.Errorf("%s: got searches of %.1f slots beyond the first on average, %d at most; want up to 4 and 400", c.name, worst, longest)
 		}
 	}
 }

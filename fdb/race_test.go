@@ -111,6 +111,79 @@ func TestNoTimeIsLost(t *testing.T) {
 	t.Logf("%d moves during %d rounds", moves, rounds)
 }
 
+// TestCopyRace writes one slot while it is copied, many times over. However the
+// two meet, the copy ends up as the original.
+func TestCopyRace(t *testing.T) {
+	rounds := 200_000
+	if raceEnabled {
+		rounds = 30_000
+	}
+	key := keyOf(macB)
+	for _, c := range []struct {
+		name  string
+		write func(t *Table, a *array, hash uint64, i int64)
+	}{
+		{"heard", func(t *Table, a *array, hash uint64, i int64) { touch(a, a.find(key, hash), key, hash, updated, i) }},
+		{"looked up", func(t *Table, a *array, hash uint64, i int64) { touch(a, a.find(key, hash), key, hash, used, i) }},
+		{"moved", func(t *Table, a *array, hash uint64, i int64) {
+			t.put(key, hash, makeValue(Nexthop(i), Dynamic, 0, 0), i, i)
+		}},
+		{"removed", func(t *Table, a *array, hash uint64, i int64) { t.remove(a.find(key, hash), EventDeleted) }},
+		{"removed and set", func(t *Table, a *array, hash uint64, i int64) {
+			v := value(a.find(key, hash).value.Load())
+			t.remove(a.find(key, hash), EventDeleted)
+			t.put(key, hash, v, i, i)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table := NewTable(Options{})
+			hash := table.hasher.hash(key)
+			table.Learn(macB, 1, 1)
+			var begun, ended atomic.Int64
+			var current atomic.Pointer[array]
+			go func() { // the copier
+				for i := int64(1); i <= int64(rounds); i++ {
+					for spin := 0; begun.Load() < i; spin++ {
+						if spin > 2000 {
+							runtime.Gosched()
+						}
+					}
+					a := current.Load()
+					home := int(hash >> a.shift)
+					table.copySlots(a, home, home+1)
+					ended.Store(i)
+				}
+			}()
+			for i := int64(1); i <= int64(rounds); i++ {
+				a := newArray(minSlots)
+				a.put(key, hash, makeValue(1, Dynamic, 0, 0), 1, 1)
+				a.next.Store(newArray(minSlots))
+				table.cur.Store(a)
+				current.Store(a)
+				begun.Store(i)
+				// The copier needs some 100 ns to see that it begins: sweep
+				// from before its copy to after it.
+				for range i % 1021 {
+					begun.Load()
+				}
+				c.write(table, a, hash, i+1)
+				for ended.Load() < i {
+					runtime.Gosched()
+				}
+				s := a.find(key, hash)
+				d := a.next.Load().find(key, hash)
+				if d == nil {
+					d = new(slot)
+				}
+				if v := s.value.Load(); d.value.Load() != v || v != 0 && (d.updated.Load() != s.updated.Load() || d.used.Load() != s.used.Load()) {
+					t.Fatalf("round %d: copied value %#x, times %d and %d; want %#x, %d and %d", i,
+						d.value.Load(), d.updated.Load(), d.used.Load(), v, s.updated.Load(), s.used.Load())
+				}
+			}
+		})
+	}
+}
+
 // TestTogether lets everybody at one table. What must hold is that an address
 // is only ever found where somebody put it, that a static entry stays, and
 // that the books balance in the end.

@@ -30,7 +30,6 @@ const (
 	DropDeviceFull                    // the device did not take the frame
 	DropDeviceDown                    // the device is down
 	DropSocketFull                    // the socket had no room
-	DropShuttingDown                  // still queued at the end
 	numReasons
 )
 
@@ -38,7 +37,7 @@ var reasonNames = [numReasons]string{
 	"short", "bad_version", "control", "bad_options", "critical_option", "bad_protocol",
 	"unknown_vni", "unknown_peer", "short_inner", "bad_source_mac", "reserved_address", "vlan",
 	"locked", "ecn", "reinjected", "loop", "too_big", "no_route", "no_fdb_entry", "bad_offload",
-	"device_full", "device_down", "socket_full", "shutting_down",
+	"device_full", "device_down", "socket_full",
 }
 
 // String returns the reason's name, as in counters and metrics.

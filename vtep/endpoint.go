@@ -233,7 +233,7 @@ func (e *Endpoint) deviceFailed(p *port, err error) {
 		return
 	}
 	e.log.Error("the device is gone; its tunnel carries nothing any more",
-		zap.String("device", p.name), zap.Error(err))
+		zap.String("device", p.name), zap.NamedError("err", err))
 	for _, other := range e.snap.Load().ports {
 		if !other.failed.Load() {
 			return
@@ -273,4 +273,4 @@ func (e *Endpoint) sendFailed(w *worker, f packet.Failure) {
 }
 
 // zapErr keeps workers free of the logger's vocabulary.
-func zapErr(err error) zap.Field { return zap.Error(err) }
+func zapErr(err error) zap.Field { return zap.NamedError("err", err) }

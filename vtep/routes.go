@@ -30,7 +30,7 @@ const pathPoll = 10 * time.Second
 func (e *Endpoint) watch(ctx context.Context) {
 	changes, err := e.underlay.Watch(ctx)
 	if err != nil {
-		e.log.Warn("route changes are not seen at once, only by polling", zap.Error(err))
+		e.log.Warn("route changes are not seen at once, only by polling", zap.NamedError("err", err))
 	}
 	poll := time.NewTicker(pathPoll)
 	defer poll.Stop()
@@ -91,7 +91,7 @@ func (e *Endpoint) ownDevices() []int32 {
 	}
 	uppers, err := e.underlay.Uppers(here)
 	if err != nil {
-		e.log.Warn("cannot see what is stacked on the tunnel devices", zap.Error(err))
+		e.log.Warn("cannot see what is stacked on the tunnel devices", zap.NamedError("err", err))
 	}
 	var own []int32
 	for _, index := range append(here, uppers...) {
@@ -111,7 +111,7 @@ func (e *Endpoint) checkOwn() {
 	next.generation++
 	next.own = own
 	if err := e.hand(&next); err != nil {
-		e.log.Error("workers do not follow", zap.Error(err))
+		e.log.Error("workers do not follow", zap.NamedError("err", err))
 	}
 }
 
@@ -193,7 +193,7 @@ func (e *Endpoint) followMTU(t *tunnel) {
 		return
 	}
 	if err := t.port.device.SetMTU(mtu); err != nil {
-		e.log.Warn("cannot set the MTU that the path asks for", name, zap.Int("mtu", mtu), zap.Error(err))
+		e.log.Warn("cannot set the MTU that the path asks for", name, zap.Int("mtu", mtu), zap.NamedError("err", err))
 	} else {
 		e.log.Info("MTU follows the path", name, zap.Int("mtu", mtu), zap.Int("was", t.mtu))
 	}

@@ -155,7 +155,7 @@ func (e *Endpoint) addPeer(t *tunnel, pc Peer) error {
 	}
 	if err != nil {
 		// The underlay may come later. The watcher goes on asking.
-		e.log.Warn("no route to the peer yet", zap.String("device", cfg.Device.Name), zap.Stringer("remote", pc.Remote), zap.Error(err))
+		e.log.Warn("no route to the peer yet", zap.String("device", cfg.Device.Name), zap.Stringer("remote", pc.Remote), zap.NamedError("err", err))
 	}
 	s, err := e.listen(t, pc.Remote)
 	if err != nil {

@@ -22,7 +22,15 @@ func (a *app) fdbCmd() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show " + filter, Aliases: []string{"list"}, Example: example,
 		Short: "show forwarding entries; addresses behind the own device only with -d",
-		RunE:  a.asking(a.showFDB),
+	}
+	show.RunE = func(cmd *cobra.Command, args []string) error {
+		q, err := parseFDB(args)
+		if err != nil {
+			return inCommand(cmd, err)
+		}
+		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
+			return a.showFDB(ctx, c, q)
+		})(cmd, args)
 	}
 	fdb := &cobra.Command{
 		Use: "fdb [show] " + filter, Example: example,
@@ -116,11 +124,7 @@ func parseFDB(words []string) (q fdbQuery, err error) {
 	return q, nil
 }
 
-func (a *app) showFDB(ctx context.Context, c *control.Client, words []string) error {
-	q, err := parseFDB(words)
-	if err != nil {
-		return err
-	}
+func (a *app) showFDB(ctx context.Context, c *control.Client, q fdbQuery) error {
 	entries, err := c.FDB(ctx, q.FDBFilter)
 	if err != nil {
 		return err

@@ -1,11 +1,7 @@
 package main
 
 import (
-	"fmt"
-	"net"
 	"net/netip"
-
-	"golang.org/x/sys/unix"
 
 	"gvtep/internal/packet"
 	"gvtep/tap"
@@ -64,15 +60,3 @@ func (u underlay) Route(remote, local netip.Addr, mark uint32) (vtep.Route, erro
 type listener struct{ *udp.Listener }
 
 func (l listener) Receiver(worker int) vtep.Receiver { return l.Listener.Receiver(worker) }
-
-// MTU is what the device has now, whoever set it.
-func (d tapDevice) MTU() (int, error) {
-	if !d.Here() {
-		return 0, fmt.Errorf("%s: in another namespace: %w", d.Name(), unix.ENOTSUP)
-	}
-	i, err := net.InterfaceByIndex(d.Ifindex())
-	if err != nil {
-		return 0, err
-	}
-	return i.MTU, nil
-}

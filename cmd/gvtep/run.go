@@ -96,7 +96,7 @@ those that are on or off may be written --noKEYWORD.`,
 			err = refused(d.run(cmd.Context()))
 		}
 		if err != nil {
-			return fmt.Errorf("run %s: %w", name, err)
+			return fmt.Errorf("run %s: %w", name, withoutPrefix(err, name+": "))
 		}
 		return nil
 	}

@@ -131,7 +131,7 @@ func (a *app) peerLine(p control.Peer) string {
 	if p.Flood {
 		flood = "flood"
 	}
-	traffic := func(c control.Counters) string {
+	traffic := func(c control.Traffic) string {
 		s := size(c.Bytes)
 		if a.stats {
 			s += fmt.Sprintf(" (%d packets)", c.Packets)

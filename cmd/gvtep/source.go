@@ -158,8 +158,8 @@ func infoOf(cfg *vtep.Tunnel) control.InfoData {
 func peerOf(p *vtep.PeerState, now time.Time) control.Peer {
 	out := control.Peer{
 		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: !p.NoFlood,
-		RX:      control.Counters{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
-		TX:      control.Counters{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
+		RX:      control.Traffic{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
+		TX:      control.Traffic{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
 		PathMTU: p.PathMTU, Error: p.Error,
 	}
 	if !p.LastSeen.IsZero() {

@@ -29,6 +29,7 @@ listening() { timeout 5 bash -c "until ip netns exec $B ss -Hltn 'sport = $1' | 
 up() {
   say "two hosts and a wire"
   mkdir "$state" 2>/dev/null || fail "the lab is up already, take it down first: $0 down"
+  touch "$state/pids" "$state/log"
   trap undo EXIT
   p ip netns add $A
   p ip netns add $B
@@ -93,7 +94,7 @@ down() {
   rm -r "$state"
   [ -z "$(compgen -G '/run/gvtep/p2p-[ab]/control.sock')" ] || fail "gvtep left its control socket behind"
 }
-undo() { tail -n 30 "$state/log"; down || true; echo "p2p.sh: failed; above, after the last \$, is what did not work" >&2; exit 1; }
+undo() { tail -n 30 "$state/log"; down || true; echo "p2p.sh: failed at the last command before '### all of it goes'" >&2; exit 1; }
 
 [ "$(id -u)" = 0 ] || fail "namespaces need root: make build && sudo $0 $*"
 command -v gvtep >/dev/null || fail "gvtep is not there: make build, or set BIN"

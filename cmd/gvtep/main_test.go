@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"gvtep/config"
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep"
+	"gvtep/vtep/control"
+)
+
+var update = flag.Bool("update", false, "write what the scripts expect anew")
+
+// The scripts run this binary as gvtep, and as a daemon with a made-up state.
+// Instances are below $RUN.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"gvtep": func() { os.Exit(newApp(os.Getenv("RUN")).execute(os.Args[1:])) },
+		"fake":  fakeDaemon,
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: *update,
+		Setup: func(e *testscript.Env) error {
+			// Not below the work directory, which makes paths too long for sockets.
+			run, err := os.MkdirTemp("", "run")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(run) })
+			e.Setenv("RUN", filepath.Join(run, "gvtep"))
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "lab" {
+				return labCondition()
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+	})
+}
+
+// labCondition reports whether namespaces can be made. GVTEP_TEST_REQUIRE=1
+// makes an error of it that they cannot, so that nothing is skipped silently.
+func labCondition() (bool, error) {
+	_, err := exec.LookPath("ip")
+	if err == nil {
+		_, err = exec.LookPath("unshare")
+	}
+	if err == nil && os.Getuid() != 0 {
+		err = errors.New("not root")
+	}
+	if err != nil && os.Getenv("GVTEP_TEST_REQUIRE") == "1" {
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// fakeSource is an endpoint of made-up state, as package vtep would report it.
+type fakeSource struct {
+	instance string
+	ready    bool
+}
+
+var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func fakeState(ready bool) vtep.State {
+	peer := func(name, remote string, seen time.Duration) vtep.PeerState {
+		p := vtep.PeerState{
+			Peer: vtep.Peer{Name: name, Remote: netip.MustParseAddr(remote)}, Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 6081),
+			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500,
+		}
+		if seen > 0 {
+			p.LastSeen = begin.Add(-seen)
+		}
+		return p
+	}
+	gnv0 := vtep.TunnelState{
+		Config: vtepTunnel(&config.Tunnel{
+			Name: "gnv0", VNI: 200, Local: netip.MustParseAddr("192.0.2.1"), Remotes: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535,
+			TTL: 64, DF: config.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096, Up: true,
+			Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")},
+		}),
+		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
+		Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6 | packet.OffloadUSO,
+		Stats:   vtep.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
+		Peers:   []vtep.PeerState{peer("leaf2", "192.0.2.2", 400*time.Millisecond), peer("", "192.0.2.3", 0)},
+		FDB:     vtep.FDBState{Learned: 2, Static: 1, Limit: 4096, Moved: 6, Aged: 7},
+	}
+	gnv0.Peers[1].NoFlood, gnv0.Peers[1].PathMTU, gnv0.Peers[1].Error = true, 0, "no route"
+	gnv0.Drops.Rx[vtep.DropUnknownPeer], gnv0.Drops.Rx[vtep.DropECN], gnv0.Drops.Tx[vtep.DropTooBig] = 9, 1, 3
+	gnv3 := vtep.TunnelState{
+		Config: vtepTunnel(&config.Tunnel{
+			Name: "gnv3", VNI: 3, L3: true, Local: netip.IPv6Unspecified(), Remotes: []netip.Addr{netip.MustParseAddr("2001:db8::9")}, DstPort: 6082,
+			Dev: "eth0", TTL: config.Inherit, TOS: config.Inherit, DF: config.DFUnset, ZeroCsum6: true, Netns: "blue", Persist: true, VLANDrop: true, L2ControlPass: true,
+		}),
+		Ifindex: 8, MTU: 1400, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
+	}
+	s := vtep.State{
+		Workers: 2, Started: begin.Add(-51 * time.Hour), Ready: ready, Tunnels: []vtep.TunnelState{gnv0, gnv3},
+		Sockets: []vtep.SocketState{
+			{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Overflows: 12}, {Local: netip.MustParseAddrPort("[::]:6082"), Device: "eth0"},
+		},
+	}
+	s.Drops.Rx[vtep.DropUnknownVNI] = 5
+	return s
+}
+
+func (f fakeSource) Status() control.Status {
+	s := statusOf(fakeState(f.ready), f.instance, "v0.1.0", begin)
+	s.PID = 4242
+	return s
+}
+
+func (f fakeSource) Tunnels() (out []control.Tunnel) {
+	s := fakeState(f.ready)
+	for i := range s.Tunnels {
+		out = append(out, tunnelOf(&s.Tunnels[i], s.Workers, begin))
+	}
+	return out
+}
+
+func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
+	s := fakeState(f.ready)
+	gnv0, gnv3 := &s.Tunnels[0].Config, &s.Tunnels[1].Config
+	remote, other := netip.MustParseAddrPort("192.0.2.2:6081"), netip.MustParseAddrPort("192.0.2.3:6099")
+	entry := func(mac byte, state fdb.State) fdb.Entry {
+		return fdb.Entry{MAC: packet.MAC{2, 0, 0, 0, 2, mac}, State: state, Used: 3 * time.Second, Updated: 4 * time.Second}
+	}
+	sticky := entry(0x12, fdb.Dynamic)
+	sticky.Flags = fdb.Sticky | fdb.ExternLearn
+	flood := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv0", Flood: true, Remote: remote}
+	v6 := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv3", Flood: true, Remote: netip.MustParseAddrPort("[2001:db8::9]:6082")}
+	all := []control.FDBEntry{
+		entryOf(&flood, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", Remote: other}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", Remote: remote}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", Remote: remote}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", Local: true}, gnv0),
+		entryOf(&v6, gnv3),
+	}
+	return slices.DeleteFunc(all, func(e control.FDBEntry) bool {
+		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst
+	})
+}
+
+// fakeDaemon is "fake INSTANCE [unready]".
+func fakeDaemon() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
+	if err == nil {
+		err = control.Serve(ctx, l, fakeSource{os.Args[1], len(os.Args) == 2})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fake:", err)
+		os.Exit(1)
+	}
+}
+
+func TestJoinArgs(t *testing.T) {
+	for line, want := range map[string]string{
+		"run gnv0 --srcport 50000 50010 --id 5": "run gnv0 --srcport=50000-50010 --id 5",
+		"run gnv0 --srcport 50000-50010":        "run gnv0 --srcport 50000-50010",
+		"run gnv0 srcport 50000 50010":          "run gnv0 srcport 50000 50010",
+		"run --srcport 50000":                   "run --srcport 50000",
+		"-c show":                               "--color=always show",
+		"-c never show":                         "--color=never show",
+		"--color=auto show":                     "--color=auto show",
+		"show --color":                          "show --color=always",
+		"show -- -c":                            "show -- -c",
+	} {
+		if got := strings.Join(joinArgs(strings.Fields(line)), " "); got != want {
+			t.Errorf("%q\n got  %q\n want %q", line, got, want)
+		}
+	}
+}
+
+func TestAge(t *testing.T) {
+	for seconds, want := range map[float64]string{
+		-1: "0.0s", 0: "0.0s", 0.44: "0.4s", 9.99: "9.9s", 10: "10s", 59.9: "59s", 60: "1m00s", 312: "5m12s", 3600: "1h00m", 11100: "3h05m", 86400: "1d0h", 183600: "2d3h",
+	} {
+		if got := age(seconds); got != want {
+			t.Errorf("age(%g) = %s, want %s", seconds, got, want)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 9011: "8.8 KiB", 13 << 30: "13.0 GiB", 1<<64 - 1: "16384.0 PiB"} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestVtepTunnel(t *testing.T) {
+	addr := netip.MustParseAddr
+	in := config.Tunnel{
+		Name: "gnv0", VNI: 5, L3: true, Local: addr("::"), Remotes: []netip.Addr{addr("fe80::2"), addr("2001:db8::2")}, Dev: "eth0",
+		DstPort: 1, SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: config.Inherit, TOS: config.Inherit, DF: config.DFInherit,
+		UDPCsum: true, ZeroCsum6: true, AcceptZ6: true, Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
+		MTU: 1300, LLAddr: "02:00:00:00:00:01", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Netns: "blue", Master: "br0",
+		TxQueue: 11, Persist: true, Offload: config.OffloadAuto,
+	}
+	want := vtep.Tunnel{
+		VNI: 5, Device: vtep.DeviceOptions{
+			Name: "gnv0", L3: true, MTU: 1300, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Addresses: in.Addresses, Netns: "blue", Master: "br0",
+			Persist: true, TxQueue: 11, Offload: true, Down: true,
+		},
+		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0")}, {Remote: addr("2001:db8::2")}},
+		SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFInherit, UDPCsum: true, ZeroCsum6: true, AcceptZ6: true,
+		Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
+	}
+	if d := cmp.Diff(want, vtepTunnel(&in), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+}
+
+// Every command has what its help and the manual need, and none speaks in
+// cobra's voice about wrong words.
+func TestCommands(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || c.RunE == nil {
+			t.Errorf("%s: no short text or nothing to do", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newApp(t.TempDir()).root())
+}
+
+// Making the commands and flags is the part of the start-up that grows with the
+// code; a process that was killed must be back
+// within 10 ms.
+func BenchmarkStart(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		newApp(control.RunDir).root()
+	}
+}
