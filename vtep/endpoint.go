@@ -179,9 +179,11 @@ func (e *Endpoint) publish() error {
 			snap.vnis[p.admission.vniKey] = struct{}{}
 			snap.peers[p.id] = p
 		}
-	}
-	for _, s := range e.sockets {
-		snap.sockets = append(snap.sockets, s)
+		for _, s := range t.sockets {
+			if !slices.Contains(snap.sockets, s) {
+				snap.sockets = append(snap.sockets, s)
+			}
+		}
 	}
 	snap.own = e.ownDevices()
 	return e.hand(snap)

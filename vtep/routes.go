@@ -82,7 +82,7 @@ func (e *Endpoint) sweep() {
 func (e *Endpoint) ownDevices() []int32 {
 	var here []int
 	for _, t := range e.tunnels {
-		if d := t.port.device; d.Here() {
+		if d := t.device; d.Here() {
 			here = append(here, d.Ifindex())
 		}
 	}
@@ -162,7 +162,7 @@ func (p *peer) setRoute(r Route) {
 // autoMTU is the device MTU at which no frame is too big for any peer.
 func (t *tunnel) autoMTU() int {
 	link := ethernetLen
-	if t.port.l3 {
+	if t.config.Device.L3 {
 		link = 0
 	}
 	mtu := 0
@@ -189,10 +189,10 @@ func (e *Endpoint) followMTU(t *tunnel) {
 		return
 	}
 	name := zap.String("device", t.config.Device.Name)
-	if now, err := t.port.device.MTU(); err != nil || now != t.mtu {
+	if now, err := t.device.MTU(); err != nil || now != t.mtu {
 		return
 	}
-	if err := t.port.device.SetMTU(mtu); err != nil {
+	if err := t.device.SetMTU(mtu); err != nil {
 		e.log.Warn("cannot set the MTU that the path asks for", name, zap.Int("mtu", mtu), zap.NamedError("err", err))
 	} else {
 		e.log.Info("MTU follows the path", name, zap.Int("mtu", mtu), zap.Int("was", t.mtu))

@@ -50,13 +50,18 @@ type socket struct {
 
 // port is where a device meets a segment.
 type port struct {
-	id      uint32 // never reused
+	id      uint32 // of the tunnel, never reused
 	name    string
 	device  Device
 	queues  []Queue // by worker
 	l3      bool
 	mac     packet.MAC
 	segment *segment
+	*portState
+}
+
+// portState is what changes about a port while snapshots come and go.
+type portState struct {
 	// offload is what may still be written to the device: an ability goes
 	// when the kernel refuses what was joined for it.
 	offload atomic.Uint32
@@ -100,7 +105,12 @@ type peer struct {
 	// outer is the length of all that stands before the inner frame on the
 	// wire: IP, UDP and GENEVE header.
 	outer int
+	route Route // at the time of the configuration
+	*peerState
+}
 
+// peerState is what changes about a peer while snapshots come and go.
+type peerState struct {
 	// limit is the longest inner frame that the path carries whole, in
 	// bytes; 0 while there is no route. Written by the route watcher.
 	limit atomic.Int32

@@ -86,7 +86,7 @@ func (e *Endpoint) State() State {
 		s.Drops.add(&w.drops)
 	}
 	for _, t := range e.sorted() {
-		s.Tunnels = append(s.Tunnels, t.state(e))
+		s.Tunnels = append(s.Tunnels, t.report(e))
 	}
 	for _, sock := range e.sockets {
 		state := SocketState{Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device}
@@ -99,12 +99,13 @@ func (e *Endpoint) State() State {
 	return s
 }
 
-func (t *tunnel) state(e *Endpoint) TunnelState {
-	d, seg := t.port.device, t.port.segment
+// report is the tunnel as it is now.
+func (t *tunnel) report(e *Endpoint) TunnelState {
+	d, seg := t.device, t.port.segment
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex(), LLAddr: d.LLAddr(),
-		MTU: t.mtu, MTUAuto: t.mtuAuto, Failed: t.port.failed.Load(),
-		Offload: packet.Offload(t.port.offload.Load()), Since: t.since,
+		MTU: t.mtu, MTUAuto: t.mtuAuto, Failed: t.state.failed.Load(),
+		Offload: packet.Offload(t.state.offload.Load()), Since: t.since,
 	}
 	if mtu, err := d.MTU(); err == nil {
 		s.MTU = mtu

@@ -1,9 +1,9 @@
 package vtep
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -15,113 +15,53 @@ import (
 	"gvtep/vtep/geneve"
 )
 
-// tunnel is a tunnel of a running endpoint and all that it holds open.
+// tunnel is a tunnel of a running endpoint: its configuration, what it holds
+// open, and what workers see of it.
 type tunnel struct {
 	config  Tunnel
-	port    *port
-	peers   []*peer
+	device  Device
 	sockets []*socket
 	ports   []*packet.PortSet
-	since   time.Time
 	mtuAuto bool
 	mtu     int // of the device, as last set by us
+
+	// What lives on when the configuration changes.
+	id          uint32
+	since       time.Time
+	fdb         *fdb.Table
+	drops       []dropCounters // by worker
+	state       *portState
+	lastNexthop fdb.Nexthop
+
+	// Made anew by assemble for every configuration.
+	port  *port
+	peers []*peer
 }
 
-// Add opens tunnels, all of them or none: on error nothing is left of any.
-// Errors of the kernel unwrap to their errno; a tunnel that is there already
-// is unix.EEXIST.
-func (e *Endpoint) Add(tunnels ...Tunnel) (err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return errClosed
-	}
-	var added []*tunnel
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, e.closeTunnels(added))
-		}
-	}()
-	for _, cfg := range tunnels {
-		name := cfg.Device.Name
-		if _, ok := e.tunnels[name]; ok {
-			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, unix.EEXIST)
-		}
-		if err := cfg.check(); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		t, err := e.open(cfg)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		e.tunnels[name] = t
-		added = append(added, t)
-	}
-	if err := e.publish(); err != nil {
-		added = nil // a worker is stuck and may already use them
-		return err
-	}
-	e.checkPaths(added)
-	return nil
-}
+// Add opens tunnels, all of them or none; see Apply.
+func (e *Endpoint) Add(tunnels ...Tunnel) error { return e.Apply(Change{Add: tunnels}) }
 
-// closeTunnels takes down tunnels that no worker uses.
-func (e *Endpoint) closeTunnels(tunnels []*tunnel) error {
-	devices := make([]Device, len(tunnels))
-	for i, t := range tunnels {
-		devices[i] = t.port.device
-	}
-	err := e.devices.CloseAll(devices)
-	for _, t := range tunnels {
-		delete(e.tunnels, t.config.Device.Name)
-		e.releaseUnderlay(t)
-	}
-	return err
-}
+// Remove closes a tunnel; see Apply.
+func (e *Endpoint) Remove(name string) error { return e.Apply(Change{Remove: []string{name}}) }
 
-// Remove closes a tunnel.
-func (e *Endpoint) Remove(name string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t, ok := e.tunnels[name]
-	if !ok {
-		return fmt.Errorf("no tunnel %s: %w", name, unix.ENOENT)
-	}
-	delete(e.tunnels, name)
-	for _, p := range t.peers {
-		delete(e.admit, p.admission)
-	}
-	if err := e.publish(); err != nil {
-		return err // a worker is stuck and may still use the descriptors
-	}
-	return e.closeTunnels([]*tunnel{t})
-}
-
-// open acquires all that a tunnel needs, the device last: nothing of it shows
-// on the host while anything can still fail.
+// open acquires all that a new tunnel needs, the device last: nothing of it
+// shows on the host while anything can still fail.
 func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
-	t := &tunnel{config: cfg, since: time.Now(), mtuAuto: cfg.Device.MTU == 0}
-	t.port = &port{name: cfg.Device.Name, l3: cfg.Device.L3}
 	e.lastID++
-	t.port.id = e.lastID
+	t := &tunnel{
+		config: cfg, mtuAuto: cfg.Device.MTU == 0,
+		id: e.lastID, since: time.Now(),
+		fdb:   fdb.NewTable(fdb.Options{Limit: cfg.MaxAddress, Ageing: cfg.Ageing}),
+		drops: make([]dropCounters, len(e.workers)),
+		state: new(portState),
+	}
 	defer func() {
 		if err != nil {
 			e.releaseUnderlay(t)
 		}
 	}()
-	seg := &segment{
-		vni:      cfg.VNI,
-		fdb:      fdb.NewTable(fdb.Options{Limit: cfg.MaxAddress, Ageing: cfg.Ageing}),
-		nexthops: make([][]*peer, 1), // fdb.Local
-		learning: cfg.Learning, ttl: cfg.TTL, tos: cfg.TOS, df: cfg.DF,
-		l2ControlPass: cfg.L2ControlPass, vlanDrop: cfg.VLANDrop,
-		drops: make([]dropCounters, len(e.workers)),
-	}
-	t.port.segment = seg
-	for _, pc := range cfg.Peers {
-		if err := e.addPeer(t, pc); err != nil {
-			return nil, fmt.Errorf("remote %s: %w", pc.Remote, err)
-		}
+	if err := e.openPeers(t, nil); err != nil {
+		return nil, err
 	}
 	opts := cfg.Device
 	opts.Queues = len(e.workers)
@@ -129,69 +69,156 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		opts.MTU = t.autoMTU()
 	}
 	t.mtu = opts.MTU
-	device, err := e.devices.Open(opts)
-	if err != nil {
+	if t.device, err = e.devices.Open(opts); err != nil {
 		return nil, err
 	}
-	t.port.device = device
-	t.port.mac = device.LLAddr()
-	seg.fdb.SetOwn(t.port.mac)
-	t.port.offload.Store(uint32(device.Offload()))
-	for i := range e.workers {
-		t.port.queues = append(t.port.queues, device.Queue(i))
-	}
+	t.fdb.SetOwn(t.device.LLAddr())
+	t.state.offload.Store(uint32(t.device.Offload()))
+	e.assemble(t)
 	return t, nil
 }
 
-// addPeer opens what is needed to hear a peer and to speak to it.
-func (e *Endpoint) addPeer(t *tunnel, pc Peer) error {
+// change opens what a tunnel needs for another configuration. Device, table
+// and counters stay, and so does the state of peers that stay.
+func (e *Endpoint) change(old *tunnel, cfg Tunnel) (_ *tunnel, err error) {
+	if fixed := old.config.fixed(&cfg); fixed != "" {
+		return nil, fmt.Errorf("%s cannot be changed while the tunnel is there: remove it and add it again: %w", fixed, unix.EBUSY)
+	}
+	t := new(tunnel)
+	*t = *old
+	t.config, t.mtuAuto = cfg, cfg.Device.MTU == 0
+	t.sockets, t.ports, t.peers = nil, nil, nil
+	if err := e.openPeers(t, old.peers); err != nil {
+		e.releaseUnderlay(t)
+		return nil, err
+	}
+	mtu := cfg.Device.MTU
+	if t.mtuAuto {
+		mtu = t.autoMTU()
+	}
+	if mtu != old.mtu {
+		if err := t.device.SetMTU(mtu); err != nil {
+			e.releaseUnderlay(t)
+			return nil, fmt.Errorf("mtu %d: %w", mtu, err)
+		}
+		t.mtu = mtu
+	}
+	e.assemble(t)
+	return t, nil
+}
+
+// fixed names the first setting that differs between two configurations and
+// cannot change under a running tunnel, "" if there is none.
+func (cfg *Tunnel) fixed(to *Tunnel) string {
+	a, b := cfg.Device, to.Device
+	a.MTU, b.MTU = 0, 0
+	switch {
+	case cfg.VNI != to.VNI:
+		return "id"
+	case a.L3 != b.L3:
+		return "mode"
+	case cfg.DstPort != to.DstPort:
+		return "dstport"
+	case !reflect.DeepEqual(a, b):
+		return "a setting of the device (address, lladdr, master, netns, persist, txqueuelen, offload, up)"
+	}
+	return ""
+}
+
+// openPeers opens sockets and source ports for all configured peers. Those
+// that were there before keep counters and nexthop.
+func (e *Endpoint) openPeers(t *tunnel, before []*peer) error {
+	for _, pc := range t.config.Peers {
+		p, err := e.openPeer(t, pc)
+		if err != nil {
+			return fmt.Errorf("remote %s: %w", pc.Remote, err)
+		}
+		for _, q := range before {
+			if q.config.Remote == pc.Remote && q.remotePort == p.remotePort {
+				p.peerState, p.nexthop, p.id = q.peerState, q.nexthop, q.id
+			}
+		}
+		if p.peerState == nil {
+			p.peerState = &peerState{traffic: make([]traffic, len(e.workers))}
+			t.lastNexthop++
+			p.nexthop = t.lastNexthop
+			e.lastID++
+			p.id = int32(e.lastID)
+		}
+		if err := e.openPaths(t, p); err != nil {
+			return fmt.Errorf("remote %s: %w", pc.Remote, err)
+		}
+		p.setRoute(p.route)
+		t.peers = append(t.peers, p)
+	}
+	return nil
+}
+
+// openPeer opens what is needed to hear a peer, and looks up the way to it.
+func (e *Endpoint) openPeer(t *tunnel, pc Peer) (*peer, error) {
 	cfg := &t.config
 	route, err := e.underlay.Route(pc.Remote, cfg.Local, cfg.Mark)
 	switch {
 	case route.Local:
-		return fmt.Errorf("it is an address of this host; give the other host's: %w", unix.EINVAL)
+		return nil, fmt.Errorf("it is an address of this host; give the other host's: %w", unix.EINVAL)
 	case route.Broadcast:
-		return fmt.Errorf("it is a broadcast address; give the other host's: %w", unix.EINVAL)
+		return nil, fmt.Errorf("it is a broadcast address; give the other host's: %w", unix.EINVAL)
 	}
 	if err != nil {
 		// The underlay may come later. The watcher goes on asking.
-		e.log.Warn("no route to the peer yet", zap.String("device", cfg.Device.Name), zap.Stringer("remote", pc.Remote), zap.NamedError("err", err))
+		e.log.Warn("no route to the peer yet", zap.String("device", cfg.Device.Name),
+			zap.Stringer("remote", pc.Remote), zap.NamedError("err", err))
 	}
 	s, err := e.listen(t, pc.Remote)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	e.lastID++
 	p := &peer{
-		config: pc, id: int32(e.lastID), port: t.port,
-		nexthop:     fdb.Nexthop(len(t.port.segment.nexthops)),
+		config: pc, route: route,
 		admission:   admission{vniKey{s.id, cfg.VNI}, pc.Remote.WithZone("")},
 		remoteBytes: string(pc.Remote.AsSlice()),
 		remotePort:  pc.Port,
-		traffic:     make([]traffic, len(e.workers)),
 	}
 	if p.remotePort == 0 {
 		p.remotePort = cfg.DstPort
 	}
-	if other := e.admit[p.admission]; other != nil {
-		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, cfg.VNI, unix.EEXIST)
+	if other := e.admit[p.admission]; other != nil && other.port.id != t.id {
+		return nil, fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, cfg.VNI, unix.EEXIST)
+	}
+	if slices.ContainsFunc(t.peers, func(q *peer) bool { return q.admission == p.admission }) {
+		return nil, fmt.Errorf("it is given twice: %w", unix.EEXIST)
 	}
 	if p.headers, err = headers(cfg); err != nil {
-		return err
+		return nil, err
 	}
 	p.outer = ipUDPLen(pc.Remote) + len(p.headers[0])
-	if err := e.openPaths(t, p); err != nil {
-		return err
+	return p, nil
+}
+
+// assemble makes what workers see of a tunnel from its configuration and its
+// peers.
+func (e *Endpoint) assemble(t *tunnel) {
+	cfg := &t.config
+	seg := &segment{
+		vni: cfg.VNI, fdb: t.fdb, drops: t.drops,
+		nexthops: make([][]*peer, t.lastNexthop+1),
+		learning: cfg.Learning, ttl: cfg.TTL, tos: cfg.TOS, df: cfg.DF,
+		l2ControlPass: cfg.L2ControlPass, vlanDrop: cfg.VLANDrop,
 	}
-	p.setRoute(route)
-	e.admit[p.admission] = p
-	t.peers = append(t.peers, p)
-	seg := t.port.segment
-	seg.nexthops = append(seg.nexthops, []*peer{p})
-	if !pc.NoFlood {
-		seg.flood = append(seg.flood, p)
+	t.port = &port{
+		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, mac: t.device.LLAddr(),
+		device: t.device, segment: seg, portState: t.state,
 	}
-	return nil
+	for i := range e.workers {
+		t.port.queues = append(t.port.queues, t.device.Queue(i))
+	}
+	for _, p := range t.peers {
+		p.port = t.port
+		seg.nexthops[p.nexthop] = []*peer{p}
+		if !p.config.NoFlood {
+			seg.flood = append(seg.flood, p)
+		}
+	}
 }
 
 // headers makes the GENEVE headers of a tunnel's datagrams: on an L2 tunnel
@@ -287,9 +314,6 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 // releaseUnderlay gives back what a tunnel has on the underlay. No worker uses
 // it any more.
 func (e *Endpoint) releaseUnderlay(t *tunnel) {
-	for _, p := range t.peers {
-		delete(e.admit, p.admission)
-	}
 	for _, set := range t.ports {
 		e.underlay.Release(set)
 	}

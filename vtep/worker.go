@@ -201,33 +201,33 @@ func (w *worker) wait(block bool) int {
 // the epoll set, new ones enter.
 func (w *worker) adopt(snap *snapshot) {
 	w.lastSocket, w.lastTrain, w.lastPeer = nil, nil, nil
-	keep := make(map[any]bool, len(snap.ports)+len(snap.sockets))
+	ports := make(map[uint32]*port, len(snap.ports))
 	for _, p := range snap.ports {
-		keep[p] = true
+		ports[p.id] = p
 	}
+	sockets := make(map[*socket]bool, len(snap.sockets))
 	for _, s := range snap.sockets {
-		keep[s] = true
+		sockets[s] = true
 	}
 	for i := range w.slots {
-		s := &w.slots[i]
-		switch {
-		case s.port != nil && !keep[s.port], s.socket != nil && !keep[s.socket]:
+		switch s := &w.slots[i]; {
+		case s.port != nil && ports[s.port.id] != nil: // the same queue, perhaps with other settings
+			id := s.port.id
+			s.port = ports[id]
+			delete(ports, id)
+		case s.socket != nil && sockets[s.socket]:
+			delete(sockets, s.socket)
+		case s.port != nil || s.socket != nil:
 			w.drop(uint32(i))
-		case s.port != nil:
-			delete(keep, s.port)
-		case s.socket != nil:
-			delete(keep, s.socket)
 		}
 	}
-	for _, p := range snap.ports {
-		if keep[p] && !p.failed.Load() {
+	for _, p := range ports {
+		if !p.failed.Load() {
 			w.enter(slot{fd: p.queues[w.id].FD(), port: p})
 		}
 	}
-	for _, s := range snap.sockets {
-		if keep[s] {
-			w.enter(slot{fd: s.receivers[w.id].FD(), socket: s})
-		}
+	for s := range sockets {
+		w.enter(slot{fd: s.receivers[w.id].FD(), socket: s})
 	}
 	w.snap = snap
 }

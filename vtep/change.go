@@ -1,0 +1,150 @@
+package vtep
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// Change is a set of changes that take effect together.
+type Change struct {
+	Remove []string // tunnels to close, by name
+	Set    []Tunnel // tunnels to change, by the name in Device
+	Add    []Tunnel // tunnels to open
+}
+
+// Apply makes a change, all of it or nothing: on error everything is as it
+// was before. Tunnels that it does not name lose no packet, and those that it
+// changes keep their device, their table and their counters.
+//
+// Errors of the kernel unwrap to their errno; a tunnel that is there already
+// is unix.EEXIST, one that is not unix.ENOENT, and a setting that cannot
+// change while the tunnel is there unix.EBUSY.
+func (e *Endpoint) Apply(c Change) (err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+
+	// Open all that is new beside what is there. Nothing is taken away yet, so
+	// that going back is only closing again.
+	var opened, changed, replaced, removed []*tunnel
+	committed := false
+	before := e.tunnels
+	e.tunnels = maps.Clone(before)
+	admitted := maps.Clone(e.admit)
+	defer func() {
+		if committed {
+			return
+		}
+		e.tunnels, e.admit = before, admitted
+		err = errors.Join(err, e.closeTunnels(opened))
+		for _, t := range changed {
+			e.releaseUnderlay(t)
+		}
+		for i, t := range replaced {
+			if t.mtu != changed[i].mtu {
+				t.device.SetMTU(t.mtu)
+			}
+		}
+	}()
+	for _, name := range c.Remove {
+		t, ok := e.tunnels[name]
+		if !ok {
+			return fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
+		}
+		e.leave(t)
+		removed = append(removed, t)
+	}
+	for _, cfg := range c.Set {
+		name := cfg.Device.Name
+		old, ok := e.tunnels[name]
+		if !ok {
+			return fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
+		}
+		if err := cfg.check(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t, err := e.change(old, cfg)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		changed, replaced = append(changed, t), append(replaced, old)
+		e.leave(old)
+		e.enter(t)
+	}
+	for _, cfg := range c.Add {
+		name := cfg.Device.Name
+		if _, ok := e.tunnels[name]; ok {
+			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, unix.EEXIST)
+		}
+		if err := cfg.check(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t, err := e.open(cfg)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		opened = append(opened, t)
+		e.enter(t)
+	}
+
+	committed = true
+	if err := e.publish(); err != nil {
+		return err // what would be closed now the stuck worker may still use
+	}
+	for i, t := range changed {
+		t.settle(replaced[i])
+		e.releaseUnderlay(replaced[i])
+	}
+	if err := e.closeTunnels(removed); err != nil {
+		e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
+	}
+	e.checkPaths(append(opened, changed...))
+	return nil
+}
+
+// enter makes a tunnel part of the configuration.
+func (e *Endpoint) enter(t *tunnel) {
+	e.tunnels[t.config.Device.Name] = t
+	for _, p := range t.peers {
+		e.admit[p.admission] = p
+	}
+}
+
+// leave takes a tunnel out of the configuration.
+func (e *Endpoint) leave(t *tunnel) {
+	delete(e.tunnels, t.config.Device.Name)
+	for _, p := range t.peers {
+		delete(e.admit, p.admission)
+	}
+}
+
+// settle brings the table in line with the configuration, and removes what was
+// learned of peers that are gone.
+func (t *tunnel) settle(old *tunnel) {
+	t.fdb.SetLimit(t.config.MaxAddress)
+	t.fdb.SetAgeing(t.config.Ageing)
+	for _, p := range old.peers {
+		if t.port.segment.nexthopPeers(p.nexthop) == nil {
+			t.fdb.FlushNexthop(p.nexthop)
+		}
+	}
+}
+
+// closeTunnels takes down tunnels that no worker uses.
+func (e *Endpoint) closeTunnels(tunnels []*tunnel) error {
+	devices := make([]Device, len(tunnels))
+	for i, t := range tunnels {
+		devices[i] = t.device
+	}
+	err := e.devices.CloseAll(devices)
+	for _, t := range tunnels {
+		e.releaseUnderlay(t)
+	}
+	return err
+}

@@ -1,0 +1,160 @@
+package vtep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
+)
+
+// TestSet changes a tunnel that is there: device, counters, and what was
+// learned of the peers that stay, stay.
+func TestSet(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	h.step()
+	hear := func(from string, src packet.MAC) {
+		f := frame(broadcast, src, 0x0806, make([]byte, 28))
+		h.underlay.inject(addr(from), 6081, 0, 2, len(f)+8, good(f))
+		h.step()
+	}
+	macC := packet.MAC{0x02, 0, 0, 0, 0x0c, 0x03}
+	hear("192.0.2.2", macB)
+	hear("192.0.2.3", macC)
+
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.4")
+	cfg.TTL, cfg.MaxAddress = 9, 7
+	if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	h.step()
+	s := h.State().Tunnels[0]
+	if len(h.devices.opened) != 1 || dev.closed || s.Stats.RxPackets != 1 || s.FDB.Limit != 7 {
+		t.Errorf("after Set: %d devices, closed %v, %d packets of the peer that stayed, limit %d; want 1, false, 1, 7",
+			len(h.devices.opened), dev.closed, s.Stats.RxPackets, s.FDB.Limit)
+	}
+	known := func(mac packet.MAC) bool {
+		return slices.ContainsFunc(h.FDB(), func(e FDBEntry) bool { return e.MAC == mac })
+	}
+	if !known(macB) || known(macC) {
+		t.Errorf("address of the peer that stayed known: %v, of the one that went: %v; want true, false", known(macB), known(macC))
+	}
+	dev.queues[0].feed(memFrame{bytes: frame(broadcast, macA, 0x0806, make([]byte, 28))})
+	h.step()
+	var to []string
+	for _, d := range h.underlay.sent {
+		to = append(to, d.to.Addr().String())
+		if d.ttl != 9 {
+			t.Errorf("outer TTL %d, want 9", d.ttl)
+		}
+	}
+	if want := []string{"192.0.2.2", "192.0.2.4"}; !slices.Equal(to, want) {
+		t.Errorf("flooded to %v, want %v", to, want)
+	}
+	hear("192.0.2.3", macC)
+	if got := h.State().Drops.Rx[DropUnknownPeer]; got != 1 {
+		t.Errorf("unknown_peer drops %d, want 1 from the peer that went", got)
+	}
+}
+
+// TestApplyAllOrNothing: whatever fails, everything is as before.
+func TestApplyAllOrNothing(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1", "fd00::1")
+	h.add(testTunnel("a", "192.0.2.2"))
+	h.add(testTunnel("b", "192.0.2.3"))
+	describe := func() string {
+		s := h.State()
+		text := fmt.Sprint(len(h.underlay.listeners), h.underlay.sets-h.underlay.released, len(h.admit))
+		for _, tn := range s.Tunnels {
+			text += fmt.Sprint(" ", tn.Config.Device.Name, tn.Config.TTL, tn.MTU)
+		}
+		for _, d := range h.devices.opened {
+			text += fmt.Sprint(" ", d.opts.Name, d.closed)
+		}
+		return text
+	}
+	before := describe()
+	changed := testTunnel("a", "192.0.2.2", "fd00::9")
+	changed.TTL = 3
+	other := testTunnel("c", "192.0.2.4")
+	moved := testTunnel("a", "192.0.2.2")
+	moved.DstPort = 7000
+	stolen := testTunnel("a", "192.0.2.3") // the peer of b, same VNI
+	for name, tc := range map[string]struct {
+		change Change
+		want   error
+	}{
+		"unknown to remove": {Change{Set: []Tunnel{changed}, Remove: []string{"b", "x"}}, unix.ENOENT},
+		"unknown to set":    {Change{Set: []Tunnel{changed, other}}, unix.ENOENT},
+		"known to add":      {Change{Set: []Tunnel{changed}, Add: []Tunnel{testTunnel("b", "192.0.2.9")}}, unix.EEXIST},
+		"fixed setting":     {Change{Set: []Tunnel{moved}, Remove: []string{"b"}}, unix.EBUSY},
+		"peer of another":   {Change{Set: []Tunnel{stolen}}, unix.EEXIST},
+		"bad in the middle": {Change{Set: []Tunnel{changed}, Add: []Tunnel{testTunnel("d", "192.0.2.1")}}, unix.EINVAL},
+	} {
+		if err := h.Apply(tc.change); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		}
+		if after := describe(); after != before {
+			t.Errorf("%s: was %s\nnow  %s", name, before, after)
+		}
+	}
+	h.devices.fail = errors.New("no device today")
+	if err := h.Apply(Change{Set: []Tunnel{changed}, Add: []Tunnel{other}}); !errors.Is(err, h.devices.fail) {
+		t.Errorf("device fails: %v", err)
+	}
+	if after := describe(); after != before {
+		t.Errorf("device fails: was %s\nnow  %s", before, after)
+	}
+}
+
+// TestSetLosesNothing changes a tunnel again and again under traffic.
+func TestSetLosesNothing(t *testing.T) {
+	wire := new(memWire)
+	a, b := newHost(t, wire, 2, "192.0.2.1"), newHost(t, wire, 2, "192.0.2.2")
+	devA := a.add(testTunnel("gnv0", "192.0.2.2"))
+	cfg := testTunnel("gnv0", "192.0.2.1")
+	cfg.Device.LLAddr = macB
+	devB := b.add(cfg)
+	for _, q := range devB.queues {
+		q.discard = true
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	go func() { done <- a.Run(ctx) }()
+	go func() { done <- b.Run(ctx) }()
+	const frames = 2000
+	go func() {
+		f := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "x"))
+		for i := range frames {
+			devA.queues[i%2].feed(memFrame{bytes: f})
+			time.Sleep(20 * time.Microsecond)
+		}
+	}()
+	for i := range 50 {
+		there, here := testTunnel("gnv0", "192.0.2.2"), cfg
+		there.TTL, here.TTL = 1+i, 1+i
+		if i%2 == 0 {
+			there.Peers = append(there.Peers, Peer{Remote: addr("192.0.2.77")})
+		}
+		if err := errors.Join(a.Apply(Change{Set: []Tunnel{there}}), b.Apply(Change{Set: []Tunnel{here}})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for b.State().Tunnels[0].Stats.RxPackets < frames && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if got := b.State().Tunnels[0].Stats.RxPackets; got != frames {
+		t.Errorf("%d of %d frames arrived while the tunnel was changed", got, frames)
+	}
+	cancel()
+	<-done
+	<-done
+}
