@@ -116,7 +116,7 @@ func TestNoTimeIsLost(t *testing.T) {
 func TestCopyRace(t *testing.T) {
 	rounds := 200_000
 	if raceEnabled {
-		rounds = 30_000
+		rounds = 3_000
 	}
 	key := keyOf(macB)
 	for _, c := range []struct {
