@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// wireguardGo is pinned, so that ratios of two runs compare.
+const wireguardGo = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
+
+// contender is one way between two hosts.
+type contender struct {
+	name      string
+	bridgable bool // has an Ethernet device to put behind a bridge
+	// up makes the tunnel devices and sets device and daemon of both ends.
+	up func(ctx context.Context, dir string, s *site) error
+}
+
+// build builds the programs that are needed into dir and returns the contenders.
+func build(ctx context.Context, dir string, o options) ([]contender, error) {
+	var out []contender
+	for _, name := range o.contenders {
+		switch name {
+		case "gvtep":
+			program := o.gvtep
+			if program == "" {
+				program = filepath.Join(dir, "gvtep")
+				logf("building gvtep")
+				if err := goTool(ctx, dir, "build", "-trimpath", "-o", program, "./cmd/gvtep"); err != nil {
+					return nil, err
+				}
+			}
+			program, err := filepath.Abs(program)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, gvtep(program, o.extra))
+		case "vxlan":
+			out = append(out, vxlan)
+		case "raw":
+			out = append(out, raw)
+		case "wireguard":
+			logf("building %s", wireguardGo)
+			if err := goTool(ctx, dir, "install", wireguardGo); err != nil {
+				logf("without wireguard-go: %v", err)
+				continue
+			}
+			out = append(out, wireguard(filepath.Join(dir, "wireguard")))
+		}
+	}
+	return out, nil
+}
+
+// goTool runs the go command with dir for what it installs.
+func goTool(ctx context.Context, dir string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir)
+	cmd.SysProcAttr = attributes()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w: %s", strings.Join(args, " "), err, tail(string(out)))
+	}
+	return nil
+}
+
+// raw is the veth itself.
+var raw = contender{name: "raw", up: func(ctx context.Context, dir string, s *site) error {
+	for _, e := range s.ends {
+		e.device = underlayDevice
+	}
+	return nil
+}}
+
+// vxlan is the kernel's device, as "ip link add" makes it.
+var vxlan = contender{name: "vxlan", bridgable: true, up: func(ctx context.Context, dir string, s *site) error {
+	for i, e := range s.ends {
+		e.device = "vxlan0"
+		err := s.ip(ctx, e.host, "link", "add", e.device, "type", "vxlan", "id", "100", "dstport", "4789",
+			"local", e.underlay.String(), "remote", s.ends[1-i].underlay.String(), "dev", underlayDevice)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}}
+
+func gvtep(program string, extra []string) contender {
+	return contender{name: "gvtep", bridgable: true, up: func(ctx context.Context, dir string, s *site) (err error) {
+		for i, e := range s.ends {
+			e.device = "gnv0"
+			control := filepath.Join(dir, e.host+".sock")
+			args := append([]string{program, "--control", control, "run", e.device, "--id", "100",
+				"--local", e.underlay.String(), "--remote", s.ends[1-i].underlay.String()}, extra...)
+			if e.daemon, err = start(e.host, args...); err != nil {
+				return err
+			}
+			err = e.daemon.until(ctx, "ready", func() bool {
+				_, err := command(ctx, program, "--control", control, "wait", e.device, "--for", "ready")
+				return err == nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// wireguard is wireguard-go. It is configured over its local socket, so the
+// wg program is not needed.
+func wireguard(program string) contender {
+	return contender{name: "wireguard", up: func(ctx context.Context, dir string, s *site) error {
+		const port = 51820
+		var keys [2]*ecdh.PrivateKey
+		for i := range keys {
+			key, err := ecdh.X25519().GenerateKey(rand.Reader)
+			if err != nil {
+				return err
+			}
+			keys[i] = key
+		}
+		for i, e := range s.ends {
+			// Its socket is named after the device and all namespaces share the
+			// file system: the names must differ.
+			e.device = fmt.Sprintf("wgb%d%c", os.Getpid(), 'a'+i)
+			socket := "/var/run/wireguard/" + e.device + ".sock"
+			s.after = append(s.after, func() { os.Remove(socket) })
+			var err error
+			if e.daemon, err = start(e.host, program, "-f", e.device); err != nil {
+				return err
+			}
+			err = e.daemon.until(ctx, "listening on "+socket, func() bool {
+				c, err := net.Dial("unix", socket)
+				if err == nil {
+					c.Close()
+				}
+				return err == nil
+			})
+			if err != nil {
+				return err
+			}
+			peer := s.ends[1-i]
+			answer, err := ask(socket, fmt.Sprintf(
+				"set=1\nprivate_key=%x\nlisten_port=%d\npublic_key=%x\nendpoint=%s:%d\nallowed_ip=%s/32\n\n",
+				keys[i].Bytes(), port, keys[1-i].PublicKey().Bytes(), peer.underlay, port, peer.addr))
+			if err != nil || !strings.Contains(answer, "errno=0\n") {
+				return fmt.Errorf("wireguard-go does not take its configuration: %q %v", answer, err)
+			}
+		}
+		return nil
+	}}
+}

@@ -1,0 +1,160 @@
+// Bench measures gvtep against the kernel's VXLAN device, the bare veth and
+// wireguard-go on one machine, in network namespaces that it makes and
+// removes. scripts/bench/run.sh builds and starts it; docs/benchmarks.md says
+// what is measured, why so, and what the figures mean.
+//
+// A figure never fails a run. The exit code is 1 if something could not be
+// measured at all, and 2 if the run could not start.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// measures are the words of --only, in the order in which they run.
+var measures = []string{"tcp1", "tcp4", "udp64", "udp1300", "nodrop64", "nodrop1300", "ping", "tcp1br", "tcp4br"}
+
+// options is what the command line asks for.
+type options struct {
+	runs       int
+	secs       int // of one TCP or overload measurement
+	pings      int
+	steps      int // of the search for the no-drop rate
+	only       []string
+	labs       []string
+	contenders []string
+	gvtep      string   // a program to measure instead of this source tree's
+	extra      []string // more words for gvtep run
+	congestion string   // TCP congestion control, "": the system's
+}
+
+func parseOptions(args []string) (options, error) {
+	o := options{pings: 1000, steps: 6}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	quick := f.Bool("quick", false, "one short run: to see that it works, not for figures")
+	f.IntVar(&o.runs, "runs", 9, "rounds; in each, every contender has its turn")
+	f.IntVar(&o.secs, "secs", 3, "seconds of one TCP or overload measurement")
+	only := f.String("only", strings.Join(measures, ","), "what to measure")
+	labs := f.String("labs", "veth,wire", "where")
+	contenders := f.String("contenders", "gvtep,vxlan,raw,wireguard", "whom")
+	extra := f.String("extra", "", "more words for gvtep run, such as \"--workers 1\"")
+	f.StringVar(&o.gvtep, "gvtep", "", "measure this `FILE` (default: built from this tree)")
+	f.StringVar(&o.congestion, "congestion", "", "TCP congestion control `NAME` (default: that of the system)")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	set := map[string]bool{}
+	f.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	if *quick {
+		o.pings, o.steps = 200, 4
+		if !set["runs"] {
+			o.runs = 1
+		}
+		if !set["secs"] {
+			o.secs = 1
+		}
+	}
+	o.extra = strings.Fields(*extra)
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected word %q: run.sh --help lists the flags", f.Arg(0))
+	}
+	if o.runs < 1 || o.secs < 1 {
+		return o, fmt.Errorf("--runs %d --secs %d: want at least 1 of each", o.runs, o.secs)
+	}
+	var err error
+	words := func(name, list string, known []string) (out []string) {
+		for w := range strings.SplitSeq(list, ",") {
+			if !slices.Contains(known, w) && err == nil {
+				err = fmt.Errorf("--%s %s: want some of %s", name, w, strings.Join(known, ","))
+			}
+		}
+		for _, k := range known { // in our order, each once
+			if slices.Contains(strings.Split(list, ","), k) {
+				out = append(out, k)
+			}
+		}
+		return out
+	}
+	o.only = words("only", *only, measures)
+	o.labs = words("labs", *labs, []string{"veth", "wire"})
+	o.contenders = words("contenders", *contenders, []string{"gvtep", "vxlan", "raw", "wireguard"})
+	return o, err
+}
+
+func main() {
+	if len(os.Args) > 1 && (os.Args[1] == wordSend || os.Args[1] == wordSink) {
+		if err := loadMain(os.Args[1:]); err != nil {
+			fmt.Println(err)
+			os.Exit(2)
+		}
+		return
+	}
+	o, err := parseOptions(os.Args[1:])
+	switch {
+	case err == flag.ErrHelp:
+		return
+	case err == nil && os.Geteuid() != 0:
+		err = fmt.Errorf("namespaces need root: sudo scripts/bench/run.sh")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	failed := 0
+	if err == nil {
+		failed, err = run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	if failed > 0 {
+		fmt.Fprintf(os.Stderr, "bench: measurements that failed, see above: %d\n", failed)
+		os.Exit(1)
+	}
+}
+
+// run is the whole benchmark. It returns how many measurements failed.
+func run(ctx context.Context, o options) (failed int, err error) {
+	dir, err := os.MkdirTemp("", "gvtep-bench-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	sweep(ctx)
+	head := header(ctx, o) // first: building is load
+	contenders, err := build(ctx, dir, o)
+	if err != nil {
+		return 0, err
+	}
+	logf("measuring %s in %s, %d rounds", strings.Join(o.only, ","), strings.Join(o.labs, " and "), o.runs)
+
+	t := newTable()
+	for round := 1; round <= o.runs; round++ {
+		for _, lab := range o.labs {
+			for _, c := range contenders {
+				m := &meter{options: o, table: t, dir: dir, lab: lab, contender: c, round: round}
+				m.measure(ctx)
+				failed += m.failed
+				if ctx.Err() != nil {
+					logf("stopped: the table has what was measured until now")
+					fmt.Print(head, t.markdown(o.labs))
+					return failed, nil
+				}
+			}
+		}
+	}
+	fmt.Print(head, t.markdown(o.labs))
+	return failed, nil
+}
+
+// logf writes one line of progress.
+func logf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
