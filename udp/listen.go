@@ -10,10 +10,12 @@ import (
 )
 
 // Listener is the receive sockets of one address, one per worker. The kernel
-// spreads flows over them by a hash of the outer addresses and ports.
+// spreads flows over them by a hash of the outer addresses and ports. The
+// Listener of a group has one socket only.
 type Listener struct {
 	u         *Underlay
-	receivers []*Receiver
+	options   ListenOptions
+	receivers []*Receiver // by worker; all but one nil if it is a group's
 	rcvbuf    int
 }
 
@@ -22,24 +24,34 @@ type Listener struct {
 // If somebody else holds the port on an overlapping address the error is an
 // unix.EADDRINUSE that says who; a Local that is not an address of this host
 // gives unix.EADDRNOTAVAIL.
+//
+// With Group it joins that group on Device, which must be there; unix.ENODEV if
+// it is not. Its one socket goes to the workers in turn. Open the sockets of
+// an unspecified address before groups on the same port, and ask once for
+// each group, port and device: a second Listener gets copies of its own.
 func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
-	if !o.Local.IsValid() || o.Local.Is4In6() {
-		return nil, fmt.Errorf("listen on %q: not a plain IPv4 or IPv6 address; use 0.0.0.0 or :: for any", o.Local)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
-	if o.Port == 0 {
-		return nil, fmt.Errorf("listen on %s: port 0 is not a port", o.Local)
+	l := &Listener{u: u, options: o, receivers: make([]*Receiver, u.cfg.Workers)}
+	workers := l.receivers
+	if o.Group.IsValid() {
+		u.mu.Lock()
+		owner := u.groups % len(workers)
+		u.groups++
+		u.mu.Unlock()
+		workers = workers[owner : owner+1]
 	}
-	l := &Listener{u: u}
-	for i := range u.cfg.Workers {
+	for i := range workers {
 		fd, err := u.listenSocket(o, i == 0)
 		if err != nil {
 			l.closeSockets()
 			return nil, listenError(o, err)
 		}
-		l.receivers = append(l.receivers, newReceiver(fd, u.cfg.Batch, o.Local.Is4()))
+		workers[i] = newReceiver(fd, u.cfg.Batch, o.addr().Is4())
 	}
 	// The kernel reports twice what was asked for (socket(7)).
-	if n, err := unix.GetsockoptInt(l.receivers[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
+	if n, err := unix.GetsockoptInt(workers[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
 		l.rcvbuf = n / 2
 	}
 	u.mu.Lock()
@@ -50,9 +62,11 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 
 // listenSocket opens one receive socket. The first one is bound alone and only
 // then opens its port to siblings: with SO_REUSEPORT set before, a second
-// process of the same user would join unnoticed and take half the flows.
+// process of the same user would join unnoticed and take half the flows. A
+// group's has it from the start: nothing can be taken from it.
 func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) {
-	fd, err := unix.Socket(familyOf(o.Local), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	exclusive := first && !o.Group.IsValid()
+	fd, err := unix.Socket(familyOf(o.addr()), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
@@ -61,7 +75,7 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 			unix.Close(fd)
 		}
 	}()
-	if err := setOptions(fd, listenOptions(o, !first)); err != nil {
+	if err := setOptions(fd, listenOptions(o, !exclusive)); err != nil {
 		return -1, err
 	}
 	if err := setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, u.cfg.Rcvbuf); err != nil {
@@ -76,22 +90,28 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 			return -1, fmt.Errorf("bind to device %s: %w", o.Device, err)
 		}
 	}
-	sa, err := u.sockaddr(o.Local, o.Port, o.Device)
+	sa, err := u.sockaddr(o.addr(), o.Port, o.Device)
 	if err != nil {
 		return -1, err
 	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return -1, err
 	}
-	if first {
+	if exclusive {
 		err = setOptions(fd, []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"}})
+	}
+	if o.Group.IsValid() {
+		var index int
+		if index, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX); err == nil {
+			err = joinGroup(fd, o.addr(), index)
+		}
 	}
 	return fd, err
 }
 
-func listenOptions(o ListenOptions, sibling bool) []option {
+func listenOptions(o ListenOptions, share bool) []option {
 	opts := []option{{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1, "SO_RXQ_OVFL"}}
-	if o.Local.Is4() {
+	if o.addr().Is4() {
 		opts = append(opts,
 			option{unix.SOL_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
 			option{unix.SOL_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS"},
@@ -102,12 +122,12 @@ func listenOptions(o ListenOptions, sibling bool) []option {
 			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
 			option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
 			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS"},
-			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 0, "IPV6_MULTICAST_ALL"})
+			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 1, "IPV6_MULTICAST_ALL"})
 		if o.ZeroCsum6 {
 			opts = append(opts, option{unix.SOL_UDP, unix.UDP_NO_CHECK6_RX, 1, "UDP_NO_CHECK6_RX"})
 		}
 	}
-	if sibling {
+	if share {
 		opts = append(opts, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"})
 	}
 	return opts
@@ -115,10 +135,10 @@ func listenOptions(o ListenOptions, sibling bool) []option {
 
 // listenError makes one clear line of what bind said.
 func listenError(o ListenOptions, err error) error {
-	at := netip.AddrPortFrom(o.Local, o.Port)
+	at := netip.AddrPortFrom(o.addr(), o.Port)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address", at, err, holder(o.Local, o.Port))
+		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address", at, err, holder(o.addr(), o.Port))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("listen on udp %s: %w: no device of this host has %s ready; add it first, or take %s for any", at, err, o.Local, unspecified(o.Local))
 	default:
@@ -133,7 +153,8 @@ func unspecified(a netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// Receiver returns the receive socket of a worker, 0 to Workers-1.
+// Receiver returns the receive socket of a worker, 0 to Workers-1; nil if it is
+// a group's and another worker has it.
 func (l *Listener) Receiver(worker int) *Receiver { return l.receivers[worker] }
 
 // Rcvbuf is the receive buffer each socket was granted, in bytes as asked for
@@ -151,7 +172,7 @@ func (l *Listener) Close() error {
 
 func (l *Listener) closeSockets() {
 	for _, r := range l.receivers {
-		if r.fd >= 0 {
+		if r != nil && r.fd >= 0 {
 			unix.Close(r.fd)
 			r.fd = -1
 		}

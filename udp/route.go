@@ -13,18 +13,25 @@ import (
 )
 
 // Route asks the kernel how a datagram to remote would leave now, from local
-// if that is a specific address, with mark if that is not 0. A link-local
-// remote needs a zone. The error is the kernel's errno: unix.ENETUNREACH
+// if that is a specific address, by device dev if that is not "", with mark if
+// that is not 0. A link-local remote needs a zone or dev, and so does a
+// multicast group, else some device is taken. The error is the kernel's errno: unix.ENETUNREACH
 // without a route, unix.EHOSTUNREACH, EACCES or EINVAL by an unreachable,
 // prohibit or blackhole one.
 //
 // Two netlink requests; not for the path of a packet.
-func (u *Underlay) Route(remote, local netip.Addr, mark uint32) (Route, error) {
+func (u *Underlay) Route(remote, local netip.Addr, dev string, mark uint32) (Route, error) {
 	o := netlink.RouteGetOptions{Mark: mark}
 	if local.IsValid() && !local.IsUnspecified() {
 		o.SrcAddr = local.AsSlice()
 	}
-	if zone := remote.Zone(); zone != "" {
+	if dev != "" {
+		link, err := u.routes.LinkByName(dev)
+		if err != nil {
+			return Route{}, fmt.Errorf("route to %s: device %s: %w", remote, dev, err)
+		}
+		o.OifIndex = link.Attrs().Index
+	} else if zone := remote.Zone(); zone != "" {
 		index, err := u.zoneIndex(zone)
 		if err != nil {
 			return Route{}, err
@@ -65,6 +72,34 @@ func (u *Underlay) lookup(remote netip.Addr, o *netlink.RouteGetOptions) (netlin
 		return netlink.Route{}, fmt.Errorf("route to %s: %w", remote, unix.ENETUNREACH)
 	}
 	return routes[0], nil
+}
+
+// Prefixes returns the networks that a device is on by its addresses, IPv4 and
+// IPv6 with the link-local one, in ascending order.
+func (u *Underlay) Prefixes(dev string) ([]netip.Prefix, error) {
+	link, err := u.routes.LinkByName(dev)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", dev, err)
+	}
+	addrs, err := u.routes.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("addresses of device %s: %w", dev, err)
+	}
+	var prefixes []netip.Prefix
+	for _, a := range addrs {
+		network := a.IPNet
+		if a.Peer != nil {
+			network = a.Peer // point to point: what is behind the link
+		}
+		ip, ok := netip.AddrFromSlice(network.IP)
+		if !ok {
+			continue
+		}
+		bits, _ := network.Mask.Size()
+		prefixes = append(prefixes, netip.PrefixFrom(ip.Unmap(), bits).Masked())
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return slices.Compact(prefixes), nil
 }
 
 // Uppers returns the devices that are stacked on those given, in ascending

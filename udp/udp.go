@@ -57,6 +57,9 @@ type ListenOptions struct {
 	Port      uint16
 	Device    string // bind to this device; "": any
 	ZeroCsum6 bool   // accept UDP checksum 0 over IPv6
+	// Group makes it one socket that receives a multicast group joined on
+	// Device, which is then needed; Local is not bound to.
+	Group netip.Addr
 }
 
 // PortOptions names a set of source ports: what only a socket can hold.
@@ -94,6 +97,7 @@ type Underlay struct {
 	sets      map[PortOptions]*sharedSet
 	held      map[heldPort]int // source ports held by our sets, and by how many
 	nextID    int
+	groups    int // opened so far
 }
 
 // New prepares an underlay; it opens no UDP socket yet.

@@ -23,9 +23,13 @@ type Change struct {
 // Errors of the kernel unwrap to their errno; a tunnel that is there already
 // is unix.EEXIST, one that is not unix.ENOENT, and a setting that cannot
 // change while the tunnel is there unix.EBUSY.
-func (e *Endpoint) Apply(c Change) (err error) {
+func (e *Endpoint) Apply(c Change) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.apply(c)
+}
+
+func (e *Endpoint) apply(c Change) (err error) {
 	if e.closed {
 		return errClosed
 	}
@@ -69,7 +73,7 @@ func (e *Endpoint) Apply(c Change) (err error) {
 		if err := cfg.check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		t, err := e.change(old, cfg)
+		t, err := e.reconfigure(old, cfg)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -98,21 +102,66 @@ func (e *Endpoint) Apply(c Change) (err error) {
 		return err // what would be closed now the stuck worker may still use
 	}
 	for i, t := range changed {
-		t.settle(replaced[i])
-		e.releaseUnderlay(replaced[i])
+		e.settle(t, replaced[i])
 	}
 	if err := e.closeTunnels(removed); err != nil {
 		e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
 	}
 	e.checkPaths(append(opened, changed...))
+	e.tell(opened, "new")
+	e.tell(changed, "changed")
+	e.tell(removed, "deleted")
 	return nil
+}
+
+// Update changes the configuration of one tunnel; see Apply.
+func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return err
+	}
+	cfg := t.config
+	if err := edit(&cfg); err != nil {
+		return err
+	}
+	return e.apply(Change{Set: []Tunnel{cfg}})
+}
+
+// rewire changes one tunnel below its configuration. e.mu is held.
+func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
+	t, err := e.change(old, edit)
+	if err != nil {
+		return err
+	}
+	e.leave(old)
+	e.enter(t)
+	if err := e.publish(); err != nil {
+		return err
+	}
+	e.settle(t, old)
+	e.checkPaths([]*tunnel{t})
+	return nil
+}
+
+// tell sends an event for each tunnel.
+func (e *Endpoint) tell(tunnels []*tunnel, action string) {
+	if !e.events.wanted() {
+		return
+	}
+	for _, t := range tunnels {
+		e.events.send(Event{Object: "tunnel", Action: action, Tunnel: t.port.name})
+	}
 }
 
 // enter makes a tunnel part of the configuration.
 func (e *Endpoint) enter(t *tunnel) {
 	e.tunnels[t.config.Device.Name] = t
 	for _, p := range t.peers {
-		e.admit[p.admission] = p
+		for _, a := range p.admissions {
+			e.admit[a] = p
+		}
 	}
 }
 
@@ -120,20 +169,37 @@ func (e *Endpoint) enter(t *tunnel) {
 func (e *Endpoint) leave(t *tunnel) {
 	delete(e.tunnels, t.config.Device.Name)
 	for _, p := range t.peers {
-		delete(e.admit, p.admission)
+		for _, a := range p.admissions {
+			delete(e.admit, a)
+		}
 	}
 }
 
-// settle brings the table in line with the configuration, and removes what was
-// learned of peers that are gone.
-func (t *tunnel) settle(old *tunnel) {
+// settle brings the table in line with a new version of a tunnel, removes what
+// was learned of peers that are gone, and closes what only the old one used.
+func (e *Endpoint) settle(t, old *tunnel) {
 	t.fdb.SetLimit(t.config.MaxAddress)
 	t.fdb.SetAgeing(t.config.Ageing)
+	if err := t.settleEntries(old.entries, e.clock()); err != nil {
+		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
+	}
 	for _, p := range old.peers {
-		if t.port.segment.nexthopPeers(p.nexthop) == nil {
+		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
+		if gone {
 			t.fdb.FlushNexthop(p.nexthop)
 		}
+		if gone && e.events.wanted() {
+			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.name, Remote: p.dest.remote})
+		}
 	}
+	if e.events.wanted() {
+		for _, p := range t.peers {
+			if old.port.segment.nexthopPeers(p.nexthop) == nil {
+				e.events.send(Event{Object: "peer", Action: "new", Tunnel: t.port.name, Remote: p.dest.remote})
+			}
+		}
+	}
+	e.releaseUnderlay(old)
 }
 
 // closeTunnels takes down tunnels that no worker uses.

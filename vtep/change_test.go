@@ -25,7 +25,6 @@ func TestSet(t *testing.T) {
 		h.underlay.inject(addr(from), 6081, 0, 2, len(f)+8, good(f))
 		h.step()
 	}
-	macC := packet.MAC{0x02, 0, 0, 0, 0x0c, 0x03}
 	hear("192.0.2.2", macB)
 	hear("192.0.2.3", macC)
 

@@ -36,6 +36,21 @@ type Tunnel struct {
 	Ageing     time.Duration // of learned addresses; 0: never
 	MaxAddress int           // learned addresses at most
 
+	// What is flooded goes to Group, a multicast address on Dev, instead of
+	// to each peer.
+	Group netip.Addr
+	// Accept are the prefixes from which anybody may speak; without it only
+	// the peers may.
+	Accept []netip.Prefix
+
+	NoFlood      bool // drop unknown unicast from the device
+	NoMcastFlood bool // drop multicast, and
+	NoBcastFlood bool // broadcast, unless the table has an entry for it
+	BUMLimit     int  // flooded frames a second; 0: no limit
+	Locked       bool // let only addresses with a static entry speak
+
+	Entries []Entry // of the forwarding table
+
 	L2ControlPass bool // carry 01:80:c2:00:00:00-0f, PAUSE excepted
 	VLANDrop      bool // drop frames with a VLAN tag, both ways
 }

@@ -26,6 +26,8 @@ const (
 	DropTooBig                        // larger than the path to the peer
 	DropNoRoute                       // the kernel has no way to the peer, or refuses it
 	DropNoFDBEntry                    // unknown destination and nobody to flood to
+	DropFloodOff                      // flooding of this kind is off
+	DropBUMLimit                      // more flooded frames than bum_limit
 	DropBadOffload                    // a super-frame header from the device that makes no sense
 	DropDeviceFull                    // the device did not take the frame
 	DropDeviceDown                    // the device is down
@@ -36,7 +38,7 @@ const (
 var reasonNames = [numReasons]string{
 	"short", "bad_version", "control", "bad_options", "critical_option", "bad_protocol",
 	"unknown_vni", "unknown_peer", "short_inner", "bad_source_mac", "reserved_address", "vlan",
-	"locked", "ecn", "reinjected", "loop", "too_big", "no_route", "no_fdb_entry", "bad_offload",
+	"locked", "ecn", "reinjected", "loop", "too_big", "no_route", "no_fdb_entry", "flood_off", "bum_limit", "bad_offload",
 	"device_full", "device_down", "socket_full",
 }
 

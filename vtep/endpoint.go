@@ -53,6 +53,8 @@ type Endpoint struct {
 	recheck  chan struct{} // a path may have changed
 	failures chan error    // a tunnel or socket is of no more use
 	ready    atomic.Bool
+	events   events
+	speakers chan speaker // want to be let in
 
 	mu      sync.Mutex // held by one change at a time
 	running bool
@@ -76,6 +78,7 @@ func New(cfg Config) (*Endpoint, error) {
 		passing:  make(chan struct{}, 1),
 		recheck:  make(chan struct{}, 1),
 		failures: make(chan error, 1),
+		speakers: make(chan speaker, speakerQueue),
 		tunnels:  make(map[string]*tunnel),
 		sockets:  make(map[ListenOptions]*socket),
 		admit:    make(map[admission]*peer),
@@ -172,14 +175,20 @@ func (e *Endpoint) publish() error {
 		admit:      maps.Clone(e.admit),
 		vnis:       make(map[vniKey]struct{}),
 		peers:      make(map[int32]*peer),
+		open:       make(map[vniKey]*port),
 	}
 	for _, t := range e.sorted() {
 		snap.ports = append(snap.ports, t.port)
+		t.state.current.Store(t.port)
 		for _, p := range t.peers {
-			snap.vnis[p.admission.vniKey] = struct{}{}
 			snap.peers[p.id] = p
 		}
 		for _, s := range t.sockets {
+			key := vniKey{s.id, t.config.VNI}
+			snap.vnis[key] = struct{}{}
+			if len(t.config.Accept) > 0 {
+				snap.open[key] = t.port
+			}
 			if !slices.Contains(snap.sockets, s) {
 				snap.sockets = append(snap.sockets, s)
 			}

@@ -570,7 +570,7 @@ func TestAddRefuses(t *testing.T) {
 		adjust func(*Tunnel, *host)
 		want   error
 	}{
-		{"no remote", func(c *Tunnel, _ *host) { c.Peers = nil }, unix.EINVAL},
+		{"group without dev", func(c *Tunnel, _ *host) { c.Group = addr("239.1.1.1") }, unix.EINVAL},
 		{"own address", func(c *Tunnel, _ *host) { c.Peers[0].Remote = addr("192.0.2.1") }, unix.EINVAL},
 		{"unspecified", func(c *Tunnel, _ *host) { c.Peers[0].Remote = addr("0.0.0.0") }, unix.EINVAL},
 		{"families", func(c *Tunnel, _ *host) { c.Local = addr("fd00::1") }, unix.EINVAL},

@@ -79,10 +79,7 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			if !isPayload(hdr.Protocol) {
 				return DropBadProtocol
 			}
-			if _, ok := w.snap.vnis[key.vniKey]; !ok {
-				return DropUnknownVNI
-			}
-			return DropUnknownPeer
+			return w.stranger(key, t, datagram)
 		}
 		w.lastPeer, w.lastTrain, w.lastVNI = from, t, hdr.VNI
 	}
@@ -133,13 +130,26 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			packet.SetECN(frame, h, ecn)
 		}
 	}
-	if seg.learning && !p.l3 && seg.fdb.Learn(src, from.nexthop, w.now) == fdb.Pinned {
+	if !p.l3 && (seg.learning || seg.locked) && !seg.learn(src, from, w.now) {
 		return DropLocked
 	}
 	w.rxPackets++
 	w.rxBytes += uint64(len(frame))
 	w.deliver(from, datagram[:len(datagram)-len(frame)], frame)
 	return delivered
+}
+
+// learn notes where a source address is, and reports whether it may be there.
+func (s *segment) learn(src packet.MAC, from *peer, now int64) bool {
+	if s.locked {
+		nh, ok := s.fdb.Lookup(src, now)
+		return ok && s.learnedFrom(nh, from)
+	}
+	if s.fdb.Learn(src, from.nexthop, now) != fdb.Pinned {
+		return true
+	}
+	nh, ok := s.fdb.Lookup(src, now)
+	return ok && s.learnedFrom(nh, from)
 }
 
 func isPayload(protocol uint16) bool {

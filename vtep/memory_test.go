@@ -246,7 +246,7 @@ func (u *memUnderlay) Release(*packet.PortSet) { u.released++ }
 
 func (u *memUnderlay) Sender(int) Sender { return &memSender{u: u} }
 
-func (u *memUnderlay) Route(remote, _ netip.Addr, _ uint32) (Route, error) {
+func (u *memUnderlay) Route(remote, _ netip.Addr, _ string, _ uint32) (Route, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if slices.Contains(u.addr, remote) {

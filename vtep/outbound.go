@@ -160,7 +160,7 @@ func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (
 		if s.reserved(dst, h) {
 			return nil, false, DropReservedAddress
 		}
-		return s.flood, true, DropNoFDBEntry
+		return s.floodGroup(dst, now)
 	}
 	if nh, ok := s.fdb.Lookup(dst, now); ok {
 		if nh == fdb.Local {
@@ -169,6 +169,30 @@ func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (
 		if peers := s.nexthopPeers(nh); peers != nil {
 			return peers, false, 0
 		}
+	}
+	if s.noFlood {
+		return nil, false, DropFloodOff
+	}
+	return s.floodAll(now)
+}
+
+// floodGroup decides about a frame to a group address.
+func (s *segment) floodGroup(dst packet.MAC, now int64) (peers []*peer, flood bool, reason Reason) {
+	if s.groups {
+		if nh, ok := s.fdb.Lookup(dst, now); ok {
+			return s.nexthopPeers(nh), true, DropLoop
+		}
+	}
+	if broadcast := dst == (packet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}); broadcast && s.noBcastFlood || !broadcast && s.noMcastFlood {
+		return nil, false, DropFloodOff
+	}
+	return s.floodAll(now)
+}
+
+// floodAll sends to the flood list, as long as the limit allows it.
+func (s *segment) floodAll(now int64) (peers []*peer, flood bool, reason Reason) {
+	if !s.bum.allow(now) {
+		return nil, false, DropBUMLimit
 	}
 	return s.flood, true, DropNoFDBEntry
 }

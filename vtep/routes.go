@@ -36,12 +36,20 @@ func (e *Endpoint) watch(ctx context.Context) {
 	defer poll.Stop()
 	sweep := time.NewTicker(time.Second)
 	defer sweep.Stop()
+	tidy := time.NewTicker(speakerTidy)
+	defer tidy.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
 			e.sweep()
+			continue
+		case s := <-e.speakers:
+			e.letIn(s)
+			continue
+		case <-tidy.C:
+			e.forgetSpeakers()
 			continue
 		case _, ok := <-changes:
 			if !ok {
@@ -120,6 +128,7 @@ func (e *Endpoint) checkOwn() {
 func (e *Endpoint) checkPaths(tunnels []*tunnel) {
 	type question struct {
 		remote, local netip.Addr
+		dev           string
 		mark          uint32
 	}
 	type answer struct {
@@ -130,24 +139,36 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel) {
 	asked := make(map[question]answer)
 	for _, t := range tunnels {
 		for _, p := range t.peers {
-			q := question{p.config.Remote, t.config.Local, t.config.Mark}
+			q := question{p.config.Remote, t.config.Local, p.dest.via, t.config.Mark}
 			a, ok := asked[q]
 			if !ok {
-				a.route, a.err = e.underlay.Route(q.remote, q.local, q.mark)
+				a.route, a.err = e.underlay.Route(q.remote, q.local, q.dev, q.mark)
 				asked[q] = a
 			}
 			if a.err != nil || a.route.Local {
 				a.route = Route{}
 			}
-			p.setRoute(a.route)
+			// A device's own MTU says nothing of the path: following it would
+			// make it smaller with every look.
 			loop := slices.Contains(own, int32(a.route.Ifindex))
+			if !loop {
+				p.setRoute(a.route)
+			}
+			about := []zap.Field{zap.String("device", t.port.name), zap.Stringer("remote", q.remote)}
 			if p.blocked.Swap(loop) != loop {
-				log := e.log.Warn
-				msg := "the route to the peer no longer leads into the tunnel"
 				if loop {
-					log, msg = e.log.Error, "the route to the peer leads into a tunnel; nothing is sent to it until it is mended"
+					e.log.Error("the route to the peer leads into a tunnel; nothing is sent to it until it is mended", about...)
+				} else {
+					e.log.Warn("the route to the peer no longer leads into the tunnel", about...)
 				}
-				log(msg, zap.String("device", t.port.name), zap.Stringer("remote", q.remote))
+			}
+			if none := p.limit.Load() == 0; none != p.noRoute {
+				p.noRoute = none
+				if none {
+					e.log.Warn("no route to the peer", append(about, zap.NamedError("err", a.err))...)
+				} else {
+					e.log.Info("a route to the peer has come", about...)
+				}
 			}
 		}
 		e.followMTU(t)

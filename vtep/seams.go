@@ -76,8 +76,9 @@ type Underlay interface {
 	Release(*packet.PortSet)
 	// Sender is the sending half of a worker, made once per worker.
 	Sender(worker int) Sender
-	// Route asks the kernel how a datagram to remote would leave now.
-	Route(remote, local netip.Addr, mark uint32) (Route, error)
+	// Route asks the kernel how a datagram to remote would leave now, by
+	// device dev unless that is "". A multicast group needs one.
+	Route(remote, local netip.Addr, dev string, mark uint32) (Route, error)
 	// Uppers returns the devices stacked on those given, to any depth:
 	// bridges and bonds they are in, VLAN and macvlan devices over them.
 	Uppers(ifindexes []int) ([]int, error)
@@ -92,6 +93,9 @@ type ListenOptions struct {
 	Port      uint16
 	Device    string // bind to this device; "": any
 	ZeroCsum6 bool   // accept UDP checksum 0 over IPv6
+	// Group makes it one socket that receives a multicast group joined on
+	// Device, which is then needed; Local is its address and not bound to.
+	Group netip.Addr
 }
 
 // PortOptions names a set of source ports: what only a socket can hold.
@@ -108,6 +112,8 @@ type PortOptions struct {
 
 // Listener is the receive sockets of one address.
 type Listener interface {
+	// Receiver is the socket of a worker. A group has one socket only: for
+	// all workers but one it is nil.
 	Receiver(worker int) Receiver
 	Close() error
 }

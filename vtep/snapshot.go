@@ -20,6 +20,8 @@ type snapshot struct {
 	admit map[admission]*peer
 	// vnis tells "no such VNI here" from "not from you".
 	vnis map[vniKey]struct{}
+	// open are the segments that let in whoever accept says.
+	open map[vniKey]*port
 	// peers finds the peer of a failed send by packet.Path.Peer.
 	peers map[int32]*peer
 	// own are the devices from which no datagram may be taken: tunnel
@@ -67,6 +69,8 @@ type portState struct {
 	offload atomic.Uint32
 	// failed is set once by the first worker that finds the device gone.
 	failed atomic.Bool
+	// current is the port in the newest snapshot.
+	current atomic.Pointer[port]
 }
 
 // segment is one broadcast domain: a VNI with its forwarding table, flood
@@ -83,17 +87,27 @@ type segment struct {
 	df            DF
 	l2ControlPass bool
 	vlanDrop      bool
+	locked        bool
+	groups        bool // the table has entries for group addresses
+	accept        []netip.Prefix
+	bum           bumLimit
+
+	noFlood, noMcastFlood, noBcastFlood bool
 
 	drops []dropCounters // by worker
 }
 
 // peer is a remote VTEP of one segment.
 type peer struct {
-	id        int32 // never reused
-	config    Peer
-	port      *port
-	nexthop   fdb.Nexthop
-	admission admission
+	id      int32 // never reused
+	config  Peer
+	port    *port
+	nexthop fdb.Nexthop
+	dest    destination
+	// speaks: what it sends is let in, by admissions. floods: it gets copies
+	// of flooded frames. dynamic: it was let in when it first spoke.
+	speaks, floods, dynamic bool
+	admissions              []admission
 	// path is the way there with Don't Fragment, and pathFrag without. Only
 	// those that the DF policy needs are set.
 	path, pathFrag *packet.Path
@@ -116,6 +130,8 @@ type peerState struct {
 	limit atomic.Int32
 	// blocked says that the route leads into a tunnel device of ours.
 	blocked atomic.Bool
+	// noRoute is what the log last said of the route; guarded by Endpoint.mu.
+	noRoute bool
 
 	traffic []traffic // by worker
 }

@@ -7,6 +7,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 )
 
 // State is the endpoint at one moment, for people and programs to look at.
@@ -40,6 +41,8 @@ type TunnelState struct {
 type PeerState struct {
 	Peer
 	Remote   netip.AddrPort
+	Dynamic  bool // let in by accept when it first spoke
+	Flood    bool // gets copies of flooded frames
 	Stats    Stats
 	LastSeen time.Time // of the last packet admitted; zero: never
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
@@ -74,7 +77,11 @@ type FDBEntry struct {
 	Tunnel string
 	Local  bool           // behind our own device
 	Remote netip.AddrPort // the peer, unless Local
-	Flood  bool           // a flood list entry
+	VNI    geneve.VNI
+	Via    string // underlay device; "": as the route says
+	Flood  bool   // a flood list entry
+	// Whether port and VNI are other than the tunnel's.
+	OtherPort, OtherVNI bool
 }
 
 // State returns the endpoint as it is now.
@@ -116,7 +123,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	for _, p := range t.peers {
 		stats, seen := sumTraffic(p.traffic)
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: netip.AddrPortFrom(p.config.Remote, p.remotePort), Stats: stats}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Flood: p.floods, Stats: stats}
 		if seen != 0 {
 			ps.LastSeen = e.started.Add(time.Duration(seen))
 		}
@@ -148,19 +155,9 @@ func (e *Endpoint) FDB() []FDBEntry {
 	now := e.clock()
 	var all []FDBEntry
 	for _, t := range e.sorted() {
-		name, seg := t.port.name, t.port.segment
-		for _, p := range seg.flood {
-			all = append(all, FDBEntry{
-				Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: name, Flood: true,
-				Remote: netip.AddrPortFrom(p.config.Remote, p.remotePort),
-			})
-		}
-		for entry := range seg.fdb.All(now) {
-			fe := FDBEntry{Entry: entry, Tunnel: name, Local: entry.Nexthop == fdb.Local}
-			for _, p := range seg.nexthopPeers(entry.Nexthop) {
-				fe.Remote = netip.AddrPortFrom(p.config.Remote, p.remotePort)
-			}
-			all = append(all, fe)
+		all = append(all, t.floodList()...)
+		for entry := range t.fdb.All(now) {
+			all = append(all, t.describe(entry)...)
 		}
 	}
 	return all

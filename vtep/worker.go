@@ -70,6 +70,9 @@ type worker struct {
 	// Counted for lastPeer, not yet published.
 	rxPackets, rxBytes uint64
 
+	parked    []parked // datagrams whose sender is being let in
+	unpacking bool     // they are being taken up
+
 	drops  dropCounters // of packets that belong to no tunnel
 	events [maxEvents]unix.EpollEvent
 
@@ -152,6 +155,9 @@ func (w *worker) loop(block bool) bool {
 		if snap.closing {
 			return false
 		}
+		if len(w.parked) > 0 {
+			w.unpark()
+		}
 	}
 	w.loops.Add(1)
 	n := w.wait(block)
@@ -227,6 +233,9 @@ func (w *worker) adopt(snap *snapshot) {
 		}
 	}
 	for s := range sockets {
+		if s.receivers[w.id] == nil {
+			continue // a group's, which another worker has
+		}
 		w.enter(slot{fd: s.receivers[w.id].FD(), socket: s})
 	}
 	w.snap = snap

@@ -52,8 +52,8 @@ func (u underlay) Ports(o vtep.PortOptions) (*packet.PortSet, error) {
 
 func (u underlay) Sender(worker int) vtep.Sender { return u.Underlay.Sender(worker) }
 
-func (u underlay) Route(remote, local netip.Addr, mark uint32) (vtep.Route, error) {
-	r, err := u.Underlay.Route(remote, local, mark)
+func (u underlay) Route(remote, local netip.Addr, dev string, mark uint32) (vtep.Route, error) {
+	r, err := u.Underlay.Route(remote, local, dev, mark)
 	return vtep.Route(r), err
 }
 

@@ -465,14 +465,3 @@ func TestInstances(t *testing.T) {
 		t.Errorf("%v %s", err, d)
 	}
 }
-
-func TestCheckInstance(t *testing.T) {
-	for name, ok := range map[string]bool{
-		"p1": true, "gnv0.5-x_y@z": true, strings.Repeat("x", 64): true,
-		"": false, ".": false, "..": false, "a/b": false, "a b": false, "a\n": false, strings.Repeat("x", 65): false,
-	} {
-		if err := CheckInstance(name); (err == nil) != ok {
-			t.Errorf("CheckInstance(%q) = %v", name, err)
-		}
-	}
-}

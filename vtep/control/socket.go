@@ -28,19 +28,6 @@ func SocketPath(runDir, instance string) string {
 	return filepath.Join(runDir, instance, socketName)
 }
 
-// CheckInstance reports why name cannot be the name of an instance, which is
-// that of a directory.
-func CheckInstance(name string) error {
-	bad := name == "" || name == "." || name == ".." || len(name) > 64
-	for _, b := range []byte(name) {
-		bad = bad || b <= ' ' || b == 0x7f || b == '/'
-	}
-	if bad {
-		return fmt.Errorf("instance name %q: want 1 to 64 characters without space and slash", name)
-	}
-	return nil
-}
-
 // Instances lists the instances below runDir that answer.
 func Instances(runDir string) ([]string, error) {
 	dirs, err := os.ReadDir(runDir)

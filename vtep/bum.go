@@ -1,0 +1,45 @@
+package vtep
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// bumBurst is how long a flood may go on at any rate before a limit bites:
+// the ARP requests of a segment that wakes up come together.
+const bumBurst = int64(100 * time.Millisecond)
+
+// bumLimit limits broadcast, unknown unicast and multicast frames of one
+// tunnel, over all workers, by the generic cell rate algorithm (ITU-T I.371):
+// the only state is when the next frame would be due if frames came evenly.
+type bumLimit struct {
+	interval int64 // ns between frames at the limit; 0: no limit
+	due      *atomic.Int64
+}
+
+// newBUMLimit allows pps frames a second; 0 allows all.
+func newBUMLimit(pps int, due *atomic.Int64) bumLimit {
+	l := bumLimit{due: due}
+	if pps > 0 {
+		l.interval = max(1, int64(time.Second)/int64(pps))
+	}
+	return l
+}
+
+// allow reports whether one more frame may be flooded now.
+func (l *bumLimit) allow(now int64) bool {
+	if l.interval == 0 {
+		return true
+	}
+	burst := max(bumBurst, l.interval)
+	for {
+		due := l.due.Load()
+		next := max(due, now) + l.interval
+		if next-now > burst+l.interval {
+			return false
+		}
+		if l.due.CompareAndSwap(due, next) {
+			return true
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package vtep
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestBUMLimit(t *testing.T) {
+	for _, tc := range []struct {
+		pps      int
+		every    time.Duration
+		length   time.Duration
+		min, max int
+	}{
+		{0, time.Microsecond, 10 * time.Millisecond, 10000, 10000},
+		{100, time.Millisecond, 10 * time.Second, 1000, 1012},
+		{100, 20 * time.Millisecond, 10 * time.Second, 500, 500},
+		{1, time.Millisecond, 10 * time.Second, 10, 12},
+		{1000000, 100 * time.Microsecond, time.Second, 10000, 10000},
+	} {
+		l := newBUMLimit(tc.pps, new(atomic.Int64))
+		passed := 0
+		for now := int64(0); now < int64(tc.length); now += int64(tc.every) {
+			if l.allow(now) {
+				passed++
+			}
+		}
+		if passed < tc.min || passed > tc.max {
+			t.Errorf("limit %d/s, a frame every %v for %v: %d passed, want %d to %d",
+				tc.pps, tc.every, tc.length, passed, tc.min, tc.max)
+		}
+	}
+}

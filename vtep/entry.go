@@ -1,0 +1,360 @@
+package vtep
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+// Entry is an entry of a forwarding table that somebody sets, in the words of
+// bridge(8).
+type Entry struct {
+	MAC   packet.MAC
+	Local bool      // behind our own device; else at Remote
+	State fdb.State // 0: permanent
+	Flags fdb.Flags
+	// Remote, Port, VNI and Via are where frames for it go. Port 0, no VNI
+	// and an empty Via are the tunnel's.
+	Remote netip.Addr
+	Port   uint16
+	VNI    geneve.VNI
+	HasVNI bool
+	Via    string
+}
+
+// at is the entry as the table has it.
+func (entry *Entry) at(nh fdb.Nexthop) fdb.Entry {
+	state := entry.State
+	if state == 0 {
+		state = fdb.Permanent
+	}
+	return fdb.Entry{MAC: entry.MAC, Nexthop: nh, State: state, Flags: entry.Flags}
+}
+
+// entries are the static entries of a tunnel by address. Only group addresses
+// have several.
+type entries map[packet.MAC][]Entry
+
+// Verb says what to do if there is an entry for the address already.
+type Verb uint8
+
+// The verbs of bridge(8).
+const (
+	EntryAdd     Verb = iota // there must be none
+	EntryAppend              // one more destination, for group and the zero address
+	EntryReplace             // instead of what is there
+)
+
+// Errors in the words of the kernel, which scripts look for.
+var (
+	errExists   = fmt.Errorf("File exists%w", silent{unix.EEXIST})
+	errNotFound = fmt.Errorf("No such file or directory%w", silent{unix.ENOENT})
+)
+
+// silent is an errno that is there to be found by errors.Is, not to be read.
+type silent struct{ unix.Errno }
+
+func (silent) Error() string   { return "" }
+func (s silent) Unwrap() error { return s.Errno }
+
+// entryDestination is where an entry of t points to.
+func (t *tunnel) entryDestination(e Entry) destination {
+	d := t.destination(e.Remote, e.Port)
+	if e.HasVNI {
+		d.vni = e.VNI
+	}
+	if e.Via != "" {
+		d.via = e.Via
+	}
+	return d
+}
+
+// SetEntry makes an entry in the table of a tunnel. The zero address stands
+// for the flood list: an entry for it is a peer.
+func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
+	if entry.MAC.IsZero() {
+		return e.setFlood(name, verb, entry)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return err
+	}
+	if err := entry.check(&t.config); err != nil {
+		return err
+	}
+	have := t.entries[entry.MAC]
+	_, known := t.fdb.Get(entry.MAC, e.clock())
+	switch {
+	case verb == EntryAdd && known:
+		return errExists
+	case verb == EntryAppend && known && !entry.MAC.IsGroup():
+		return fmt.Errorf("%w (append is for 00:00:00:00:00:00 and group addresses; use replace)", errExists)
+	case verb == EntryAppend && slices.ContainsFunc(have, func(o Entry) bool { return t.entryDestination(o) == t.entryDestination(entry) }):
+		return errExists
+	}
+	list := []Entry{entry}
+	if verb == EntryAppend {
+		list = append(slices.Clone(have), entry)
+	}
+	return e.setEntries(t, entry.MAC, list)
+}
+
+// check refuses an entry that cannot work in a tunnel.
+func (entry *Entry) check(cfg *Tunnel) error {
+	switch r := entry.Remote; {
+	case cfg.Device.L3:
+		return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
+	case entry.Local && r.IsValid():
+		return fmt.Errorf("local and dst exclude each other: %w", unix.EINVAL)
+	case entry.Local:
+		return nil
+	case !r.IsValid() || r.IsUnspecified():
+		return fmt.Errorf("dst is missing: want the address of a VTEP: %w", unix.EINVAL)
+	case cfg.Local.IsValid() && cfg.Local.Is4() != r.Is4():
+		return fmt.Errorf("dst %s and local %s are of different families: %w", r, cfg.Local, unix.EINVAL)
+	case entry.HasVNI && !entry.VNI.Valid():
+		return fmt.Errorf("vni %d: want 0 to %d: %w", entry.VNI, geneve.MaxVNI, unix.EINVAL)
+	}
+	return nil
+}
+
+// setEntries makes list the entries for an address, none if it is empty.
+// e.mu is held.
+func (e *Endpoint) setEntries(t *tunnel, mac packet.MAC, list []Entry) error {
+	next := maps.Clone(t.entries)
+	if next == nil {
+		next = make(entries)
+	}
+	next[mac] = list
+	if len(list) == 0 {
+		delete(next, mac)
+	}
+	// A destination that is known needs no hand-over to the workers.
+	if len(list) == 1 && !mac.IsGroup() && t.sets[mac] == 0 {
+		d := t.entryDestination(list[0])
+		i := slices.IndexFunc(t.peers, func(p *peer) bool { return p.dest == d })
+		if list[0].Local || i >= 0 {
+			nh := fdb.Local
+			if !list[0].Local {
+				nh = t.peers[i].nexthop
+			}
+			if list[0].State == fdb.Dynamic {
+				delete(next, mac) // it ages like any other
+			}
+			t.entries = next
+			return t.fdb.Replace(list[0].at(nh), e.clock())
+		}
+	}
+	return e.rewire(t, func(n *tunnel) { n.entries = next })
+}
+
+// DeleteEntry removes what entry names from the table of a tunnel: with a
+// Remote that destination only.
+func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
+	if entry.MAC.IsZero() {
+		return e.dropFlood(name, entry)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return err
+	}
+	now := e.clock()
+	have, ok := t.fdb.Get(entry.MAC, now)
+	if !ok {
+		return errNotFound
+	}
+	list := t.entries[entry.MAC]
+	if entry.Remote.IsValid() {
+		d := t.entryDestination(entry)
+		if len(list) == 0 && !slices.ContainsFunc(t.port.segment.nexthopPeers(have.Nexthop), func(p *peer) bool { return p.dest == d }) {
+			return errNotFound
+		}
+		rest := slices.DeleteFunc(slices.Clone(list), func(o Entry) bool { return t.entryDestination(o) == d })
+		if len(list) > 0 && len(rest) == len(list) {
+			return errNotFound
+		}
+		if len(rest) > 0 {
+			return e.setEntries(t, entry.MAC, rest)
+		}
+	}
+	if len(list) == 0 {
+		return t.fdb.Delete(entry.MAC, now)
+	}
+	return e.setEntries(t, entry.MAC, nil)
+}
+
+// FlushEntries removes the entries that match from the table of a tunnel and
+// returns how many. The flood list is not touched.
+func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return 0, err
+	}
+	next := maps.Clone(t.entries)
+	n := t.fdb.Flush(e.clock(), func(entry fdb.Entry) bool {
+		found := false
+		for _, fe := range t.describe(entry) {
+			found = found || match(&fe)
+		}
+		if found {
+			delete(next, entry.MAC)
+		}
+		return found
+	})
+	t.entries = next
+	return n, nil
+}
+
+// Entry returns what the table of a tunnel says of one address.
+func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return nil, err
+	}
+	if mac.IsZero() {
+		return t.floodList(), nil
+	}
+	entry, ok := t.fdb.Get(mac, e.clock())
+	if !ok {
+		return nil, errNotFound
+	}
+	return t.describe(entry), nil
+}
+
+// setFlood is SetEntry for the zero address.
+func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
+	return e.Update(name, func(cfg *Tunnel) error {
+		if err := entry.check(cfg); err != nil {
+			return err
+		}
+		if entry.Local || entry.HasVNI || entry.Via != "" {
+			return fmt.Errorf("local, vni and via are not for the flood list: %w", unix.EINVAL)
+		}
+		at := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.Remote == entry.Remote })
+		floods := slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return !p.NoFlood })
+		switch {
+		case verb == EntryAdd && floods:
+			return fmt.Errorf("%w (use append for one more remote)", errExists)
+		case verb == EntryReplace:
+			cfg.Peers = slices.DeleteFunc(slices.Clone(cfg.Peers), func(p Peer) bool { return !p.NoFlood })
+			at = slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.Remote == entry.Remote })
+		}
+		peers := slices.Clone(cfg.Peers)
+		switch {
+		case at >= 0 && !peers[at].NoFlood:
+			return errExists
+		case at >= 0:
+			peers[at].NoFlood = false
+		default:
+			peers = append(peers, Peer{Remote: entry.Remote, Port: entry.Port})
+		}
+		cfg.Peers = peers
+		return nil
+	})
+}
+
+// dropFlood is DeleteEntry for the zero address.
+func (e *Endpoint) dropFlood(name string, entry Entry) error {
+	return e.Update(name, func(cfg *Tunnel) error {
+		rest := slices.DeleteFunc(slices.Clone(cfg.Peers), func(p Peer) bool {
+			return !p.NoFlood && (!entry.Remote.IsValid() || p.Remote == entry.Remote)
+		})
+		if len(rest) == len(cfg.Peers) {
+			return errNotFound
+		}
+		cfg.Peers = rest
+		return nil
+	})
+}
+
+// tunnel finds a tunnel by name. e.mu is held.
+func (e *Endpoint) tunnel(name string) (*tunnel, error) {
+	if e.closed {
+		return nil, errClosed
+	}
+	t, ok := e.tunnels[name]
+	if !ok {
+		return nil, fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
+	}
+	return t, nil
+}
+
+// settleEntries brings the table in line with t.entries.
+func (t *tunnel) settleEntries(old entries, now int64) error {
+	var errs []error
+	for mac := range old {
+		if _, ok := t.entries[mac]; !ok {
+			if err := t.fdb.Delete(mac, now); err != nil && !errors.Is(err, fdb.ErrNotFound) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	for mac, list := range t.entries {
+		nh := t.sets[mac]
+		if nh == 0 && !list[0].Local {
+			nh = t.peerOf(list[0]).nexthop
+		}
+		errs = append(errs, t.fdb.Replace(list[0].at(nh), now))
+	}
+	return errors.Join(errs...)
+}
+
+// nameSets gives every address with several destinations a nexthop of its own.
+func (t *tunnel) nameSets() {
+	sets := make(map[packet.MAC]fdb.Nexthop)
+	for mac, list := range t.entries {
+		if len(list) < 2 {
+			continue
+		}
+		if sets[mac] = t.sets[mac]; sets[mac] == 0 {
+			t.lastNexthop++
+			sets[mac] = t.lastNexthop
+		}
+	}
+	t.sets = sets
+}
+
+// describe resolves an entry's nexthop: one for each destination.
+func (t *tunnel) describe(entry fdb.Entry) []FDBEntry {
+	fe := FDBEntry{Entry: entry, Tunnel: t.port.name}
+	peers := t.port.segment.nexthopPeers(entry.Nexthop)
+	if entry.Nexthop == fdb.Local || len(peers) == 0 {
+		fe.Local = true
+		return []FDBEntry{fe}
+	}
+	all := make([]FDBEntry, 0, len(peers))
+	for _, p := range peers {
+		fe.Remote = p.dest.remote
+		fe.VNI, fe.Via = p.dest.vni, p.dest.via
+		fe.OtherVNI, fe.OtherPort = p.dest.vni != t.config.VNI, p.dest.remote.Port() != t.config.DstPort
+		all = append(all, fe)
+	}
+	return all
+}
+
+// floodList is the flood list as entries of the zero address.
+func (t *tunnel) floodList() (all []FDBEntry) {
+	for _, p := range t.port.segment.flood {
+		all = append(all, FDBEntry{
+			Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: t.port.name, Flood: true,
+			Remote: p.dest.remote, VNI: p.dest.vni, Via: p.dest.via, OtherPort: p.dest.remote.Port() != t.config.DstPort,
+		})
+	}
+	return all
+}

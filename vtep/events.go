@@ -1,0 +1,116 @@
+package vtep
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+)
+
+// Event is one change that somebody may want to follow.
+type Event struct {
+	Time   time.Time
+	Object string // "fdb", "peer" or "tunnel"
+	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "changed"
+	Tunnel string
+
+	// For fdb.
+	MAC    packet.MAC
+	State  fdb.State
+	Flags  fdb.Flags
+	Local  bool           // behind our own device
+	Remote netip.AddrPort // for peer, too
+	From   netip.AddrPort // where the address was before it moved; invalid: our own device
+}
+
+// eventQueue is how many events a slow reader may be behind. What comes on
+// top is lost to it, and it is told how many.
+const eventQueue = 4096
+
+// events hands events to subscribers. With nobody listening an event costs
+// one load.
+type events struct {
+	listening atomic.Int32
+	mu        sync.Mutex
+	readers   map[*Subscription]struct{}
+}
+
+// Subscription receives events until it is closed.
+type Subscription struct {
+	C      <-chan Event
+	c      chan Event
+	lost   atomic.Uint64
+	events *events
+}
+
+// Subscribe returns all events from now on.
+func (e *Endpoint) Subscribe() *Subscription {
+	c := make(chan Event, eventQueue)
+	s := &Subscription{C: c, c: c, events: &e.events}
+	e.events.mu.Lock()
+	defer e.events.mu.Unlock()
+	if e.events.readers == nil {
+		e.events.readers = make(map[*Subscription]struct{})
+	}
+	e.events.readers[s] = struct{}{}
+	e.events.listening.Add(1)
+	return s
+}
+
+// Lost returns how many events did not fit since it was last asked.
+func (s *Subscription) Lost() uint64 { return s.lost.Swap(0) }
+
+// Close ends the subscription. Nothing comes from C any more.
+func (s *Subscription) Close() {
+	s.events.mu.Lock()
+	defer s.events.mu.Unlock()
+	if _, ok := s.events.readers[s]; ok {
+		delete(s.events.readers, s)
+		s.events.listening.Add(-1)
+	}
+}
+
+// wanted reports whether anybody listens.
+func (ev *events) wanted() bool { return ev.listening.Load() != 0 }
+
+// send hands ev to all who listen. It never waits.
+func (ev *events) send(event Event) {
+	event.Time = time.Now()
+	ev.mu.Lock()
+	defer ev.mu.Unlock()
+	for s := range ev.readers {
+		select {
+		case s.c <- event:
+		default:
+			s.lost.Add(1)
+		}
+	}
+}
+
+// fdbChanged passes on a change of a tunnel's table. The table calls it
+// locked, from a worker too.
+func (e *Endpoint) fdbChanged(tunnel string, state *portState, c fdb.Event) {
+	if !e.events.wanted() {
+		return
+	}
+	event := Event{
+		Object: "fdb", Action: c.Kind.String(), Tunnel: tunnel,
+		MAC: c.MAC, State: c.State, Flags: c.Flags, Local: c.Nexthop == fdb.Local,
+	}
+	if port := state.current.Load(); port != nil {
+		event.Remote = port.segment.remote(c.Nexthop)
+		event.From = port.segment.remote(c.From)
+	}
+	e.events.send(event)
+}
+
+// remote returns the address of the first peer behind nh.
+func (s *segment) remote(nh fdb.Nexthop) netip.AddrPort {
+	for _, p := range s.nexthopPeers(nh) {
+		return netip.AddrPortFrom(p.config.Remote, p.remotePort)
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,310 @@
+package vtep
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+)
+
+var (
+	macC  = packet.MAC{0x02, 0, 0, 0, 0x0c, 0x03}
+	mcast = packet.MAC{0x01, 0x00, 0x5e, 0x01, 0x02, 0x03}
+)
+
+// lab is one endpoint whose test looks at what it sends.
+type lab struct {
+	*host
+	dev *memDevice
+}
+
+func newLab(t *testing.T, cfg Tunnel) *lab {
+	t.Helper()
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	l := &lab{host: h, dev: h.add(cfg)}
+	h.step()
+	return l
+}
+
+// out feeds a frame and returns where it went.
+func (l *lab) out(dst, src packet.MAC) (to []string) {
+	l.dev.queues[0].feed(memFrame{bytes: frame(dst, src, 0x88b5, make([]byte, 46))})
+	l.step()
+	for _, d := range l.underlay.sent {
+		vni := uint32(d.bytes[4])<<16 | uint32(d.bytes[5])<<8 | uint32(d.bytes[6])
+		where := d.to.Addr().String()
+		if d.to.Port() != 6081 {
+			where = d.to.String()
+		}
+		if vni != testVNI {
+			where += " other vni"
+		}
+		to = append(to, where)
+	}
+	l.underlay.sent = nil
+	return to
+}
+
+// in sends a frame from a VTEP and reports whether it was delivered.
+func (l *lab) in(from string, dst, src packet.MAC) bool {
+	f := frame(dst, src, 0x88b5, make([]byte, 46))
+	l.underlay.inject(addr(from), 6081, 0, 2, len(f)+8, good(f))
+	l.step()
+	return len(l.dev.queues[0].take()) == 1
+}
+
+func (l *lab) wantOut(what string, got []string, want ...string) {
+	l.t.Helper()
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		l.t.Errorf("%s: sent to %v, want %v", what, got, want)
+	}
+}
+
+// TestEntryVerbs walks through the verbs of `bridge fdb` and what they do to
+// frames.
+func TestEntryVerbs(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	set := func(verb Verb, entry Entry, want error) {
+		t.Helper()
+		if err := l.SetEntry("gnv0", verb, entry); !errors.Is(err, want) {
+			t.Errorf("verb %d %+v: %v, want %v", verb, entry, err, want)
+		}
+		l.step()
+	}
+	del := func(entry Entry, want error) {
+		t.Helper()
+		if err := l.DeleteEntry("gnv0", entry); !errors.Is(err, want) {
+			t.Errorf("del %+v: %v, want %v", entry, err, want)
+		}
+		l.step()
+	}
+	at := func(mac packet.MAC, remote string) Entry { return Entry{MAC: mac, Remote: addr(remote)} }
+	all := []string{"192.0.2.2", "192.0.2.3"}
+
+	set(EntryAdd, at(macB, "192.0.2.2"), nil)
+	l.wantOut("added", l.out(macB, macA), "192.0.2.2")
+	set(EntryAdd, at(macB, "192.0.2.3"), unix.EEXIST)
+	set(EntryAppend, at(macB, "192.0.2.3"), unix.EEXIST)
+	set(EntryReplace, at(macB, "192.0.2.3"), nil)
+	l.wantOut("replaced", l.out(macB, macA), "192.0.2.3")
+	if l.in("192.0.2.2", macA, macB) {
+		t.Error("a frame with a pinned source was taken from another peer")
+	}
+	if got := l.State().Tunnels[0].Drops.Rx[DropLocked]; got != 1 {
+		t.Errorf("locked drops %d, want 1", got)
+	}
+	if !l.in("192.0.2.3", macA, macB) {
+		t.Error("a frame with a pinned source was not taken from its own peer")
+	}
+	del(at(macB, "192.0.2.2"), unix.ENOENT)
+	del(at(macB, "192.0.2.3"), nil)
+	del(Entry{MAC: macB}, unix.ENOENT)
+	l.wantOut("deleted", l.out(macB, macA), all...)
+
+	// Somewhere that is no peer, with a port and a VNI of its own.
+	set(EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.9"), Port: 7000, VNI: 5, HasVNI: true}, nil)
+	l.wantOut("own port and VNI", l.out(macC, macA), "192.0.2.9:7000 other vni")
+	l.wantOut("no copies of broadcasts", l.out(broadcast, macA), all...)
+	if l.in("192.0.2.9", macA, macB) {
+		t.Error("a destination of an entry may speak without being a peer")
+	}
+
+	// Group addresses have several destinations.
+	l.wantOut("multicast", l.out(mcast, macA), all...)
+	set(EntryAppend, at(mcast, "192.0.2.2"), nil)
+	set(EntryAppend, at(mcast, "192.0.2.9"), nil)
+	set(EntryAppend, at(mcast, "192.0.2.9"), unix.EEXIST)
+	l.wantOut("multicast with entries", l.out(mcast, macA), "192.0.2.2", "192.0.2.9")
+	if got, err := l.Entry("gnv0", mcast); err != nil || len(got) != 2 {
+		t.Errorf("Entry(%s): %v, %v, want two", mcast, got, err)
+	}
+	del(at(mcast, "192.0.2.2"), nil)
+	l.wantOut("one destination gone", l.out(mcast, macA), "192.0.2.9")
+	del(Entry{MAC: mcast}, nil)
+	l.wantOut("all gone", l.out(mcast, macA), all...)
+
+	// The zero address is the flood list.
+	set(EntryAdd, at(packet.MAC{}, "192.0.2.4"), unix.EEXIST)
+	set(EntryAppend, at(packet.MAC{}, "192.0.2.2"), unix.EEXIST)
+	set(EntryAppend, at(packet.MAC{}, "192.0.2.4"), nil)
+	l.wantOut("flood list longer", l.out(broadcast, macA), "192.0.2.2", "192.0.2.3", "192.0.2.4")
+	if !l.in("192.0.2.4", macA, macB) {
+		t.Error("a remote of the flood list may not speak")
+	}
+	del(at(packet.MAC{}, "192.0.2.2"), nil)
+	del(at(packet.MAC{}, "192.0.2.2"), unix.ENOENT)
+	l.wantOut("flood list shorter", l.out(broadcast, macA), "192.0.2.3", "192.0.2.4")
+
+	set(EntryAdd, Entry{MAC: macB, Remote: addr("fd00::2"), Local: true}, unix.EINVAL)
+	set(EntryAdd, Entry{MAC: macB}, unix.EINVAL)
+	if err := l.SetEntry("nosuch", EntryAdd, at(macB, "192.0.2.2")); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no such tunnel: %v", err)
+	}
+	n, err := l.FlushEntries("gnv0", func(e *FDBEntry) bool { return e.State == fdb.Permanent })
+	if n != 1 || err != nil {
+		t.Errorf("flushed %d, %v, want the one permanent entry", n, err)
+	}
+	l.wantOut("flushed", l.out(macC, macA), "192.0.2.3", "192.0.2.4")
+}
+
+// TestConfiguredEntries: entries of the configuration are there from the
+// start and come and go with it; those made by hand stay.
+func TestConfiguredEntries(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.7")}}
+	l := newLab(t, cfg)
+	l.wantOut("configured", l.out(macB, macA), "192.0.2.7")
+	if err := l.SetEntry("gnv0", EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.8")}); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Entries = []Entry{{MAC: mcast, Remote: addr("192.0.2.5")}}
+	if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	l.step()
+	l.wantOut("no longer configured", l.out(macB, macA), "192.0.2.2")
+	l.wantOut("made by hand", l.out(macC, macA), "192.0.2.8")
+	l.wantOut("newly configured", l.out(mcast, macA), "192.0.2.5")
+}
+
+// TestFloodSwitches turns kinds of flooding off.
+func TestFloodSwitches(t *testing.T) {
+	for _, tc := range []struct {
+		name                  string
+		adjust                func(*Tunnel)
+		unknown, multi, broad bool
+	}{
+		{"all on", func(*Tunnel) {}, true, true, true},
+		{"flood off", func(c *Tunnel) { c.NoFlood = true }, false, true, true},
+		{"mcast_flood off", func(c *Tunnel) { c.NoMcastFlood = true }, true, false, true},
+		{"bcast_flood off", func(c *Tunnel) { c.NoBcastFlood = true }, true, true, false},
+	} {
+		cfg := testTunnel("gnv0", "192.0.2.2")
+		tc.adjust(&cfg)
+		l := newLab(t, cfg)
+		off := uint64(0)
+		for _, k := range []struct {
+			kind string
+			dst  packet.MAC
+			want bool
+		}{{"unknown unicast", macB, tc.unknown}, {"multicast", mcast, tc.multi}, {"broadcast", broadcast, tc.broad}} {
+			if got := len(l.out(k.dst, macA)) == 1; got != k.want {
+				t.Errorf("%s: %s sent %v, want %v", tc.name, k.kind, got, k.want)
+			}
+			if !k.want {
+				off++
+			}
+		}
+		if got := l.State().Tunnels[0].Drops.Tx[DropFloodOff]; got != off {
+			t.Errorf("%s: flood_off drops %d, want %d", tc.name, got, off)
+		}
+	}
+}
+
+// TestLocked: with locked on only addresses with a static entry may speak.
+func TestLocked(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.Locked, cfg.Learning = true, false
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.2")}}
+	l := newLab(t, cfg)
+	if !l.in("192.0.2.2", macA, macB) || l.in("192.0.2.3", macA, macB) || l.in("192.0.2.2", macA, macC) {
+		t.Error("want the pinned address from its peer, and nothing else")
+	}
+}
+
+// TestBUMStorm: a storm stays under the limit and unicast is not touched.
+func TestBUMStorm(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.BUMLimit = 10
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.2")}}
+	l := newLab(t, cfg)
+	sent := 0
+	for range 100 {
+		sent += len(l.out(broadcast, macA))
+	}
+	if dropped := l.State().Tunnels[0].Drops.Tx[DropBUMLimit]; sent > 20 || sent+int(dropped) != 100 {
+		t.Errorf("of 100 broadcasts at once %d were sent and %d dropped, want few and the rest", sent, dropped)
+	}
+	for range 50 {
+		l.wantOut("unicast", l.out(macB, macA), "192.0.2.2")
+	}
+}
+
+// TestAccept: whoever speaks from an accepted prefix becomes a peer, and is
+// learned from with its first frame.
+func TestAccept(t *testing.T) {
+	cfg := testTunnel("gnv0")
+	cfg.Local, cfg.Ageing = addr("192.0.2.1"), 2*time.Second
+	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")}
+	cfg.Peers = []Peer{{Remote: addr("192.0.2.2")}}
+	h := newHost(t, new(memWire), 2, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- h.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
+	h.underlay.inject(addr("192.0.2.200"), 6081, 0, 2, len(hello)+8, good(hello))
+	h.underlay.inject(addr("192.0.2.77"), 6081, 0, 2, len(hello)+8, good(hello))
+	arrives(t, dev, hello)
+	known := func() bool {
+		return slices.ContainsFunc(h.FDB(), func(e FDBEntry) bool { return e.MAC == macC && e.Remote.Addr() == addr("192.0.2.77") })
+	}
+	if !known() {
+		t.Errorf("the first frame taught nothing: %v", h.FDB())
+	}
+	s := h.State()
+	if s.Drops.Rx[DropUnknownPeer] != 1 {
+		t.Errorf("unknown_peer drops %d, want 1 from outside the prefix", s.Drops.Rx[DropUnknownPeer])
+	}
+	if peers := s.Tunnels[0].Peers; len(peers) != 2 || !peers[1].Dynamic {
+		t.Errorf("peers %+v, want the configured and the new one", peers)
+	}
+	// Long silent ones are forgotten.
+	time.Sleep(cfg.Ageing + 100*time.Millisecond)
+	h.forgetSpeakers()
+	if peers := h.State().Tunnels[0].Peers; len(peers) != 1 {
+		t.Errorf("%d peers after long silence, want 1", len(peers))
+	}
+}
+
+// TestEvents: who subscribes sees tunnels, peers and addresses come and go.
+func TestEvents(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	sub := h.Subscribe()
+	h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	f := frame(macA, macB, 0x0806, make([]byte, 46))
+	h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(f)+8, good(f))
+	h.step()
+	if err := h.SetEntry("gnv0", EntryAppend, Entry{Remote: addr("192.0.2.3")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Remove("gnv0"); err != nil {
+		t.Fatal(err)
+	}
+	sub.Close()
+	var got []string
+	for len(sub.C) > 0 {
+		e := <-sub.C
+		got = append(got, e.Object+" "+e.Action)
+		if e.Object == "fdb" && (e.MAC != macB || e.Remote.Addr() != addr("192.0.2.2")) {
+			t.Errorf("event %+v, want %s at 192.0.2.2", e, macB)
+		}
+	}
+	want := []string{"tunnel new", "fdb new", "peer new", "tunnel changed", "tunnel deleted"}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %v, want %v", got, want)
+	}
+}
