@@ -101,10 +101,11 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 		err = setOptions(fd, []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"}})
 	}
 	if o.Group.IsValid() {
-		var index int
-		if index, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX); err == nil {
-			err = joinGroup(fd, o.addr(), index)
+		index, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+		if err != nil {
+			return -1, os.NewSyscallError("getsockopt SO_BINDTOIFINDEX (Linux 5.1)", err)
 		}
+		return fd, joinGroup(fd, o.addr(), index)
 	}
 	return fd, err
 }
@@ -122,7 +123,7 @@ func listenOptions(o ListenOptions, share bool) []option {
 			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
 			option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
 			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS"},
-			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 1, "IPV6_MULTICAST_ALL"})
+			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 0, "IPV6_MULTICAST_ALL"})
 		if o.ZeroCsum6 {
 			opts = append(opts, option{unix.SOL_UDP, unix.UDP_NO_CHECK6_RX, 1, "UDP_NO_CHECK6_RX"})
 		}
