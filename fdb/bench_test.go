@@ -120,6 +120,25 @@ func BenchmarkLearnRefresh(b *testing.B) {
 	}
 }
 
+// BenchmarkLearnFlapping is an address that is heard from two places in turn, by
+// as many workers as there are processors.
+func BenchmarkLearnFlapping(b *testing.B) {
+	for _, c := range []struct {
+		name      string
+		noDamping bool
+	}{{"damped", false}, {"undamped", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			t := NewTable(Options{NoDamping: c.noDamping})
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					t.Learn(macB, Nexthop(1+i%2), 1)
+				}
+			})
+		})
+	}
+}
+
 // BenchmarkLearnNew fills tables from nothing to a million entries, growth
 // included.
 func BenchmarkLearnNew(b *testing.B) {

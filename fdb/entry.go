@@ -71,6 +71,9 @@ type Entry struct {
 	// Moves is how often the address was learned from somewhere else,
 	// at most 65,535.
 	Moves uint16
+	// Frozen is how much longer the entry will not move, because it has
+	// moved too often; 0 if it may. See SetDamping. Add and Replace do not read it.
+	Frozen time.Duration
 	// Updated is how long ago the address was last heard from, or set.
 	// Used is how long ago a frame for it was last looked up. Both are as
 	// fine as about a second.
@@ -96,11 +99,12 @@ const (
 	Pinned                // a static or sticky entry says otherwise: drop the frame as spoofed
 	Own                   // our own device's address, not learned; from a peer it is a loop or a spoof
 	Ignored               // a group or the zero address, nobody's source address: not learned
+	Damped                // frozen elsewhere, having moved too often: not learned; the frame is good
 )
 
 // String returns the result's name in lower case.
 func (r Result) String() string {
-	names := [...]string{"known", "new", "moved", "full", "pinned", "own", "ignored"}
+	names := [...]string{"known", "new", "moved", "full", "pinned", "own", "ignored", "damped"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -118,11 +122,13 @@ const (
 	EventDeleted                       // by Delete, or its address became our own
 	EventAged                          // not heard from for the ageing time
 	EventFlushed                       // by Flush or FlushNexthop
+	EventFrozen                        // moved too often, will not move for DampHold; after EventMoved
+	EventThawed                        // may move again; not told if it is replaced or removed first
 )
 
 // String returns the kind's name in lower case.
 func (k EventKind) String() string {
-	names := [...]string{"invalid", "new", "moved", "replaced", "deleted", "aged", "flushed"}
+	names := [...]string{"invalid", "new", "moved", "replaced", "deleted", "aged", "flushed", "frozen", "thawed"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -152,4 +158,6 @@ type Stats struct {
 	Pinned  uint64 // Pinned
 	Own     uint64 // Own
 	Ignored uint64 // Ignored
+	Damped  uint64 // Damped
+	Frozen  uint64 // entries that froze
 }

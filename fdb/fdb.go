@@ -9,15 +9,16 @@
 //
 // The rules of a learning bridge are inside, so that no caller can forget one:
 // group and zero addresses and our own are not learned, what was set by hand
-// neither moves nor ages, an address seen elsewhere moves at once, the number
-// of learned addresses is bounded, and only frames from an address keep its
-// entry alive (IEEE 802.1D-2004 sections 7.8 and 7.9).
+// neither moves nor ages, an address seen elsewhere moves at once, unless it
+// moves to and fro (RFC 7432 section 15.1), the number of learned addresses is
+// bounded, and only frames from an address keep its entry alive (IEEE
+// 802.1D-2004 sections 7.8 and 7.9).
 //
 // Time is an argument: nanoseconds of any clock that does not go backwards.
 // It may be a coarse one, read once per loop.
 //
 // All methods may be called from any goroutine. Lookup and Learn of an address
-// that is where it was take no lock and wait for nobody. The others take a
+// that is where it was, or frozen, take no lock and wait for nobody. The others take a
 // lock that is held for at most 256 entries, or to double an array of up to
 // 4,096 slots, whatever the size of the table. While a larger one is replaced in
 // the background Learn may return Full. An entry that has expired is not found from then on; Sweep only
@@ -47,6 +48,8 @@ type Options struct {
 	Ageing time.Duration
 	// Own is the address of our own device; the zero MAC is none. See SetOwn.
 	Own packet.MAC
+	// NoDamping lets addresses move as often as they like. See SetDamping.
+	NoDamping bool
 	// OnChange, if not nil, is told of every change, in order. It is called
 	// with the table locked: it must be quick and must not call the table.
 	OnChange func(Event)
@@ -62,6 +65,7 @@ type Table struct {
 	granule atomic.Int64 // see SetAgeing
 
 	limit    atomic.Int64
+	damping  atomic.Bool
 	counts   [Permanent + 1]atomic.Int64 // by State, written under mu
 	onChange func(Event)
 
@@ -76,6 +80,8 @@ type Table struct {
 	pinned  atomic.Uint64
 	ownSeen atomic.Uint64
 	ignored atomic.Uint64
+	damped  atomic.Uint64
+	froze   atomic.Uint64
 }
 
 // NewTable returns an empty table. It takes less than 1 KiB.
@@ -85,6 +91,7 @@ func NewTable(o Options) *Table {
 	t.SetLimit(o.Limit)
 	t.SetAgeing(o.Ageing)
 	t.SetOwn(o.Own)
+	t.SetDamping(!o.NoDamping)
 	return t
 }
 
@@ -158,7 +165,7 @@ func (t *Table) Lookup(mac packet.MAC, now int64) (Nexthop, bool) {
 
 // Learn notes that a frame from mac came in via that nexthop. Call it for
 // frames that are delivered, not for those that are dropped. For an address
-// that is where it was it takes no lock and does not allocate.
+// that is where it was, or frozen, it takes no lock and does not allocate.
 func (t *Table) Learn(mac packet.MAC, via Nexthop, now int64) Result {
 	if mac.IsGroup() || mac.IsZero() {
 		t.ignored.Add(1)
@@ -194,6 +201,9 @@ func (t *Table) Learn(mac packet.MAC, via Nexthop, now int64) Result {
 	case v.pinned():
 		t.pinned.Add(1)
 		return Pinned
+	case t.frozen(v, now) > 0:
+		t.damped.Add(1)
+		return Damped
 	}
 	return t.learn(key, hash, via, now)
 }
@@ -219,11 +229,24 @@ func (t *Table) learn(key, hash uint64, via Nexthop, now int64) Result {
 		case v.pinned():
 			t.pinned.Add(1)
 			return Pinned
+		case t.frozen(v, now) > 0:
+			t.damped.Add(1)
+			return Damped
+		case t.rested(v, now): // and Sweep has not seen it yet
+			t.rest(s, v)
+			v = value(s.value.Load())
 		}
 		w := v.moved(via)
+		if t.damping.Load() {
+			w = w.struck(v, now)
+		}
 		t.put(key, hash, w, now, s.used.Load())
 		t.moved.Add(1)
 		t.tell(EventMoved, key, w, v.nexthop())
+		if w.strikes() == DampMoves {
+			t.froze.Add(1)
+			t.tell(EventFrozen, key, w, 0)
+		}
 		return Moved
 	}
 	if t.atLimit() || !t.insert(key, hash, makeValue(via, Dynamic, 0, 0), now, now) {
@@ -273,15 +296,21 @@ func (t *Table) put(key, hash uint64, v value, updated, used int64) {
 	}
 }
 
+// change sets the value of s, but no times, in all arrays.
+func (t *Table) change(s *slot, v value) {
+	s.value.Store(uint64(v))
+	if n := t.cur.Load().next.Load(); n != nil {
+		key := s.key.Load()
+		if c := n.find(key, t.hasher.hash(key)); c != nil {
+			c.value.Store(uint64(v))
+		}
+	}
+}
+
 // remove takes the entry of s, which is alive, from all arrays.
 func (t *Table) remove(s *slot, kind EventKind) {
 	key, v := s.key.Load(), value(s.value.Load())
-	s.value.Store(0)
-	if n := t.cur.Load().next.Load(); n != nil {
-		if c := n.find(key, t.hasher.hash(key)); c != nil {
-			c.value.Store(0)
-		}
-	}
+	t.change(s, 0)
 	t.counts[v.state()].Add(-1)
 	if kind == EventAged {
 		t.aged.Add(1)
@@ -295,8 +324,8 @@ func (t *Table) tell(kind EventKind, key uint64, v value, from Nexthop) {
 	}
 }
 
-// Add makes an entry, with the ages it says. Every address is allowed, and the
-// limit does not hold for it. The error is ErrExists if there is one already,
+// Add makes an entry, with the ages it says. Every address is allowed, groups
+// and the zero address too, and the limit does not hold for it. The error is ErrExists if there is one already,
 // or ErrInvalid if e has no State.
 func (t *Table) Add(e Entry, now int64) error { return t.set(e, now, false) }
 
@@ -363,7 +392,7 @@ func (t *Table) Delete(mac packet.MAC, now int64) error {
 // it must be quick and must not call the table.
 func (t *Table) Flush(now int64, match func(Entry) bool) int {
 	return t.removeAll(EventFlushed, func(s *slot, v value) bool {
-		return !t.expired(v, s.updated.Load(), now) && (match == nil || match(entryOf(s, v, now)))
+		return !t.expired(v, s.updated.Load(), now) && (match == nil || match(t.entry(s, v, now)))
 	})
 }
 
@@ -373,20 +402,41 @@ func (t *Table) FlushNexthop(via Nexthop) int {
 	return t.removeAll(EventFlushed, func(_ *slot, v value) bool { return v.nexthop() == via })
 }
 
-// Sweep removes the entries that have expired, gives back memory that is no
-// longer needed, and returns how many entries it removed. Call it every few
-// seconds: until then expired entries count for the limit. It reads the whole
-// table, 32 bytes a slot, and locks only where there is something to remove.
+// Sweep removes the entries that have expired, tells which of the frozen may
+// move again, gives back memory that is no longer needed, and returns how many
+// entries it removed. Call it every few seconds: until then expired entries
+// count for the limit. It reads the whole table, 32 bytes a slot, and locks
+// only where there is something to do.
 func (t *Table) Sweep(now int64) int {
-	n := t.removeAll(EventAged, func(s *slot, v value) bool { return t.expired(v, s.updated.Load(), now) })
+	removed := 0
+	t.each(func(s *slot, v value) bool {
+		return t.expired(v, s.updated.Load(), now) || t.rested(v, now)
+	}, func(s *slot, v value) {
+		if t.expired(v, s.updated.Load(), now) {
+			t.remove(s, EventAged)
+			removed++
+		} else {
+			t.rest(s, v)
+		}
+	})
 	t.tidy()
-	return n
+	return removed
 }
 
-// removeAll removes what match says, stretch by stretch. What is there from
-// beginning to end is looked at; what comes or goes meanwhile may be missed.
+// removeAll removes what match says and returns how many that were.
 func (t *Table) removeAll(kind EventKind, match func(*slot, value) bool) int {
 	removed := 0
+	t.each(match, func(s *slot, _ value) {
+		t.remove(s, kind)
+		removed++
+	})
+	return removed
+}
+
+// each calls do, with the lock held, for what match says, stretch by stretch.
+// What is there from beginning to end is looked at, perhaps twice; what comes
+// or goes meanwhile may be missed.
+func (t *Table) each(match func(*slot, value) bool, do func(*slot, value)) {
 	matches := func(s *slot) bool {
 		v := value(s.value.Load())
 		return !v.dead() && match(s, v)
@@ -408,13 +458,11 @@ func (t *Table) removeAll(kind EventKind, match func(*slot, value) bool) int {
 		}
 		for ; i < end; i++ {
 			if s := &a.slots[i]; matches(s) {
-				t.remove(s, kind)
-				removed++
+				do(s, value(s.value.Load()))
 			}
 		}
 		t.mu.Unlock()
 	}
-	return removed
 }
 
 // All yields the entries that have not expired, in no order, with their ages
@@ -429,7 +477,7 @@ func (t *Table) All(now int64) iter.Seq[Entry] {
 			if v.dead() || t.expired(v, s.updated.Load(), now) {
 				continue
 			}
-			if !yield(entryOf(s, v, now)) {
+			if !yield(t.entry(s, v, now)) {
 				return
 			}
 		}
@@ -447,16 +495,17 @@ func (t *Table) Get(mac packet.MAC, now int64) (Entry, bool) {
 	if v.dead() || t.expired(v, s.updated.Load(), now) {
 		return Entry{}, false
 	}
-	return entryOf(s, v, now), true
+	return t.entry(s, v, now), true
 }
 
-func entryOf(s *slot, v value, now int64) Entry {
+func (t *Table) entry(s *slot, v value, now int64) Entry {
 	return Entry{
 		MAC:     macOf(s.key.Load()),
 		Nexthop: v.nexthop(),
 		State:   v.state(),
 		Flags:   v.flags(),
 		Moves:   v.moves(),
+		Frozen:  t.frozen(v, now),
 		Updated: time.Duration(max(now-s.updated.Load(), 0)),
 		Used:    time.Duration(max(now-s.used.Load(), 0)),
 	}
@@ -488,5 +537,7 @@ func (t *Table) Stats() Stats {
 		Pinned:  t.pinned.Load(),
 		Own:     t.ownSeen.Load(),
 		Ignored: t.ignored.Load(),
+		Damped:  t.damped.Load(),
+		Frozen:  t.froze.Load(),
 	}
 }

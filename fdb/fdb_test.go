@@ -330,7 +330,11 @@ func (t *Table) settled() *array {
 
 func TestNoAllocs(t *testing.T) {
 	table := filled(1000)
-	mac := number(7)
+	table.SetAgeing(0)
+	mac, frozen := number(7), number(8)
+	for i := range DampMoves {
+		table.Learn(frozen, Nexthop(100+i), 0)
+	}
 	now := int64(0)
 	for _, c := range []struct {
 		name string
@@ -341,7 +345,8 @@ func TestNoAllocs(t *testing.T) {
 		{"Lookup of none", func() { table.Lookup(macB, 1) }},
 		{"Learn known", func() { table.Learn(mac, 7, 1) }},
 		{"Learn refresh", func() { now += 2 * sec; table.Learn(mac, 7, now) }},
-		{"Learn moved", func() { now++; table.Learn(mac, Nexthop(now), now) }},
+		{"Learn moved", func() { now += 2 * int64(DampWindow); table.Learn(mac, Nexthop(now/int64(DampWindow)), now) }},
+		{"Learn damped", func() { want(t, "Learn", table.Learn(frozen, 1, 1), Damped) }},
 		{"Get", func() { table.Get(mac, 1) }},
 		{"Sweep", func() { table.Sweep(1) }},
 	} {

@@ -13,6 +13,8 @@ type model struct {
 	entries map[packet.MAC]*modelEntry
 	limit   int
 	ageing  int64
+	damping bool
+	thawed  int // entries that thawed, by themselves
 	own     packet.MAC
 	stats   Stats
 }
@@ -20,6 +22,8 @@ type model struct {
 type modelEntry struct {
 	Entry         // ages unused
 	updated, used int64
+	moves         []int64 // in which seconds, those that count
+	frozen        int64   // until when, if it is not 0
 }
 
 func (m *model) granule() int64 {
@@ -70,7 +74,7 @@ func (m *model) learn(mac packet.MAC, via Nexthop, now int64) Result {
 		m.stats.Full++
 		return Full
 	case e == nil:
-		m.entries[mac] = &modelEntry{Entry{MAC: mac, Nexthop: via, State: Dynamic}, now, now}
+		m.entries[mac] = &modelEntry{Entry: Entry{MAC: mac, Nexthop: via, State: Dynamic}, updated: now, used: now}
 		m.stats.Learned++
 		return New
 	case e.Nexthop == via:
@@ -81,11 +85,34 @@ func (m *model) learn(mac packet.MAC, via Nexthop, now int64) Result {
 	case e.State != Dynamic || e.Flags&Sticky != 0:
 		m.stats.Pinned++
 		return Pinned
+	case m.damping && now < e.frozen:
+		m.stats.Damped++
+		return Damped
+	}
+	m.rest(e, now)
+	if !m.damping {
+		e.moves = nil
+	} else {
+		if e.moves = append(e.moves, now/sec); len(e.moves) == 5 {
+			e.frozen = (now/sec + 31) * sec
+			m.stats.Frozen++
+		}
 	}
 	e.Nexthop, e.updated, e.Flags = via, now, e.Flags&^ExternLearn
 	e.Moves++
 	m.stats.Moved++
 	return Moved
+}
+
+// rest forgets what no longer counts.
+func (m *model) rest(e *modelEntry, now int64) {
+	switch {
+	case e.frozen != 0 && (!m.damping || now >= e.frozen):
+		e.moves, e.frozen = nil, 0
+		m.thawed++
+	case e.frozen == 0 && len(e.moves) > 0 && now/sec-e.moves[0] >= 180:
+		e.moves = nil
+	}
 }
 
 func (m *model) lookup(mac packet.MAC, now int64) (Nexthop, bool) {
@@ -106,7 +133,8 @@ func (m *model) set(x Entry, now int64, replace bool) error {
 	if m.get(x.MAC, now, true) != nil && !replace {
 		return ErrExists
 	}
-	m.entries[x.MAC] = &modelEntry{x, now - int64(x.Updated), now - int64(x.Used)}
+	x.Frozen = 0
+	m.entries[x.MAC] = &modelEntry{Entry: x, updated: now - int64(x.Updated), used: now - int64(x.Used)}
 	return nil
 }
 
@@ -143,11 +171,14 @@ type rig struct {
 	model  *model
 	mirror map[packet.MAC]Entry // what the events say
 	now    int64
-	moved  int // slots copied, if moving
+	moved  int   // slots copied, if moving
+	froze  int   // by the events
+	thawed int   // by the events
+	swept  int64 // when last
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, mirror: map[packet.MAC]Entry{}, model: &model{entries: map[packet.MAC]*modelEntry{}}, now: 1000 * sec}
+	r := &rig{t: t, mirror: map[packet.MAC]Entry{}, model: &model{entries: map[packet.MAC]*modelEntry{}, damping: true}, now: 1000 * sec, swept: 1000 * sec}
 	r.table = NewTable(Options{OnChange: func(e Event) {
 		old, there := r.mirror[e.MAC]
 		switch e.Kind {
@@ -169,10 +200,18 @@ func newRig(t *testing.T) *rig {
 		case EventNew:
 			r.mirror[e.MAC] = Entry{MAC: e.MAC, Nexthop: e.Nexthop, State: e.State, Flags: e.Flags}
 		default:
+			switch e.Kind {
+			case EventFrozen:
+				r.froze++
+			case EventThawed:
+				r.thawed++
+			}
 			if e.Nexthop != old.Nexthop || e.State != old.State || e.Flags != old.Flags {
 				t.Errorf("%v of %v: got %+v, want %+v", e.Kind, e.MAC, e, old)
 			}
-			delete(r.mirror, e.MAC)
+			if e.Kind != EventFrozen && e.Kind != EventThawed {
+				delete(r.mirror, e.MAC)
+			}
 		}
 	}})
 	return r
@@ -230,6 +269,9 @@ func (r *rig) do(op, a, b, c int) {
 	r.t.Helper()
 	t, m, mac, via := r.table, r.model, r.mac(a), Nexthop(b%5)
 	r.room()
+	if r.now-r.swept > 300*sec { // or what damping remembers has no meaning
+		r.sweep()
+	}
 	switch op % 32 {
 	default: // more often than the others
 		r.now += int64(c) * int64(time.Millisecond)
@@ -259,9 +301,7 @@ func (r *rig) do(op, a, b, c int) {
 				m.removeAll(func(e *modelEntry) bool { return e.State == state && e.MAC[5]&1 != 0 && !m.expired(e, r.now) }))
 		}
 	case 13:
-		n := m.removeAll(func(e *modelEntry) bool { return m.expired(e, r.now) })
-		m.stats.Aged += uint64(n)
-		want(r.t, "Sweep", t.Sweep(r.now), n)
+		r.sweep()
 	case 14:
 		if c%4 == 0 {
 			m.limit = a % 2048
@@ -277,11 +317,31 @@ func (r *rig) do(op, a, b, c int) {
 			m.setOwn(mac)
 			t.SetOwn(mac)
 		}
+	case 22:
+		switch {
+		case c < 8:
+			m.damping = c%4 != 0
+			t.SetDamping(m.damping)
+		case c < 16:
+			r.now += int64(b) * sec
+		}
 	case 17:
 		r.moveStart(c % 3)
 	case 18, 19, 20, 21:
 		r.moveStep(c)
 	}
+}
+
+func (r *rig) sweep() {
+	r.t.Helper()
+	m := r.model
+	n := m.removeAll(func(e *modelEntry) bool { return m.expired(e, r.now) })
+	m.stats.Aged += uint64(n)
+	for _, e := range m.entries {
+		m.rest(e, r.now)
+	}
+	want(r.t, "Sweep", r.table.Sweep(r.now), n)
+	r.swept = r.now
 }
 
 // check compares all that can be seen.
@@ -300,6 +360,9 @@ func (r *rig) check() {
 			continue
 		}
 		w := x.Entry
+		if m.damping {
+			w.Frozen = time.Duration(max(x.frozen-r.now, 0))
+		}
 		w.Updated, w.Used = time.Duration(r.now-x.updated), time.Duration(r.now-x.used)
 		want(r.t, "entry", e, w)
 		if got, ok := t.Get(e.MAC, r.now); !ok || got != e {
@@ -314,6 +377,8 @@ func (r *rig) check() {
 	want(r.t, "counts", t.Count(), Counts{m.count(Dynamic), m.count(Static), m.count(Permanent)})
 	want(r.t, "Len", t.Len(), len(m.entries))
 	want(r.t, "stats", t.Stats(), m.stats)
+	want(r.t, "frozen by the events", r.froze, int(m.stats.Frozen))
+	want(r.t, "thawed by the events", r.thawed, m.thawed)
 	for mac, e := range m.entries {
 		want(r.t, "mirror of the events", r.mirror[mac], Entry{MAC: mac, Nexthop: e.Nexthop, State: e.State, Flags: e.Flags})
 	}

@@ -31,28 +31,41 @@ func macOf(key uint64) packet.MAC {
 	return packet.MAC{byte(key >> 40), byte(key >> 32), byte(key >> 24), byte(key >> 16), byte(key >> 8), byte(key)}
 }
 
-// value is nexthop, state, flags and moves in one word, so that they are read
-// and changed together:
+// value is nexthop, state, flags, moves and what damping remembers in one word,
+// so that they are read and changed together:
 //
-//	63      48 47   40 39   32 31                0
-//	|  moves  | flags | state |      nexthop      |
+//	63     48 47   39 38     36 35   34 33   32 31                0
+//	|  moves | since | strikes | flags | state |      nexthop      |
 type value uint64
 
 const (
-	stateShift = 32
-	flagsShift = 40
-	movesShift = 48
-	stateMask  = 0xff << stateShift
+	stateShift   = 32
+	flagsShift   = 34
+	strikesShift = 36
+	sinceShift   = 39
+	movesShift   = 48
+
+	stateMask   = 3 << stateShift
+	flagsMask   = 3
+	strikesMask = 7
+	sinceMask   = 1<<9 - 1
 )
 
 func makeValue(via Nexthop, s State, f Flags, moves uint16) value {
-	return value(via) | value(s)<<stateShift | value(f)<<flagsShift | value(moves)<<movesShift
+	return value(via) | value(s)<<stateShift | value(f&flagsMask)<<flagsShift | value(moves)<<movesShift
 }
 
 func (v value) nexthop() Nexthop { return Nexthop(v) }
-func (v value) state() State     { return State(v >> stateShift) }
-func (v value) flags() Flags     { return Flags(v >> flagsShift) }
+func (v value) state() State     { return State(v & stateMask >> stateShift) }
+func (v value) flags() Flags     { return Flags(v >> flagsShift & flagsMask) }
+func (v value) strikes() int     { return int(v >> strikesShift & strikesMask) }
+func (v value) since() uint64    { return uint64(v >> sinceShift & sinceMask) }
 func (v value) moves() uint16    { return uint16(v >> movesShift) }
+
+func (v value) withStrikes(n int, since uint64) value {
+	v &^= strikesMask<<strikesShift | sinceMask<<sinceShift
+	return v | value(n)<<strikesShift | value(since&sinceMask)<<sinceShift
+}
 
 // dead: the address is gone, its slot is left.
 func (v value) dead() bool { return v&stateMask == 0 }
@@ -65,7 +78,7 @@ func (v value) pinned() bool {
 	return v&(stateMask|value(Sticky)<<flagsShift) != value(Dynamic)<<stateShift
 }
 
-// moved is v behind another nexthop.
+// moved is v behind another nexthop, without strikes.
 func (v value) moved(via Nexthop) value {
 	moves := v.moves()
 	if moves < 1<<16-1 {

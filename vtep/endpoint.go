@@ -186,7 +186,7 @@ func (e *Endpoint) publish() error {
 		for _, s := range t.sockets {
 			key := vniKey{s.id, t.config.VNI}
 			snap.vnis[key] = struct{}{}
-			if len(t.config.Accept) > 0 {
+			if len(t.accept) > 0 {
 				snap.open[key] = t.port
 			}
 			if !slices.Contains(snap.sockets, s) {

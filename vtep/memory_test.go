@@ -258,6 +258,12 @@ func (u *memUnderlay) Route(remote, _ netip.Addr, _ string, _ uint32) (Route, er
 	return Route{Ifindex: u.routeVia, MTU: u.mtu}, nil
 }
 
+func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
+	return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil
+}
+
+func (u *memUnderlay) Renew() (int, error) { return 0, nil }
+
 func (u *memUnderlay) Uppers([]int) ([]int, error) { return nil, nil }
 
 func (u *memUnderlay) Watch(context.Context) (<-chan struct{}, error) { return u.changed, nil }

@@ -61,6 +61,11 @@ func (t *tunnel) wanted() (all []*peer) {
 // openPeers opens sockets and source ports for all peers of t. Those that were
 // there before keep counters, nexthop and what is known of their route.
 func (e *Endpoint) openPeers(t *tunnel, before []*peer) error {
+	for _, prefix := range t.accept {
+		if _, err := e.listen(t, prefix.Addr(), netip.Addr{}); err != nil {
+			return err
+		}
+	}
 	for _, p := range t.wanted() {
 		if err := e.openPeer(t, p, before); err != nil {
 			return fmt.Errorf("remote %s: %w", p.config.Remote, err)
@@ -142,7 +147,7 @@ func (e *Endpoint) assemble(t *tunnel) {
 		l2ControlPass: cfg.L2ControlPass, vlanDrop: cfg.VLANDrop, locked: cfg.Locked,
 		noFlood: cfg.NoFlood, noMcastFlood: cfg.NoMcastFlood, noBcastFlood: cfg.NoBcastFlood,
 		bum:    newBUMLimit(cfg.BUMLimit, t.bumDue),
-		accept: cfg.Accept,
+		accept: t.accept,
 	}
 	t.port = &port{
 		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, mac: t.device.LLAddr(),
@@ -204,7 +209,8 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 		Local: t.config.Local, Port: t.config.DstPort, Device: t.config.Dev,
 		ZeroCsum6: t.config.AcceptZ6 && remote.Is6(), Group: group,
 	}
-	if !opts.Local.IsValid() {
+	// A group's socket is bound to the group, whatever the tunnel's address.
+	if !opts.Local.IsValid() || group.IsValid() {
 		opts.Local = netip.IPv4Unspecified()
 		if remote.Is6() {
 			opts.Local = netip.IPv6Unspecified()

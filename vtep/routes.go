@@ -62,6 +62,9 @@ func (e *Endpoint) watch(ctx context.Context) {
 			time.Sleep(50 * time.Millisecond)
 		case <-poll.C:
 		}
+		if n, err := e.underlay.Renew(); n > 0 || err != nil {
+			e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
+		}
 		e.mu.Lock()
 		e.checkOwn()
 		e.checkPaths(e.sorted())

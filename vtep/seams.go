@@ -79,6 +79,11 @@ type Underlay interface {
 	// Route asks the kernel how a datagram to remote would leave now, by
 	// device dev unless that is "". A multicast group needs one.
 	Route(remote, local netip.Addr, dev string, mark uint32) (Route, error)
+	// Prefixes returns the networks that a device has addresses in.
+	Prefixes(dev string) ([]netip.Prefix, error)
+	// Renew binds and joins again what was bound to a device or joined on it,
+	// if that device has gone and come back, and returns how many sockets.
+	Renew() (int, error)
 	// Uppers returns the devices stacked on those given, to any depth:
 	// bridges and bonds they are in, VLAN and macvlan devices over them.
 	Uppers(ifindexes []int) ([]int, error)

@@ -245,7 +245,6 @@ func TestAccept(t *testing.T) {
 	cfg := testTunnel("gnv0")
 	cfg.Local, cfg.Ageing = addr("192.0.2.1"), 2*time.Second
 	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")}
-	cfg.Peers = []Peer{{Remote: addr("192.0.2.2")}}
 	h := newHost(t, new(memWire), 2, "192.0.2.1")
 	h.underlay.keep = true
 	dev := h.add(cfg)
@@ -268,14 +267,14 @@ func TestAccept(t *testing.T) {
 	if s.Drops.Rx[DropUnknownPeer] != 1 {
 		t.Errorf("unknown_peer drops %d, want 1 from outside the prefix", s.Drops.Rx[DropUnknownPeer])
 	}
-	if peers := s.Tunnels[0].Peers; len(peers) != 2 || !peers[1].Dynamic {
-		t.Errorf("peers %+v, want the configured and the new one", peers)
+	if peers := s.Tunnels[0].Peers; len(peers) != 1 || !peers[0].Dynamic {
+		t.Errorf("peers %+v, want the new one", peers)
 	}
 	// Long silent ones are forgotten.
 	time.Sleep(cfg.Ageing + 100*time.Millisecond)
 	h.forgetSpeakers()
-	if peers := h.State().Tunnels[0].Peers; len(peers) != 1 {
-		t.Errorf("%d peers after long silence, want 1", len(peers))
+	if peers := h.State().Tunnels[0].Peers; len(peers) != 0 {
+		t.Errorf("%d peers after long silence, want 0", len(peers))
 	}
 }
 

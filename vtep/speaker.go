@@ -44,6 +44,22 @@ type parked struct {
 	since  int64
 }
 
+// openToGroup decides who may speak in a group without peers if the
+// configuration does not say: whoever is on the underlay device's own networks.
+func (e *Endpoint) openToGroup(t *tunnel) (err error) {
+	cfg := &t.config
+	t.accept = cfg.Accept
+	if !cfg.Group.IsValid() || len(cfg.Peers) > 0 || len(cfg.Accept) > 0 {
+		return nil
+	}
+	if t.accept, err = e.underlay.Prefixes(cfg.Dev); err != nil {
+		return err
+	}
+	e.log.Warn("anybody on the networks of the underlay device may speak in the group; peers or accept would restrict it",
+		zap.String("device", cfg.Device.Name), zap.Stringer("group", cfg.Group), zap.Stringers("accept", t.accept))
+	return nil
+}
+
 // stranger says what to do about a datagram that nobody admits.
 func (w *worker) stranger(key admission, t *packet.Train, datagram []byte) Reason {
 	if _, ok := w.snap.vnis[key.vniKey]; !ok {

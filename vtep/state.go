@@ -28,7 +28,8 @@ type TunnelState struct {
 	LLAddr  packet.MAC
 	MTU     int // of the device
 	MTUAuto bool
-	Failed  bool // the device was deleted under us
+	Accept  []netip.Prefix // from where anybody may speak
+	Failed  bool           // the device was deleted under us
 	Offload packet.Offload
 	Since   time.Time
 	Stats   Stats
@@ -111,7 +112,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	d, seg := t.device, t.port.segment
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex(), LLAddr: d.LLAddr(),
-		MTU: t.mtu, MTUAuto: t.mtuAuto, Failed: t.state.failed.Load(),
+		MTU: t.mtu, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: t.state.failed.Load(),
 		Offload: packet.Offload(t.state.offload.Load()), Since: t.since,
 	}
 	if mtu, err := d.MTU(); err == nil {

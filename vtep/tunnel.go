@@ -34,6 +34,7 @@ type tunnel struct {
 	state       *portState
 	bumDue      *atomic.Int64
 	lastNexthop fdb.Nexthop
+	accept      []netip.Prefix             // from where anybody may speak
 	dynamic     []netip.Addr               // who spoke and was let in by accept
 	entries     entries                    // of the table, that do not come from learning
 	sets        map[packet.MAC]fdb.Nexthop // of the entries with several destinations
@@ -74,6 +75,9 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		t.entries[entry.MAC] = append(t.entries[entry.MAC], entry)
 	}
 	t.nameSets()
+	if err := e.openToGroup(t); err != nil {
+		return nil, err
+	}
 	if err := e.openPeers(t, nil); err != nil {
 		return nil, err
 	}
@@ -123,6 +127,9 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	edit(t)
 	t.sockets, t.ports, t.peers = nil, nil, nil
 	t.nameSets()
+	if err := e.openToGroup(t); err != nil {
+		return nil, err
+	}
 	if err := e.openPeers(t, old.peers); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err

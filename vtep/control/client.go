@@ -31,9 +31,31 @@ type Client struct{ path string }
 // NewClient returns a client of the socket at path. Nothing is connected yet.
 func NewClient(path string) *Client { return &Client{path} }
 
-// Status asks for the daemon as a whole.
-func (c *Client) Status(ctx context.Context) (s Status, err error) {
-	return s, c.get(ctx, "/v1/status", &s)
+// RefusedError says that the daemon cannot do now what it was told.
+type RefusedError struct{ Text string }
+
+func (e *RefusedError) Error() string { return e.Text }
+
+// Status asks for the daemon as a whole, with details also for Status.Go.
+func (c *Client) Status(ctx context.Context, details bool) (s Status, err error) {
+	path := "/v1/status"
+	if details {
+		path += "?details"
+	}
+	return s, c.get(ctx, path, &s)
+}
+
+// Reload makes the daemon load its configuration anew. An *InvalidError says
+// what is wrong with it, a *RefusedError why it cannot be applied.
+func (c *Client) Reload(ctx context.Context, req ReloadRequest) (r Reload, err error) {
+	q := url.Values{}
+	if req.Config != "" {
+		q.Set("config", req.Config)
+	}
+	if req.DryRun {
+		q.Set("dry_run", "")
+	}
+	return r, c.do(ctx, http.MethodPost, "/v1/reload?"+q.Encode(), &r)
 }
 
 // Tunnels asks for all tunnels.
@@ -67,8 +89,12 @@ func (c *Client) FDB(ctx context.Context, f FDBFilter) (e []FDBEntry, err error)
 }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {
+	return c.do(ctx, http.MethodGet, path, v)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, v any) error {
 	for {
-		busy, err := c.try(ctx, path, v)
+		busy, err := c.try(ctx, method, path, v)
 		if !busy {
 			return err
 		}
@@ -82,8 +108,8 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 
 // try asks once, on a connection of its own; busy says that the server had no
 // room for us.
-func (c *Client) try(ctx context.Context, path string, v any) (busy bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gvtep"+path, nil)
+func (c *Client) try(ctx context.Context, method, path string, v any) (busy bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gvtep"+path, nil)
 	if err != nil {
 		return false, err
 	}
@@ -122,8 +148,13 @@ func (c *Client) try(ctx context.Context, path string, v any) (busy bool, err er
 	if json.Unmarshal(text, &body) != nil || body.Error == "" {
 		body.Error = fmt.Sprintf("%s: %s answered %s", c.path, path, resp.Status)
 	}
-	if resp.StatusCode == http.StatusNotFound {
+	switch resp.StatusCode {
+	case http.StatusNotFound:
 		return false, &NotFoundError{body.Error}
+	case http.StatusUnprocessableEntity:
+		return false, &InvalidError{body.Error, body.Faults}
+	case http.StatusConflict:
+		return false, &RefusedError{body.Error}
 	}
 	return false, errors.New(body.Error)
 }

@@ -44,12 +44,32 @@ type fake struct{ entries int }
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func (fake) Status() Status {
-	return Status{
+func (fake) Status(details bool) Status {
+	s := Status{
 		Instance: "p1", PID: 42, Version: "v0.1.0", Ready: false, Reason: "starting", Started: epoch, Uptime: 1.5, Workers: 2, Tunnels: 2,
 		Sockets: []Socket{{Local: netip.MustParseAddr("198.51.100.1"), Port: 6081, Dev: "eth0", Overflows: 7}},
 		Drops:   Drops{RX: map[string]uint64{"unknown_vni": 9, "short": 1}, TX: map[string]uint64{}},
+		Config:  "/etc/gvtep/p1.toml",
 	}
+	if details {
+		s.Go = &Runtime{HeapObjects: 12345, Goroutines: 7}
+	}
+	return s
+}
+
+// Reload does what the name of the configuration says.
+func (fake) Reload(r ReloadRequest) (Reload, error) {
+	switch r.Config {
+	case "/invalid":
+		return Reload{}, fmt.Errorf("load: %w", &InvalidError{"x.toml:1:1: wrong\n1| x\n | ~", 3})
+	case "/refused":
+		return Reload{}, errors.New("gnv0: no")
+	}
+	return Reload{
+		Config: "/etc/gvtep/p1.toml" + r.Config, Applied: !r.DryRun, Tunnels: 2, Added: []string{"gnv1"}, Removed: []string{},
+		Changed: []TunnelChange{{"gnv0", []KeyChange{{"ttl", "64", `"inherit"`, true}, {"id", "5", "6", false}}}},
+		Process: []KeyChange{{"socket.workers", `"auto"`, "2", false}}, Restart: true,
+	}, nil
 }
 
 func (fake) Tunnels() []Tunnel {
@@ -150,10 +170,14 @@ func get(t *testing.T, path, method, url string) (int, string) {
 func TestGolden(t *testing.T) {
 	path := start(t, fake{}, time.Second, time.Second)
 	for name, url := range map[string]string{
-		"status": "/v1/status", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
+		"status": "/v1/status", "status_details": "/v1/status?details", "reload": "POST /v1/reload?dry_run", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
 		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb",
 	} {
-		code, body := get(t, path, "GET", url)
+		method, url, ok := strings.Cut(url, " ")
+		if !ok {
+			method, url = "GET", method
+		}
+		code, body := get(t, path, method, url)
 		if code != 200 {
 			t.Errorf("%s: %d %s", url, code, body)
 		}
@@ -189,9 +213,12 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/fdb?vni=16777216", 400, `{"error":"vni 16777216: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni or dst"}` + "\n"},
-		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /healthz, /readyz"}` + "\n"},
-		{"POST", "/v1/tunnels", 405, `{"error":"this version can only be asked, not told"}` + "\n"},
-		{"DELETE", "/v1/tunnels/gnv0", 405, `{"error":"this version can only be asked, not told"}` + "\n"},
+		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/reload, /healthz, /readyz"}` + "\n"},
+		{"POST", "/v1/tunnels", 405, `{"error":"here one can only ask; what can be told is POST /v1/reload"}` + "\n"},
+		{"GET", "/v1/reload", 405, `{"error":"a reload is a POST"}` + "\n"},
+		{"POST", "/v1/reload?config=/refused", 409, `{"error":"gnv0: no"}` + "\n"},
+		{"POST", "/v1/reload?config=/invalid", 422, `{"error":"x.toml:1:1: wrong\n1| x\n | ~","faults":3}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0", 405, `{"error":"here one can only ask; what can be told is POST /v1/reload"}` + "\n"},
 	} {
 		code, body := get(t, path, tt.method, tt.url)
 		if code != tt.code || body != tt.body {
@@ -210,8 +237,23 @@ func TestClient(t *testing.T) {
 			t.Errorf("%s: %v (-want +got)\n%s", what, err, d)
 		}
 	}
-	s, err := c.Status(ctx)
-	check("Status", err, fake{}.Status(), s)
+	for _, details := range []bool{false, true} {
+		s, err := c.Status(ctx, details)
+		check("Status", err, fake{}.Status(details), s)
+	}
+	for _, req := range []ReloadRequest{{}, {DryRun: true}, {Config: "/a b?&", DryRun: true}} {
+		got, err := c.Reload(ctx, req)
+		want, _ := fake{}.Reload(req)
+		check(fmt.Sprintf("Reload %+v", req), err, want, got)
+	}
+	var invalid *InvalidError
+	if _, err := c.Reload(ctx, ReloadRequest{Config: "/invalid"}); !errors.As(err, &invalid) || invalid.Faults != 3 || invalid.Text == "" {
+		t.Errorf("Reload /invalid: %v", err)
+	}
+	var refused *RefusedError
+	if _, err := c.Reload(ctx, ReloadRequest{Config: "/refused"}); !errors.As(err, &refused) || refused.Text != "gnv0: no" {
+		t.Errorf("Reload /refused: %v", err)
+	}
 	ts, err := c.Tunnels(ctx)
 	check("Tunnels", err, fake{}.Tunnels(), ts)
 	one, err := c.Tunnel(ctx, "gnv6")
@@ -239,7 +281,7 @@ func TestClientUnreachable(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for _, path := range []string{filepath.Join(dir, "nobody"), stale} {
-		if _, err := NewClient(path).Status(context.Background()); !errors.Is(err, ErrUnreachable) {
+		if _, err := NewClient(path).Status(context.Background(), false); !errors.Is(err, ErrUnreachable) {
 			t.Errorf("%s: %v, want ErrUnreachable", path, err)
 		}
 	}
@@ -252,7 +294,7 @@ func TestClientUnreachable(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := NewClient(mute).Status(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnreachable) {
+	if _, err := NewClient(mute).Status(ctx, false); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnreachable) {
 		t.Errorf("mute server: %v, want DeadlineExceeded", err)
 	}
 }
@@ -316,7 +358,7 @@ func TestTooManyClients(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if _, err := NewClient(path).Status(ctx); err != nil {
+	if _, err := NewClient(path).Status(ctx, false); err != nil {
 		t.Errorf("client among idle ones: %v", err)
 	}
 	n := 0

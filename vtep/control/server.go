@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,19 +15,34 @@ import (
 
 // Source is what the server asks. All methods are called concurrently.
 type Source interface {
-	Status() Status
+	// Status has its Go only if details are wanted.
+	Status(details bool) Status
 	Tunnels() []Tunnel
 	// FDB returns the entries that pass the filter.
 	FDB(FDBFilter) []FDBEntry
+	// Reload loads the configuration anew, all of it or nothing. Errors that
+	// are not an *InvalidError mean that it cannot be done now.
+	Reload(ReloadRequest) (Reload, error)
 }
+
+// InvalidError says that a configuration is wrong. The text has several lines:
+// each fault with its place.
+type InvalidError struct {
+	Text   string
+	Faults int
+}
+
+func (e *InvalidError) Error() string { return e.Text }
 
 // Time-outs of the server. A client that stalls loses its connection; the
 // data path does not notice either way.
 const (
 	readTimeout  = 5 * time.Second
 	writeTimeout = 10 * time.Second
-	maxBody      = 1 << 20
-	maxHeader    = 16 << 10
+	// reloadTimeout is that of POST /v1/reload.
+	reloadTimeout = 5 * time.Minute
+	maxBody       = 1 << 20
+	maxHeader     = 16 << 10
 )
 
 // Serve answers on l until ctx ends, and closes it.
@@ -56,7 +72,8 @@ func serve(ctx context.Context, l net.Listener, src Source, read, write time.Dur
 func handler(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, http.StatusOK, src.Status())
+		details := r.URL.Query().Has("details")
+		answer(w, http.StatusOK, src.Status(details))
 	})
 	mux.HandleFunc("GET /v1/tunnels", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, src.Tunnels())
@@ -89,21 +106,41 @@ func handler(src Source) http.Handler {
 		}
 		answer(w, http.StatusOK, src.FDB(f))
 	})
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		req := ReloadRequest{Config: q.Get("config"), DryRun: q.Has("dry_run")}
+		// Thousands of devices take their time.
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTimeout))
+		result, err := src.Reload(req)
+		var invalid *InvalidError
+		switch {
+		case errors.As(err, &invalid):
+			answer(w, http.StatusUnprocessableEntity, errorBody{Error: invalid.Text, Faults: invalid.Faults})
+		case err != nil:
+			refuse(w, http.StatusConflict, err.Error())
+		default:
+			answer(w, http.StatusOK, result)
+		}
+	})
+	mux.HandleFunc("/v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", "POST")
+		refuse(w, http.StatusMethodNotAllowed, "a reload is a POST")
+	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		src.Status() // waits while a change does not come to its end
+		src.Status(false) // waits while a change does not come to its end
 		health(w, true, "")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		st := src.Status()
+		st := src.Status(false)
 		health(w, st.Ready, st.Reason)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
-			refuse(w, http.StatusMethodNotAllowed, "this version can only be asked, not told")
+			refuse(w, http.StatusMethodNotAllowed, "here one can only ask; what can be told is POST /v1/reload")
 			return
 		}
-		refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /healthz, /readyz")
+		refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/reload, /healthz, /readyz")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -163,10 +200,13 @@ func health(w http.ResponseWriter, ok bool, reason string) {
 }
 
 type errorBody struct {
-	Error string `json:"error"`
+	Error  string `json:"error"`
+	Faults int    `json:"faults,omitempty"` // of a configuration
 }
 
-func refuse(w http.ResponseWriter, status int, text string) { answer(w, status, errorBody{text}) }
+func refuse(w http.ResponseWriter, status int, text string) {
+	answer(w, status, errorBody{Error: text})
+}
 
 // answer writes v. A client that is gone by now is nobody's error.
 func answer(w http.ResponseWriter, status int, v any) {

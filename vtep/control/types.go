@@ -2,15 +2,17 @@
 // and JSON over a unix socket, so that curl, any language and gvtep's own
 // commands can ask what the endpoint is doing.
 //
-//	GET /v1/status                    Status
+//	GET /v1/status                    Status; ?details adds Status.Go
 //	GET /v1/tunnels                   []Tunnel
 //	GET /v1/tunnels/NAME              Tunnel
 //	GET /v1/tunnels/NAME/peers        []Peer
 //	GET /v1/tunnels/NAME/fdb          []FDBEntry
 //	GET /v1/fdb?dev=&vni=&dst=        []FDBEntry
+//	POST /v1/reload?config=&dry_run=  Reload
 //	GET /healthz, /readyz             200, or 503 and the reason
 //
-// Errors are {"error": "..."} with a fitting status.
+// Errors are {"error": "..."} with a fitting status: 422 for a configuration
+// that is wrong, 409 for what cannot be done now.
 //
 // The types here are plain data. Their JSON keys are stable: those of
 // "ip -j link" and "bridge -j fdb" where these have one, our own under
@@ -38,6 +40,51 @@ type Status struct {
 	Tunnels  int       `json:"tunnels"`
 	Sockets  []Socket  `json:"sockets"`
 	Drops    Drops     `json:"drops"` // of packets that belong to no tunnel
+	// Config is the file or directory that a reload reads, if there is one.
+	Config string   `json:"config,omitempty"`
+	Go     *Runtime `json:"go,omitempty"`
+}
+
+// Runtime is about the Go runtime of the daemon. It is told only to those who
+// ask, since it takes a garbage collection.
+type Runtime struct {
+	HeapObjects uint64 `json:"heap_objects"` // live objects
+	Goroutines  int    `json:"goroutines"`
+}
+
+// ReloadRequest says what to load.
+type ReloadRequest struct {
+	// Config is an absolute path; "": the one that the daemon has. Another one
+	// becomes the daemon's.
+	Config string
+	DryRun bool // only tell what would change
+}
+
+// Reload is what a reload changed, or would change.
+type Reload struct {
+	Config  string         `json:"config"`
+	Applied bool           `json:"applied"` // false of a dry run
+	Tunnels int            `json:"tunnels"` // in all, afterwards
+	Added   []string       `json:"added"`
+	Removed []string       `json:"removed"`
+	Changed []TunnelChange `json:"changed"`
+	Process []KeyChange    `json:"process"` // of [log] and [socket]
+	// Restart says that some changes take a restart. They are not applied.
+	Restart bool `json:"restart"`
+}
+
+// TunnelChange is what changed of a tunnel.
+type TunnelChange struct {
+	Ifname string      `json:"ifname"`
+	Keys   []KeyChange `json:"keys"`
+}
+
+// KeyChange is a keyword that has another value.
+type KeyChange struct {
+	Key  string `json:"key"`
+	Old  string `json:"old"` // as in a file; "": not set
+	New  string `json:"new"`
+	Live bool   `json:"live"` // false: it takes a restart
 }
 
 // Socket is one address that is listened on.
