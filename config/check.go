@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
-// wrong is the second half of an error line; Draft.Set puts keyword and
+// wrong is the second half of an error line; entry.give puts keyword and
 // value before it.
 func wrong(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
-// number reads a decimal, 0x or 0 octal number, as iproute2 does.
-func number(s string, lo, hi int, want string) (int, error) {
+const wantPort = "a UDP port is 1 to 65535"
+
+// parseNumber reads a decimal, 0x or 0 octal number, as iproute2 does.
+func parseNumber(s string, lo, hi int, want string) (int, error) {
 	n, err := strconv.ParseUint(s, 0, 64)
 	if err != nil || strings.Contains(s, "_") || n < uint64(lo) || n > uint64(hi) {
 		return 0, wrong("%s", want)
@@ -22,29 +24,23 @@ func number(s string, lo, hi int, want string) (int, error) {
 	return int(n), nil
 }
 
-func choice(set func(*Tunnel, string), values ...string) func(*Tunnel, string) error {
-	return func(t *Tunnel, v string) error {
-		if !slices.Contains(values, v) {
-			last := len(values) - 1
-			return wrong("want %s or %s", strings.Join(values[:last], ", "), values[last])
-		}
-		set(t, v)
-		return nil
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func parseSwitch(v string) (bool, error) {
+	switch v {
+	case "on", "true":
+		return true, nil
+	case "off", "false":
+		return false, nil
 	}
+	return false, wrong("want on or off")
 }
 
-func onoff(set func(*Tunnel, bool)) func(*Tunnel, string) error {
-	return func(t *Tunnel, v string) error {
-		switch v {
-		case "on", "true":
-			set(t, true)
-		case "off", "false":
-			set(t, false)
-		default:
-			return wrong("want on or off")
-		}
-		return nil
+func onOff(on bool) string {
+	if on {
+		return "on"
 	}
+	return "off"
 }
 
 // address reads an address that a socket can be bound to.
@@ -79,18 +75,35 @@ func isMAC(s string) bool {
 	return err == nil && len(hw) == 6
 }
 
-func setLLAddr(t *Tunnel, v string) error {
+func lladdr(v string) (string, error) {
 	hw, err := net.ParseMAC(v)
 	switch {
 	case err != nil || len(hw) != 6:
-		return wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
+		return "", wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
 	case hw[0]&1 != 0:
-		return wrong("a group address, the first byte must be even")
+		return "", wrong("a group address, the first byte must be even")
 	case hw.String() == "00:00:00:00:00:00":
-		return wrong("not the address of a device")
+		return "", wrong("not the address of a device")
 	}
-	t.LLAddr = hw.String()
-	return nil
+	return hw.String(), nil
+}
+
+func deviceName(v string) (string, error) { return v, CheckDevice(v) }
+
+func netnsName(v string) (string, error) {
+	odd := strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) })
+	if odd || v == "." || v == ".." || strings.Contains(v, "/") && v[0] != '/' {
+		return "", wrong("want a name as ip netns has it, or an absolute path")
+	}
+	return v, nil
+}
+
+// label checks what people call something: it is shown on their terminals.
+func label(v string) (string, error) {
+	if len(v) > 64 || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return "", wrong("want at most 64 bytes of text that can be printed")
+	}
+	return v, nil
 }
 
 // CheckDevice reports why name cannot be the name of a network device. The
@@ -119,15 +132,37 @@ func CheckDevice(name string) error {
 	return nil
 }
 
-// ParseSize reads a number of bytes up to 1 GiB: 65536, 64K, 64KiB, 8MiB.
+// CheckInstance reports why name cannot be the name of an instance, which is
+// that of a directory.
+func CheckInstance(name string) error {
+	bad := name == "" || name == "." || name == ".." || len(name) > 64
+	for _, b := range []byte(name) {
+		bad = bad || b <= ' ' || b == 0x7f || b == '/'
+	}
+	if bad {
+		return fmt.Errorf("instance name %q: want 1 to 64 characters without space and slash", name)
+	}
+	return nil
+}
+
+// parseSize reads a number of bytes up to 1 GiB: 65536, 64K, 64KiB, 8MiB.
 // Units are powers of 1024, whether written K or KiB.
-func ParseSize(s string) (int, error) {
+func parseSize(s string) (int, error) {
 	digits := strings.TrimRight(strings.TrimSuffix(s, "iB"), "KMGkmg")
 	unit := strings.ToUpper(strings.TrimSuffix(s[len(digits):], "iB"))
 	shift, known := map[string]int{"": 0, "K": 10, "M": 20, "G": 30}[unit]
 	n, err := strconv.ParseUint(digits, 10, 31)
-	if err != nil || !known || n<<shift > 1<<30 || n > 1<<30>>shift {
-		return 0, fmt.Errorf("%q: want a size up to 1GiB, such as 8MiB", s)
+	if err != nil || !known || n > 1<<30>>shift {
+		return 0, wrong("want a size up to 1GiB, such as 8MiB")
 	}
 	return int(n) << shift, nil
+}
+
+// formatSize is the shortest text that parseSize reads as n.
+func formatSize(n int) string {
+	unit := 0
+	for n != 0 && n%1024 == 0 && unit < 3 {
+		n, unit = n/1024, unit+1
+	}
+	return itoa(n) + []string{"", "KiB", "MiB", "GiB"}[unit]
 }

@@ -10,21 +10,26 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// parse reads "NAME WORDS" as gvtep run does.
-func parse(line string) (Tunnel, error) {
+// parseWords reads "NAME WORDS" as gvtep run does.
+func parseWords(line string) (Tunnel, error) {
 	words := strings.Fields(line)
-	d := NewDraft(words[0])
+	d := NewDraft()
+	d.SetName(words[0])
 	if err := d.Words(words[1:]); err != nil {
 		return Tunnel{}, err
 	}
-	return d.Tunnel()
+	cfg, err := d.Config()
+	if err != nil {
+		return Tunnel{}, err
+	}
+	return cfg.Tunnels[0], nil
 }
 
 // with returns the shortest valid tunnel with something changed.
 func with(change func(*Tunnel)) Tunnel {
 	t := Tunnel{
 		Name: "gnv0", VNI: 100,
-		Local: netip.MustParseAddr("0.0.0.0"), Remotes: []netip.Addr{netip.MustParseAddr("203.0.113.1")},
+		Local: netip.MustParseAddr("0.0.0.0"), Peers: peers("203.0.113.1"),
 		DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535, SrcPorts: 64,
 		TTL: 64, DF: DFSet, UDPCsum: true,
 		Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,
@@ -34,13 +39,15 @@ func with(change func(*Tunnel)) Tunnel {
 	return t
 }
 
-func TestWords(t *testing.T) {
-	addrs := func(s ...string) (a []netip.Addr) {
-		for _, s := range s {
-			a = append(a, netip.MustParseAddr(s))
-		}
-		return a
+func peers(remotes ...string) (all []Peer) {
+	for _, r := range remotes {
+		all = append(all, Peer{Remote: netip.MustParseAddr(r)})
 	}
+	return all
+}
+
+func TestWords(t *testing.T) {
+	addr := netip.MustParseAddr
 	const short = "gnv0 id 100 remote 203.0.113.1 "
 	for _, tt := range []struct {
 		line string
@@ -51,11 +58,11 @@ func TestWords(t *testing.T) {
 		{"gnv0 vni 0x64 remote 203.0.113.1", func(*Tunnel) {}},
 		{"gnv0 id 0 remote 203.0.113.1", func(t *Tunnel) { t.VNI = 0 }},
 		{"gnv0 id 16777215 remote 203.0.113.1", func(t *Tunnel) { t.VNI = 1<<24 - 1 }},
-		{short + "remote 203.0.113.2", func(t *Tunnel) { t.Remotes = addrs("203.0.113.1", "203.0.113.2") }},
-		{short + "local 198.51.100.1", func(t *Tunnel) { t.Local = addrs("198.51.100.1")[0] }},
-		{"gnv0 id 100 remote 2001:db8::2", func(t *Tunnel) { t.Remotes, t.Local = addrs("2001:db8::2"), addrs("::")[0] }},
+		{short + "remote 203.0.113.2", func(t *Tunnel) { t.Peers = peers("203.0.113.1", "203.0.113.2") }},
+		{short + "local 198.51.100.1", func(t *Tunnel) { t.Local = addr("198.51.100.1") }},
+		{"gnv0 id 100 remote 2001:db8::2", func(t *Tunnel) { t.Peers, t.Local = peers("2001:db8::2"), addr("::") }},
 		{"gnv0 id 100 remote fe80::2 dev eth0", func(t *Tunnel) {
-			t.Remotes, t.Local, t.Dev = addrs("fe80::2"), addrs("::")[0], "eth0"
+			t.Peers, t.Local, t.Dev = peers("fe80::2"), addr("::"), "eth0"
 		}},
 		{short + "dstport 1", func(t *Tunnel) { t.DstPort = 1 }},
 		{short + "srcport 50000 50009", func(t *Tunnel) { t.SrcPortMin, t.SrcPortMax, t.SrcPorts = 50000, 50009, 10 }},
@@ -86,12 +93,11 @@ func TestWords(t *testing.T) {
 			t.Master, t.Netns, t.TxQueue, t.Persist = "br0", "blue", 500, true
 		}},
 		{short + "netns /run/netns/blue", func(t *Tunnel) { t.Netns = "/run/netns/blue" }},
-		{short + "workers 2", func(t *Tunnel) { t.Workers = 2 }},
-		{short + "queues auto offload off", func(t *Tunnel) { t.Offload = OffloadOff }},
+		{short + "queues auto offload off log-level debug rcvbuf 1M", func(t *Tunnel) { t.Offload = OffloadOff }},
 		{short + "innerprotoinherit", func(t *Tunnel) { t.L3 = true }},
 		{short + "mode l3", func(t *Tunnel) { t.L3 = true }},
 	} {
-		got, err := parse(tt.line)
+		got, err := parseWords(tt.line)
 		if err != nil {
 			t.Errorf("%s: %v", tt.line, err)
 			continue
@@ -173,7 +179,7 @@ func TestErrors(t *testing.T) {
 		{"gnv%d id 1 remote 192.0.2.1", `device name "gnv%d" contains '%'`},
 		{"all id 1 remote 192.0.2.1", `device name "all" is reserved (/proc/sys/net has directories of this name)`},
 	} {
-		_, err := parse(tt.line)
+		_, err := parseWords(tt.line)
 		if err == nil || err.Error() != tt.want {
 			t.Errorf("%s\n got  %v\n want %s", tt.line, err, tt.want)
 		}
@@ -189,7 +195,7 @@ func TestSetSwitch(t *testing.T) {
 		{"udpcsum", "true", true}, {"udpcsum", "false", false},
 		{"noudpcsum", "true", false}, {"noudpcsum", "false", true},
 	} {
-		d := NewDraft("gnv0")
+		d := NewDraft()
 		if err := d.Set(tt.word, tt.value); err != nil {
 			t.Errorf("%s=%s: %v", tt.word, tt.value, err)
 		}
@@ -198,7 +204,7 @@ func TestSetSwitch(t *testing.T) {
 		}
 	}
 	for _, word := range []string{"udpcsum", "innerprotoinherit"} {
-		if err := NewDraft("gnv0").Set(word, "maybe"); err == nil {
+		if err := NewDraft().Set(word, "maybe"); err == nil {
 			t.Errorf("%s=maybe: no error", word)
 		}
 	}
@@ -208,7 +214,7 @@ func TestWarnings(t *testing.T) {
 	for line, want := range map[string]int{
 		"gnv0 id 1 remote 192.0.2.1": 1, "gnv0 id 2 remote 192.0.2.1": 0,
 	} {
-		tun, err := parse(line)
+		tun, err := parseWords(line)
 		if got := len(tun.Warnings()); err != nil || got != want {
 			t.Errorf("%s: %d warnings, error %v, want %d", line, got, err, want)
 		}
@@ -226,18 +232,34 @@ func TestTable(t *testing.T) {
 			}
 			seen[w] = true
 		}
-		if k.Usage == "" || (k.Kind <= List) != (k.Arg != "") || (k.set == nil) != (k.Kind == Short) {
-			t.Errorf("%s: incomplete entry %+v", k.Name, k)
+	}
+	testTable(t, tunnelKeywords(), defaults())
+	testTable(t, peerKeywords(), Peer{})
+	testTable(t, socketKeywords(), defaultSocket())
+	testTable(t, logKeywords(), defaultLog())
+}
+
+func testTable[T any](t *testing.T, table []entry[T], initial T) {
+	for _, e := range table {
+		if e.Usage == "" || (e.Kind <= List) != (e.Arg != "") || (e.set == nil || e.get == nil) != (e.Kind == Short) {
+			t.Errorf("%s: incomplete entry %+v", e.Name, e.Keyword)
 		}
-		if k.Default == "" {
+		if e.Default == "" {
+			if e.get != nil && e.Name != "id" && e.get(&initial) != nil {
+				t.Errorf("%s: no default, but %q without being set", e.Name, e.get(&initial))
+			}
 			continue
 		}
-		d := NewDraft("gnv0")
-		if err := d.Set(k.Name, strings.ReplaceAll(k.Default, " ", "-")); err != nil {
-			t.Errorf("default of %s: %v", k.Name, err)
+		got := initial
+		if err := e.give(&got, e.Name, strings.ReplaceAll(e.Default, " ", "-")); err != nil {
+			t.Errorf("default of %s: %v", e.Name, err)
 		}
-		if diff := cmp.Diff(NewDraft("gnv0").tunnel, d.tunnel, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Errorf("%s %s is not the default:\n%s", k.Name, k.Default, diff)
+		if diff := cmp.Diff(initial, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("%s %s is not the default:\n%s", e.Name, e.Default, diff)
+		}
+		// What get says is what set takes.
+		if err := e.give(&got, e.Name, strings.Join(e.get(&initial), "-")); err != nil {
+			t.Errorf("%s: get: %v", e.Name, err)
 		}
 	}
 }
@@ -263,20 +285,27 @@ func FuzzWords(f *testing.F) {
 		if strings.TrimSpace(line) == "" {
 			return
 		}
-		tun, err := parse(line)
+		tun, err := parseWords(line)
 		if err != nil {
 			return
 		}
-		if tun.VNI > 1<<24-1 || len(tun.Remotes) == 0 || tun.SrcPortMin == 0 || tun.SrcPortMin > tun.SrcPortMax ||
-			tun.SrcPorts < 1 || tun.TTL == 0 || tun.TTL > 255 || tun.TOS > 255 || tun.DstPort == 0 || tun.Ageing < 0 {
-			t.Errorf("%q accepted as %+v", line, tun)
-		}
-		for _, r := range tun.Remotes {
-			if r.IsUnspecified() || r.IsMulticast() || r.Is4() != tun.Local.Is4() || r == tun.Local || r.Zone() != "" {
-				t.Errorf("%q accepted with remote %s", line, r)
-			}
-		}
+		checkTunnel(t, line, tun)
 	})
+}
+
+// checkTunnel: what is accepted keeps its promises.
+func checkTunnel(t *testing.T, text string, tun Tunnel) {
+	if tun.VNI > 1<<24-1 || len(tun.Peers) == 0 || tun.SrcPortMin == 0 || tun.SrcPortMin > tun.SrcPortMax ||
+		tun.SrcPorts < 1 || tun.TTL == 0 || tun.TTL > 255 || tun.TOS > 252 || tun.TOS > 0 && tun.TOS&3 != 0 || tun.DstPort == 0 || tun.Ageing < 0 ||
+		CheckDevice(tun.Name) != nil {
+		t.Errorf("%q accepted as %+v", text, tun)
+	}
+	for _, p := range tun.Peers {
+		r := p.Remote
+		if r.IsUnspecified() || r.IsMulticast() || r.Is4() != tun.Local.Is4() || r == tun.Local || r.Zone() != "" {
+			t.Errorf("%q accepted with remote %s", text, r)
+		}
+	}
 }
 
 func TestParseSize(t *testing.T) {
@@ -284,12 +313,26 @@ func TestParseSize(t *testing.T) {
 		"0": 0, "4096": 4096, "8MiB": 8 << 20, "8M": 8 << 20, "8m": 8 << 20, "64KiB": 64 << 10, "1G": 1 << 30,
 		"": -1, "-1": -1, "8MB": -1, "8 MiB": -1, "2G": -1, "MiB": -1,
 	} {
-		got, err := ParseSize(text)
+		got, err := parseSize(text)
 		if err != nil {
 			got = -1
 		}
 		if got != want {
-			t.Errorf("ParseSize(%q) = %d, %v, want %d", text, got, err, want)
+			t.Errorf("parseSize(%q) = %d, %v, want %d", text, got, err, want)
+		}
+		if again, err := parseSize(formatSize(max(0, got))); err != nil || again != max(0, got) {
+			t.Errorf("parseSize(formatSize(%d)) = %d, %v", got, again, err)
+		}
+	}
+}
+
+func TestCheckInstance(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"p1": true, "gnv0.5-x_y@z": true, strings.Repeat("x", 64): true,
+		"": false, ".": false, "..": false, "a/b": false, "a b": false, "a\n": false, strings.Repeat("x", 65): false,
+	} {
+		if err := CheckInstance(name); (err == nil) != ok {
+			t.Errorf("CheckInstance(%q) = %v", name, err)
 		}
 	}
 }

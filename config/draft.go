@@ -1,20 +1,54 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
-// Draft gathers the keywords of one tunnel, from whatever source.
+// Draft gathers the keywords of one tunnel on the command line, and those of
+// the process.
 type Draft struct {
-	table  []Keyword
+	config Config
 	tunnel Tunnel
-	given  map[string]bool
+	words  map[string]spelling
+	given  map[string]bool // by name
 }
 
-// NewDraft starts a tunnel with the default values.
-func NewDraft(name string) *Draft {
-	return &Draft{table: keywords(), tunnel: defaults(name), given: map[string]bool{}}
+// spelling is a word that can be given.
+type spelling struct {
+	keyword *Keyword
+	negated bool // the no-form of a switch
+	give    func(word, value string) error
+}
+
+// NewDraft starts with the default values.
+func NewDraft() *Draft {
+	d := &Draft{
+		config: Config{Log: defaultLog(), Socket: defaultSocket()}, tunnel: defaults(),
+		words: map[string]spelling{}, given: map[string]bool{},
+	}
+	bind(d, tunnelKeywords(), &d.tunnel, "")
+	bind(d, socketKeywords(), &d.config.Socket, "")
+	bind(d, logKeywords(), &d.config.Log, logPrefix)
+	return d
+}
+
+// bind adds the words of a table.
+func bind[T any](d *Draft, table []entry[T], t *T, prefix string) {
+	for i := range table {
+		e := &table[i]
+		if fileOnly(e.Name) {
+			continue
+		}
+		e.Name = prefix + e.Name
+		give := func(word, value string) error { return e.give(t, word, value) }
+		for _, word := range e.Words() {
+			d.words[word] = spelling{&e.Keyword, e.Kind == Switch && word == "no"+e.Name, give}
+		}
+	}
 }
 
 // SetName names the tunnel.
@@ -23,10 +57,11 @@ func (d *Draft) SetName(name string) { d.tunnel.Name = name }
 // Set gives a keyword its value, which is checked at once. The value of a
 // switch is on, off, true or false, that of a pair MIN-MAX.
 func (d *Draft) Set(word, value string) error {
-	k, negated, ok := find(d.table, word)
+	s, ok := d.words[word]
 	if !ok {
 		return d.unknown(word)
 	}
+	k := s.keyword
 	switch {
 	case k.Kind == Short:
 		if value != "on" && value != "true" {
@@ -34,7 +69,7 @@ func (d *Draft) Set(word, value string) error {
 		}
 		word, value, _ = strings.Cut(k.stands, " ")
 		return d.Set(word, value)
-	case negated:
+	case s.negated:
 		switch value {
 		case "on", "true":
 			value = "off"
@@ -46,13 +81,7 @@ func (d *Draft) Set(word, value string) error {
 		return fmt.Errorf("%s is given twice", k.Name)
 	}
 	d.given[k.Name] = true
-	if value == "" {
-		return fmt.Errorf("%s needs a value: %s %s", word, k.Name, k.Arg)
-	}
-	if err := k.set(&d.tunnel, value); err != nil {
-		return fmt.Errorf("%s %s: %w", word, value, err)
-	}
-	return nil
+	return s.give(word, value)
 }
 
 // Words reads bare words, such as the tail of an "ip link add" line:
@@ -67,10 +96,11 @@ func (d *Draft) Words(words []string) error {
 			words = rest[1:]
 			continue
 		}
-		k, _, ok := find(d.table, word)
+		s, ok := d.words[word]
 		if !ok {
 			return d.unknown(word)
 		}
+		k := s.keyword
 		value, n := "on", 0
 		switch k.Kind {
 		case Value, List:
@@ -95,24 +125,47 @@ func (d *Draft) Words(words []string) error {
 	return nil
 }
 
-// Tunnel returns the checked tunnel.
-func (d *Draft) Tunnel() (Tunnel, error) {
+// Config returns the checked configuration: that of the one tunnel.
+func (d *Draft) Config() (Config, error) {
 	t := d.tunnel
-	if err := t.check(d.given); err != nil {
-		return Tunnel{}, err
+	found := t.check(func(key string) bool { return d.given[key] }, d.config.Socket.Ports)
+	if len(found) > 0 {
+		return Config{}, errors.New(found[0].text)
 	}
-	return t, nil
+	cfg := d.config
+	cfg.Tunnels = []Tunnel{t}
+	return cfg, nil
+}
+
+// Amend lets what was given on the command line stand before what a file says.
+// Keywords of a tunnel have no place there.
+func (d *Draft) Amend(cfg *Config) error {
+	for _, e := range tunnelKeywords() {
+		if d.given[e.Name] {
+			return fmt.Errorf("%s beside --config: write it into the file", e.Name)
+		}
+	}
+	for _, change := range []struct {
+		word string
+		do   func()
+	}{
+		{"workers", func() { cfg.Socket.Workers = d.config.Socket.Workers }},
+		{"rcvbuf", func() { cfg.Socket.Rcvbuf = d.config.Socket.Rcvbuf }},
+		{"log-level", func() { cfg.Log.Level = d.config.Log.Level }},
+		{"log-format", func() { cfg.Log.Format = d.config.Log.Format }},
+	} {
+		if d.given[change.word] {
+			change.do()
+		}
+	}
+	return nil
 }
 
 func (d *Draft) unknown(word string) error {
 	if word == "external" || word == "noexternal" {
 		return fmt.Errorf("%s: a TAP has no metadata per packet, use one tunnel for each VNI", word)
 	}
-	var all []string
-	for _, k := range d.table {
-		all = append(all, k.Words()...)
-	}
-	if near := Closest(word, all); near != "" {
+	if near := Closest(word, slices.Sorted(maps.Keys(d.words))); near != "" {
 		return fmt.Errorf("unknown keyword %q: did you mean %s?", word, near)
 	}
 	return fmt.Errorf("unknown keyword %q: gvtep run --help lists them", word)

@@ -19,154 +19,30 @@ const (
 	Short              // NAME alone, standing for another keyword and its value
 )
 
-// Keyword is one word of the grammar of a tunnel.
+// Keyword is one word of the grammar: a flag, a bare word, and a key of a
+// configuration file.
 type Keyword struct {
 	Name    string
-	Aliases []string
+	Aliases []string // on the command line only; a file has one name for a thing
 	Kind    Kind
 	Arg     string   // what the value is called in usage texts
-	Values  []string // the words among its values, for completion
-	Usage   string
-	Default string // as text; "": none
-	stands  string // of a Short: "KEYWORD VALUE"
-	set     func(t *Tunnel, value string) error
-}
-
-// keywords is the grammar, in the order of usage texts.
-func keywords() []Keyword {
-	return []Keyword{
-		{Name: "id", Aliases: []string{"vni"}, Arg: "VNI", Usage: "virtual network identifier, 0-16777215",
-			set: func(t *Tunnel, v string) error {
-				n, err := number(v, 0, 1<<24-1, "a VNI is 0 to 16777215")
-				t.VNI = uint32(n)
-				return err
-			}},
-		{Name: "mode", Arg: "l2|l3", Values: []string{"l2", "l3"}, Default: "l2",
-			Usage: "Ethernet frames in a TAP, or IP packets in a TUN",
-			set:   choice(func(t *Tunnel, v string) { t.L3 = v == "l3" }, "l2", "l3")},
-		{Name: "innerprotoinherit", Kind: Short, stands: "mode l3", Usage: "the same as mode l3"},
-		{Name: "local", Arg: "ADDR", Usage: "outer source address, and the one listened on (chosen by route)",
-			set: func(t *Tunnel, v string) (err error) {
-				t.Local, err = address(v)
-				return err
-			}},
-		{Name: "remote", Kind: List, Arg: "ADDR", Usage: "address of the other end; several are peers of one segment",
-			set: func(t *Tunnel, v string) error {
-				a, err := remote(v)
-				if err == nil {
-					t.Remotes = append(t.Remotes, a)
-				}
-				return err
-			}},
-		{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)",
-			set: func(t *Tunnel, v string) error { t.Dev = v; return CheckDevice(v) }},
-		{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port listened on and sent to",
-			set: func(t *Tunnel, v string) error {
-				n, err := number(v, 1, 65535, "a UDP port is 1 to 65535")
-				t.DstPort = uint16(n)
-				return err
-			}},
-		{Name: "srcport", Kind: Pair, Arg: "MIN MAX", Default: "49152 65535", Usage: "range of UDP source ports",
-			set: setSrcPort},
-		{Name: "ttl", Aliases: []string{"hoplimit"}, Arg: "auto|inherit|N", Values: []string{"auto", "inherit"}, Default: "auto",
-			Usage: "outer TTL or hop limit, 1-255; auto is 64",
-			set: func(t *Tunnel, v string) (err error) {
-				switch v {
-				case "auto":
-					t.TTL = DefaultTTL
-				case "inherit":
-					t.TTL = Inherit
-				default:
-					t.TTL, err = number(v, 1, 255, "want auto, inherit or 1 to 255")
-				}
-				return err
-			}},
-		{Name: "tos", Aliases: []string{"dsfield"}, Arg: "N|inherit", Values: []string{"inherit"}, Default: "0",
-			Usage: "outer TOS or traffic class, such as 0xb8; ECN is always by RFC 6040", set: setTOS},
-		{Name: "df", Arg: "set|unset|inherit", Values: []string{"set", "unset", "inherit"}, Default: "set",
-			Usage: "Don't Fragment bit of outer IPv4 packets",
-			set:   choice(func(t *Tunnel, v string) { t.DF = DF(v) }, "set", "unset", "inherit")},
-		{Name: "udpcsum", Kind: Switch, Default: "true", Usage: "UDP checksums over IPv4",
-			set: onoff(func(t *Tunnel, on bool) { t.UDPCsum = on })},
-		{Name: "udp6zerocsumtx", Kind: Switch, Default: "false", Usage: "send UDP checksum 0 over IPv6",
-			set: onoff(func(t *Tunnel, on bool) { t.ZeroCsum6 = on })},
-		{Name: "udp6zerocsumrx", Kind: Switch, Default: "false", Usage: "accept UDP checksum 0 over IPv6",
-			set: onoff(func(t *Tunnel, on bool) { t.AcceptZ6 = on })},
-		{Name: "fwmark", Arg: "MARK", Default: "0", Usage: "firewall mark of outer packets",
-			set: func(t *Tunnel, v string) error {
-				n, err := number(v, 0, 1<<32-1, "a mark is a number of 32 bits, such as 7 or 0x7")
-				t.Mark = uint32(n)
-				return err
-			}},
-		{Name: "learning", Kind: Switch, Default: "true", Usage: "learn which peer an Ethernet address is behind",
-			set: onoff(func(t *Tunnel, on bool) { t.Learning = on })},
-		{Name: "ageing", Arg: "SECONDS", Default: "300", Usage: "lifetime of learned addresses; 0 is for ever", set: setAgeing},
-		{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Usage: "learned addresses at most",
-			set: func(t *Tunnel, v string) (err error) {
-				t.MaxAddress, err = number(v, 1, 1<<24, "want 1 to 16777216")
-				return err
-			}},
-		{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop",
-			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree; PAUSE is always dropped",
-			set:   choice(func(t *Tunnel, v string) { t.L2ControlPass = v == "pass" }, "drop", "pass")},
-		{Name: "vlan_tags", Arg: "pass|drop", Values: []string{"pass", "drop"}, Default: "pass", Usage: "frames with a VLAN tag",
-			set: choice(func(t *Tunnel, v string) { t.VLANDrop = v == "drop" }, "pass", "drop")},
-		{Name: "mtu", Arg: "auto|N", Values: []string{"auto"}, Default: "auto",
-			Usage: "MTU of the device, 68-65535; auto is what the path to the remote leaves",
-			set: func(t *Tunnel, v string) (err error) {
-				t.MTU = 0
-				if v != "auto" {
-					t.MTU, err = number(v, 68, 65535, "want auto or 68 to 65535")
-				}
-				return err
-			}},
-		{Name: "address", Kind: List, Arg: "PREFIX", Usage: "address of the device, such as 192.0.2.1/24", set: setAddress},
-		{Name: "lladdr", Arg: "LLADDR", Usage: "Ethernet address of the device (random)", set: setLLAddr},
-		{Name: "master", Arg: "DEVICE", Usage: "bridge to join",
-			set: func(t *Tunnel, v string) error { t.Master = v; return CheckDevice(v) }},
-		{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay", set: setNetns},
-		{Name: "txqueuelen", Arg: "N", Usage: "length of the device's queue, in packets (as the kernel has it)",
-			set: func(t *Tunnel, v string) (err error) {
-				t.TxQueue, err = number(v, 1, 1<<20, "want 1 to 1048576 packets")
-				return err
-			}},
-		{Name: "persist", Arg: "on|off", Values: []string{"on", "off"}, Default: "off", Usage: "the device outlives the process",
-			set: choice(func(t *Tunnel, v string) { t.Persist = v == "on" }, "on", "off")},
-		{Name: "up", Kind: Switch, Default: "true", Usage: "bring the device up",
-			set: onoff(func(t *Tunnel, on bool) { t.Up = on })},
-		{Name: "workers", Aliases: []string{"queues"}, Arg: "auto|N", Values: []string{"auto"}, Default: "auto",
-			Usage: "threads, queues and receive sockets, 1-255; auto is one per CPU",
-			set: func(t *Tunnel, v string) (err error) {
-				t.Workers = 0
-				if v != "auto" {
-					t.Workers, err = number(v, 1, 255, "want auto or 1 to 255")
-				}
-				return err
-			}},
-		{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
-			Usage: "super-frames to and from the device, UDP GSO and GRO",
-			set:   choice(func(t *Tunnel, v string) { t.Offload = Offload(v) }, "auto", "on", "off")},
-	}
-}
-
-// Keywords returns the grammar of a tunnel, in the order of usage texts.
-func Keywords() []Keyword { return keywords() }
-
-// find resolves a name, an alias or the no-form of a switch.
-func find(table []Keyword, word string) (k Keyword, negated, ok bool) {
-	for _, k := range table {
-		if word == k.Name || slices.Contains(k.Aliases, word) {
-			return k, false, true
-		}
-		if k.Kind == Switch && word == "no"+k.Name {
-			return k, true, true
-		}
-	}
-	return Keyword{}, false, false
+	Values  []string // the words among its values
+	// Number says that a value can be a number from Min to Max, of which Step
+	// is a divisor if it is not 0.
+	Number         bool
+	Min, Max, Step int
+	Text           bool // a value can be some other text
+	Usage          string
+	Default        string // as text; "": none
+	// Live says that a running daemon can take over another value, with no
+	// loss to other tunnels.
+	Live   bool
+	want   string // what a wrong value is answered with; "": made from Values
+	stands string // of a Short: "KEYWORD VALUE"
 }
 
 // Words returns all spellings of the keyword.
-func (k Keyword) Words() []string {
+func (k *Keyword) Words() []string {
 	w := append([]string{k.Name}, k.Aliases...)
 	if k.Kind == Switch {
 		w = append(w, "no"+k.Name)
@@ -174,10 +50,208 @@ func (k Keyword) Words() []string {
 	return w
 }
 
+// Keywords returns what gvtep run takes as flags and bare words, in the order
+// of usage texts.
+func Keywords() []Keyword {
+	var all []Keyword
+	for _, e := range tunnelKeywords() {
+		all = append(all, e.Keyword)
+	}
+	for _, e := range socketKeywords() {
+		if !fileOnly(e.Name) {
+			all = append(all, e.Keyword)
+		}
+	}
+	for _, e := range logKeywords() {
+		e.Name = logPrefix + e.Name
+		all = append(all, e.Keyword)
+	}
+	return all
+}
+
+// logPrefix makes words of the command line of the keys of [log].
+const logPrefix = "log-"
+
+// fileOnly names the keys of [socket] that are defaults of several tunnels,
+// and so of no use where there is one.
+func fileOnly(name string) bool { return name == "port" || name == "ports" }
+
+// tunnelKeywords is the grammar of a tunnel.
+func tunnelKeywords() []entry[Tunnel] {
+	return []entry[Tunnel]{
+		number(Keyword{Name: "id", Aliases: []string{"vni"}, Arg: "VNI", Usage: "virtual network identifier, 0-16777215",
+			Min: 0, Max: 1<<24 - 1, want: "a VNI is 0 to 16777215"},
+			func(t *Tunnel) *uint32 { return &t.VNI }),
+		choice(Keyword{Name: "mode", Arg: "l2|l3", Values: []string{"l2", "l3"}, Default: "l2",
+			Usage: "Ethernet frames in a TAP, or IP packets in a TUN"},
+			func(t *Tunnel) *bool { return &t.L3 }, false, true),
+		{Keyword: Keyword{Name: "innerprotoinherit", Kind: Short, stands: "mode l3", Usage: "the same as mode l3"}},
+		custom(Keyword{Name: "local", Arg: "ADDR", Live: true,
+			Usage: "outer source address, and the one listened on (chosen by route)"},
+			func(t *Tunnel, v string) (err error) {
+				t.Local, err = address(v)
+				return err
+			},
+			func(t *Tunnel) []string {
+				if t.Local.IsUnspecified() || !t.Local.IsValid() {
+					return nil
+				}
+				return []string{t.Local.String()}
+			}),
+		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR", Live: true,
+			Usage: "address of the other end; several are peers of one segment"},
+			func(t *Tunnel, v string) error {
+				a, err := remote(v)
+				if err == nil {
+					t.Peers = append(t.Peers, Peer{Remote: a})
+				}
+				return err
+			},
+			func(t *Tunnel) []string {
+				var all []string
+				for _, p := range t.Peers {
+					all = append(all, p.Remote.String())
+				}
+				return all
+			}),
+		text(Keyword{Name: "dev", Arg: "DEVICE", Live: true, Usage: "underlay device to bind to (any: the route decides)"},
+			func(t *Tunnel) *string { return &t.Dev }, deviceName),
+		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port listened on and sent to",
+			Min: 1, Max: 65535, want: wantPort},
+			func(t *Tunnel) *uint16 { return &t.DstPort }),
+		custom(Keyword{Name: "srcport", Kind: Pair, Arg: "MIN MAX", Default: "49152 65535", Live: true, Usage: "range of UDP source ports",
+			Number: true, Min: 1, Max: 65535},
+			setSrcPort,
+			func(t *Tunnel) []string { return []string{itoa(int(t.SrcPortMin)), itoa(int(t.SrcPortMax))} }),
+		number(Keyword{Name: "ttl", Aliases: []string{"hoplimit"}, Arg: "auto|inherit|N", Values: []string{"auto", "inherit"}, Default: "auto", Live: true,
+			Usage: "outer TTL or hop limit, 1-255; auto is 64", Min: 1, Max: 255, want: "want auto, inherit or 1 to 255"},
+			func(t *Tunnel) *int { return &t.TTL }, DefaultTTL, Inherit),
+		custom(Keyword{Name: "tos", Aliases: []string{"dsfield"}, Arg: "N|inherit", Values: []string{"inherit"}, Default: "0", Live: true,
+			Usage: "outer TOS or traffic class, such as 0xb8; ECN is always by RFC 6040", Number: true, Min: 0, Max: 252, Step: 4},
+			setTOS,
+			func(t *Tunnel) []string {
+				if t.TOS == Inherit {
+					return []string{"inherit"}
+				}
+				return []string{itoa(t.TOS)}
+			}),
+		choice(Keyword{Name: "df", Arg: "set|unset|inherit", Values: []string{"set", "unset", "inherit"}, Default: "set", Live: true,
+			Usage: "Don't Fragment bit of outer IPv4 packets"},
+			func(t *Tunnel) *DF { return &t.DF }, DFSet, DFUnset, DFInherit),
+		onoff(Keyword{Name: "udpcsum", Default: "true", Live: true, Usage: "UDP checksums over IPv4"},
+			func(t *Tunnel) *bool { return &t.UDPCsum }),
+		onoff(Keyword{Name: "udp6zerocsumtx", Default: "false", Live: true, Usage: "send UDP checksum 0 over IPv6"},
+			func(t *Tunnel) *bool { return &t.ZeroCsum6 }),
+		onoff(Keyword{Name: "udp6zerocsumrx", Default: "false", Live: true, Usage: "accept UDP checksum 0 over IPv6"},
+			func(t *Tunnel) *bool { return &t.AcceptZ6 }),
+		number(Keyword{Name: "fwmark", Arg: "MARK", Default: "0", Live: true, Usage: "firewall mark of outer packets",
+			Min: 0, Max: 1<<32 - 1, want: "a mark is a number of 32 bits, such as 7 or 0x7"},
+			func(t *Tunnel) *uint32 { return &t.Mark }),
+		onoff(Keyword{Name: "learning", Default: "true", Live: true, Usage: "learn which peer an Ethernet address is behind"},
+			func(t *Tunnel) *bool { return &t.Learning }),
+		custom(Keyword{Name: "ageing", Arg: "SECONDS", Default: "300", Live: true, Usage: "lifetime of learned addresses; 0 is for ever",
+			Number: true, Min: 0, Max: 1e9, Text: true},
+			setAgeing,
+			func(t *Tunnel) []string { return []string{itoa(int(t.Ageing / time.Second))} }),
+		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned addresses at most",
+			Min: 1, Max: 1 << 24, want: "want 1 to 16777216"},
+			func(t *Tunnel) *int { return &t.MaxAddress }),
+		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop", Live: true,
+			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree; PAUSE is always dropped"},
+			func(t *Tunnel) *bool { return &t.L2ControlPass }, false, true),
+		choice(Keyword{Name: "vlan_tags", Arg: "pass|drop", Values: []string{"pass", "drop"}, Default: "pass", Live: true,
+			Usage: "frames with a VLAN tag"},
+			func(t *Tunnel) *bool { return &t.VLANDrop }, false, true),
+		number(Keyword{Name: "mtu", Arg: "auto|N", Values: []string{"auto"}, Default: "auto", Live: true,
+			Usage: "MTU of the device, 68-65535; auto is what the path to the remote leaves",
+			Min:   68, Max: 65535, want: "want auto or 68 to 65535"},
+			func(t *Tunnel) *int { return &t.MTU }, 0),
+		custom(Keyword{Name: "address", Kind: List, Arg: "PREFIX", Usage: "address of the device, such as 192.0.2.1/24"},
+			setAddress,
+			func(t *Tunnel) []string {
+				var all []string
+				for _, p := range t.Addresses {
+					all = append(all, p.String())
+				}
+				return all
+			}),
+		text(Keyword{Name: "lladdr", Arg: "LLADDR", Usage: "Ethernet address of the device (random)"},
+			func(t *Tunnel) *string { return &t.LLAddr }, lladdr),
+		text(Keyword{Name: "master", Arg: "DEVICE", Usage: "bridge to join"},
+			func(t *Tunnel) *string { return &t.Master }, deviceName),
+		text(Keyword{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay"},
+			func(t *Tunnel) *string { return &t.Netns }, netnsName),
+		number(Keyword{Name: "txqueuelen", Arg: "N", Usage: "length of the device's queue, in packets (as the kernel has it)",
+			Min: 1, Max: 1 << 20, want: "want 1 to 1048576 packets"},
+			func(t *Tunnel) *int { return &t.TxQueue }),
+		choice(Keyword{Name: "persist", Arg: "on|off", Values: []string{"on", "off"}, Default: "off",
+			Usage: "the device outlives the process"},
+			func(t *Tunnel) *bool { return &t.Persist }, true, false),
+		onoff(Keyword{Name: "up", Default: "true", Usage: "bring the device up"},
+			func(t *Tunnel) *bool { return &t.Up }),
+		choice(Keyword{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
+			Usage: "super-frames to and from the device, UDP GSO and GRO"},
+			func(t *Tunnel) *Offload { return &t.Offload }, OffloadAuto, OffloadOn, OffloadOff),
+	}
+}
+
+// peerKeywords are the keys of [[tunnel.peer]] beside remote, which is the
+// tunnel's keyword.
+func peerKeywords() []entry[Peer] {
+	return []entry[Peer]{
+		text(Keyword{Name: "name", Arg: "TEXT", Live: true, Usage: "what people call it"},
+			func(p *Peer) *string { return &p.Name }, label),
+		number(Keyword{Name: "dstport", Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
+			Min: 1, Max: 65535, want: wantPort},
+			func(p *Peer) *uint16 { return &p.Port }),
+		custom(Keyword{Name: "flood", Kind: Switch, Default: "true", Live: true, Usage: "it gets a copy of broadcast, unknown unicast and multicast"},
+			func(p *Peer, v string) error {
+				on, err := parseSwitch(v)
+				p.NoFlood = !on
+				return err
+			},
+			func(p *Peer) []string { return []string{onOff(!p.NoFlood)} }),
+	}
+}
+
+// socketKeywords are the keys of [socket]: what all tunnels share.
+func socketKeywords() []entry[Socket] {
+	return []entry[Socket]{
+		number(Keyword{Name: "workers", Aliases: []string{"queues"}, Arg: "auto|N", Values: []string{"auto"}, Default: "auto",
+			Usage: "threads, queues and receive sockets, 1-255; auto is one per CPU", Min: 1, Max: 255, want: "want auto or 1 to 255"},
+			func(s *Socket) *int { return &s.Workers }, 0),
+		custom(Keyword{Name: "rcvbuf", Arg: "SIZE", Default: "8MiB", Usage: "receive buffer of a socket, such as 8MiB",
+			Number: true, Min: 0, Max: 1 << 30, Text: true},
+			func(s *Socket, v string) (err error) {
+				s.Rcvbuf, err = parseSize(v)
+				return err
+			},
+			func(s *Socket) []string { return []string{formatSize(s.Rcvbuf)} }),
+		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "dstport of tunnels that have none of their own",
+			Min: 1, Max: 65535, want: wantPort},
+			func(s *Socket) *uint16 { return &s.Port }),
+		number(Keyword{Name: "ports", Arg: "N", Default: "64", Live: true, Usage: "number of UDP source ports, 1-1024",
+			Min: 1, Max: 1024, want: "want 1 to 1024 source ports"},
+			func(s *Socket) *int { return &s.Ports }),
+	}
+}
+
+// logKeywords are the keys of [log].
+func logKeywords() []entry[Log] {
+	return []entry[Log]{
+		choice(Keyword{Name: "level", Arg: "LEVEL", Values: []string{"debug", "info", "warn", "error"}, Default: "info", Live: true,
+			Usage: "log this and what is worse: debug, info, warn or error"},
+			func(l *Log) *string { return &l.Level }, "debug", "info", "warn", "error"),
+		choice(Keyword{Name: "format", Arg: "FORMAT", Values: []string{"auto", "console", "json"}, Default: "auto",
+			Usage: "auto, console or json; auto is console on a terminal"},
+			func(l *Log) *string { return &l.Format }, "auto", "console", "json"),
+	}
+}
+
 // defaults are the values of a tunnel before any keyword.
-func defaults(name string) Tunnel {
+func defaults() Tunnel {
 	return Tunnel{
-		Name: name, DstPort: DefaultDstPort,
+		DstPort:    DefaultDstPort,
 		SrcPortMin: DefaultSrcPortMin, SrcPortMax: DefaultSrcPortMax,
 		TTL: DefaultTTL, DF: DFSet, UDPCsum: true,
 		Learning: true, Ageing: DefaultAgeing, MaxAddress: DefaultMaxAddress,
@@ -185,19 +259,28 @@ func defaults(name string) Tunnel {
 	}
 }
 
+func defaultSocket() Socket {
+	return Socket{Rcvbuf: DefaultRcvbuf, Port: DefaultDstPort, Ports: DefaultSrcPorts}
+}
+
+func defaultLog() Log { return Log{Level: "info", Format: "auto"} }
+
 func setSrcPort(t *Tunnel, v string) error {
 	const want = "want two ports from 1 to 65535, the smaller first"
 	ports := strings.FieldsFunc(v, func(r rune) bool { return r == '-' || r == ' ' })
 	if len(ports) != 2 {
 		return wrong(want)
 	}
-	from, err := number(ports[0], 1, 65535, want)
+	from, err := parseNumber(ports[0], 1, 65535, want)
 	if err != nil {
 		return err
 	}
-	to, err := number(ports[1], from, 65535, want)
+	to, err := parseNumber(ports[1], from, 65535, want)
+	if err != nil {
+		return err
+	}
 	t.SrcPortMin, t.SrcPortMax = uint16(from), uint16(to)
-	return err
+	return nil
 }
 
 func setTOS(t *Tunnel, v string) error {
@@ -205,7 +288,7 @@ func setTOS(t *Tunnel, v string) error {
 		t.TOS = Inherit
 		return nil
 	}
-	n, err := number(v, 0, 255, "want inherit or 0 to 0xff")
+	n, err := parseNumber(v, 0, 255, "want inherit or 0 to 0xff")
 	if err == nil && n&3 != 0 {
 		return wrong("the two low bits are ECN and not a setting (RFC 6040), try %#x", n&^3)
 	}
@@ -215,11 +298,11 @@ func setTOS(t *Tunnel, v string) error {
 
 func setAgeing(t *Tunnel, v string) error {
 	const want = "want seconds, or a time such as 5m; 0 is for ever"
-	if d, err := time.ParseDuration(v); err == nil && d >= 0 && d%time.Second == 0 {
+	if d, err := time.ParseDuration(v); err == nil && d >= 0 && d <= 1e9*time.Second && d%time.Second == 0 {
 		t.Ageing = d
 		return nil
 	}
-	n, err := number(v, 0, 1e9, want)
+	n, err := parseNumber(v, 0, 1e9, want)
 	t.Ageing = time.Duration(n) * time.Second
 	return err
 }
@@ -246,13 +329,5 @@ func setAddress(t *Tunnel, v string) error {
 		return wrong("given twice")
 	}
 	t.Addresses = append(t.Addresses, p)
-	return nil
-}
-
-func setNetns(t *Tunnel, v string) error {
-	if v == "" || v == "." || v == ".." || strings.Contains(v, "/") && v[0] != '/' {
-		return wrong("want a name as ip netns has it, or an absolute path")
-	}
-	t.Netns = v
 	return nil
 }

@@ -1,10 +1,11 @@
 // Package config turns what people write into checked values. One table of
-// keywords (see Keywords) is the grammar of a tunnel for command line flags
-// (--ttl 64), bare words (ttl 64) and, key by key, configuration files.
+// keywords (keyword.go) is the grammar of a tunnel for command line flags
+// (--ttl 64), bare words (ttl 64) and keys of configuration files (ttl = 64).
 //
 // Everything that can be checked without the kernel is checked here, so that
-// a Tunnel is either right or does not exist. Every error is one line that
-// says what was wrong and what to try.
+// a Config is either right or does not exist. An error about words is one line
+// that says what was wrong and what to try; errors in files come all at once,
+// each with its place (Errors).
 package config
 
 import (
@@ -25,6 +26,7 @@ const (
 	DefaultSrcPorts   = 64
 	DefaultAgeing     = 300 * time.Second // as vxlan and bridges have it
 	DefaultMaxAddress = 4096
+	DefaultRcvbuf     = 8 << 20
 )
 
 // DF is the policy for the outer Don't Fragment bit.
@@ -47,15 +49,45 @@ const (
 	OffloadOff  Offload = "off"
 )
 
+// Config is a checked configuration: what one process is to do.
+type Config struct {
+	Instance string // "": not said
+	Log      Log
+	Socket   Socket
+	Tunnels  []Tunnel // at least one, in the order of the file
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // auto, console or json
+}
+
+// Socket is what all tunnels share.
+type Socket struct {
+	Workers int    // 1-255; 0: auto
+	Rcvbuf  int    // of a receive socket, in bytes
+	Port    uint16 // the DstPort of tunnels that do not say otherwise
+	Ports   int    // size of the set of source ports
+}
+
+// Peer is one remote VTEP of a tunnel.
+type Peer struct {
+	Name    string // for people; may be empty
+	Remote  netip.Addr
+	Port    uint16 // sent to; 0: the tunnel's DstPort
+	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
+}
+
 // Tunnel is the checked configuration of one tunnel.
 type Tunnel struct {
 	Name string
 	VNI  uint32 // 0-16777215
 	L3   bool   // IP packets in a TUN instead of Ethernet frames in a TAP
 
-	Local   netip.Addr   // unspecified: any of the family of the remotes
-	Remotes []netip.Addr // at least one, all of one family
-	Dev     string       // underlay device; "": the route decides
+	Local   netip.Addr // unspecified: any of the family of the peers
+	Peers   []Peer     // at least one, all of one family
+	Dev     string     // underlay device; "": the route decides
 	DstPort uint16
 
 	SrcPortMin, SrcPortMax uint16 // both ends included
@@ -83,7 +115,6 @@ type Tunnel struct {
 	TxQueue   int // 0: leave as it is
 	Persist   bool
 	Up        bool
-	Workers   int // 0: auto
 	Offload   Offload
 }
 
@@ -96,55 +127,74 @@ func (t Tunnel) Warnings() []string {
 	return w
 }
 
-// check is for what concerns several keywords at once.
-func (t *Tunnel) check(given map[string]bool) error {
+// problem is something wrong with a tunnel as a whole.
+type problem struct {
+	key  string // the keyword it is best shown at; "": the tunnel
+	peer int    // which of several remotes
+	text string
+}
+
+// check is for what concerns several keywords at once, and fills in what
+// follows from others. given are the keywords that were set, be it in vain;
+// ports is the number of source ports wished for.
+func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem) {
+	report := func(key string, peer int, format string, args ...any) {
+		found = append(found, problem{key, peer, fmt.Sprintf(format, args...)})
+	}
 	if err := CheckDevice(t.Name); err != nil {
-		return err
+		report("name", 0, "%s", err)
 	}
-	if !given["id"] {
-		return fmt.Errorf("no id: add the VNI of the tunnel, id 0 to 16777215")
+	if !given("id") {
+		report("", 0, "no id: add the VNI of the tunnel, id 0 to 16777215")
 	}
-	if len(t.Remotes) == 0 {
-		return fmt.Errorf("no remote: add the address of the other end, remote ADDR")
+	t.SrcPorts = min(ports, int(t.SrcPortMax)-int(t.SrcPortMin)+1)
+	if t.L3 && t.LLAddr != "" {
+		report("lladdr", 0, "lladdr %s: a mode l3 device has no Ethernet address", t.LLAddr)
 	}
-	first := t.Remotes[0]
-	seen := map[netip.Addr]bool{}
-	for _, r := range t.Remotes {
-		if seen[r] {
-			return fmt.Errorf("remote %s is given twice", r)
+	if t.L3 && t.Master != "" {
+		report("master", 0, "master %s: a mode l3 device cannot join a bridge", t.Master)
+	}
+	if t.Dev == t.Name && t.Dev != "" {
+		report("dev", 0, "dev %s is the tunnel itself: dev is the underlay device", t.Dev)
+	}
+	if len(t.Peers) == 0 {
+		if !given("remote") {
+			report("", 0, "no remote: add the address of the other end, remote ADDR")
 		}
-		seen[r] = true
-		if r.Is4() != first.Is4() {
-			return fmt.Errorf("remote %s and remote %s are of different families: use one tunnel for each", first, r)
-		}
-		if r.IsLinkLocalUnicast() && r.Is6() && t.Dev == "" {
-			return fmt.Errorf("remote %s is link-local: name the underlay device, dev DEVICE", r)
-		}
+		return found
 	}
-	if !given["local"] {
+	first := t.Peers[0].Remote
+	if !given("local") || !t.Local.IsValid() {
 		t.Local = netip.IPv4Unspecified()
 		if first.Is6() {
 			t.Local = netip.IPv6Unspecified()
 		}
 	}
+	seen := map[netip.Addr]bool{}
+	for i := range t.Peers {
+		r := t.Peers[i].Remote
+		switch {
+		case seen[r]:
+			report("remote", i, "remote %s is given twice", r)
+		case r.Is4() != first.Is4():
+			report("remote", i, "remote %s and remote %s are of different families: use one tunnel for each", first, r)
+		case linkLocal(r) && t.Dev == "":
+			report("remote", i, "remote %s is link-local: name the underlay device, dev DEVICE", r)
+		case r == t.Local:
+			report("remote", i, "local and remote are both %s: remote is the address of the other host", r)
+		}
+		seen[r] = true
+	}
 	if t.Local.Is4() != first.Is4() {
-		return fmt.Errorf("local %s and remote %s are of different families", t.Local, first)
+		report("local", 0, "local %s and remote %s are of different families", t.Local, first)
+	} else if linkLocal(t.Local) && t.Dev == "" {
+		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
-	if t.Local.IsLinkLocalUnicast() && t.Local.Is6() && t.Dev == "" {
-		return fmt.Errorf("local %s is link-local: name the underlay device, dev DEVICE", t.Local)
+	if t.L3 && len(t.Peers) > 1 {
+		report("remote", 1, "a mode l3 tunnel goes to one remote, %d are given", len(t.Peers))
 	}
-	if seen[t.Local] {
-		return fmt.Errorf("local and remote are both %s: remote is the address of the other host", t.Local)
-	}
-	if t.Dev == t.Name {
-		return fmt.Errorf("dev %s is the tunnel itself: dev is the underlay device", t.Dev)
-	}
-	if t.L3 && t.LLAddr != "" {
-		return fmt.Errorf("lladdr %s: a mode l3 device has no Ethernet address", t.LLAddr)
-	}
-	if t.L3 && t.Master != "" {
-		return fmt.Errorf("master %s: a mode l3 device cannot join a bridge", t.Master)
-	}
-	t.SrcPorts = min(DefaultSrcPorts, int(t.SrcPortMax)-int(t.SrcPortMin)+1)
-	return nil
+	return found
 }
+
+// linkLocal reports whether a is of use only together with a device.
+func linkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }

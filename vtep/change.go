@@ -180,6 +180,7 @@ func (e *Endpoint) leave(t *tunnel) {
 func (e *Endpoint) settle(t, old *tunnel) {
 	t.fdb.SetLimit(t.config.MaxAddress)
 	t.fdb.SetAgeing(t.config.Ageing)
+	t.fdb.SetDamping(!t.config.NoMoveDamping)
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
 		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
 	}

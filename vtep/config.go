@@ -49,6 +49,13 @@ type Tunnel struct {
 	BUMLimit     int  // flooded frames a second; 0: no limit
 	Locked       bool // let only addresses with a static entry speak
 
+	// NoMoveDamping lets addresses move as often as they like; else one that
+	// flaps is held where it is for a while (see package fdb).
+	NoMoveDamping bool
+	// NeighSuppress answers ARP and ND requests of our side for addresses
+	// behind peers, from what was heard, instead of flooding them.
+	NeighSuppress bool
+
 	Entries []Entry // of the forwarding table
 
 	L2ControlPass bool // carry 01:80:c2:00:00:00-0f, PAUSE excepted

@@ -55,6 +55,7 @@ type Endpoint struct {
 	ready    atomic.Bool
 	events   events
 	speakers chan speaker // want to be let in
+	flaps    chan flap    // addresses frozen since the last line about them
 
 	mu      sync.Mutex // held by one change at a time
 	running bool
@@ -79,6 +80,7 @@ func New(cfg Config) (*Endpoint, error) {
 		recheck:  make(chan struct{}, 1),
 		failures: make(chan error, 1),
 		speakers: make(chan speaker, speakerQueue),
+		flaps:    make(chan flap, maxFlaps),
 		tunnels:  make(map[string]*tunnel),
 		sockets:  make(map[ListenOptions]*socket),
 		admit:    make(map[admission]*peer),

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -132,6 +133,9 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 	}
 	if !p.l3 && (seg.learning || seg.locked) && !seg.learn(src, from, w.now) {
 		return DropLocked
+	}
+	if seg.neighbours != nil && neigh.Concerns(h) {
+		seg.neighbours.Observe(frame, h, false, w.now)
 	}
 	w.rxPackets++
 	w.rxBytes += uint64(len(frame))

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/neigh"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 )
@@ -55,6 +56,9 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 	peers, flood, reason := seg.forward(p, frame, &w.headers, w.now)
 	if len(peers) == 0 {
 		seg.drops[w.id].tx[reason].Add(1)
+		return
+	}
+	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, frame, flood) {
 		return
 	}
 	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
@@ -127,6 +131,31 @@ func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Pat
 	}
 	seg.drops[w.id].tx[DropTooBig].Add(1)
 	return nil
+}
+
+// answer answers a flooded ARP or ND request instead of its target, if that is
+// known and behind a peer. It reports whether it did.
+func (w *worker) answer(p *port, frame []byte, flood bool) bool {
+	seg := p.segment
+	seg.neighbours.Observe(frame, &w.headers, true, w.now)
+	if !flood {
+		return false
+	}
+	reply, ok := seg.neighbours.Answer(frame, &w.headers, w.now, w.reply[:])
+	if !ok {
+		return false
+	}
+	// The target may have come over to our side without a word.
+	if nh, ok := seg.fdb.Lookup(packet.MAC(reply[6:12]), w.now); !ok || nh == fdb.Local {
+		return false
+	}
+	w.rest = packet.VirtioHdr{}
+	w.single[0] = reply
+	if err := p.queues[w.id].Write(&w.rest, w.single[:]); err != nil {
+		w.writeFailed(p, err, 1)
+	}
+	p.answered.Add(1)
+	return true
 }
 
 // maxDatagram is the longest IPv4 packet, and safe for IPv6.

@@ -141,7 +141,7 @@ func (e *Endpoint) findRoute(t *tunnel, p *peer) error {
 func (e *Endpoint) assemble(t *tunnel) {
 	cfg := &t.config
 	seg := &segment{
-		vni: cfg.VNI, fdb: t.fdb, drops: t.drops,
+		vni: cfg.VNI, fdb: t.fdb, drops: t.drops, neighbours: t.neighbours,
 		nexthops: make([][]*peer, t.lastNexthop+1),
 		learning: cfg.Learning, ttl: cfg.TTL, tos: cfg.TOS, df: cfg.DF,
 		l2ControlPass: cfg.L2ControlPass, vlanDrop: cfg.VLANDrop, locked: cfg.Locked,

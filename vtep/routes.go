@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"gvtep/internal/packet"
 )
 
 // What the kernel's routes say about the peers: how long a frame may be, and
@@ -44,6 +46,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 			return
 		case <-sweep.C:
 			e.sweep()
+			e.alarm()
 			continue
 		case s := <-e.speakers:
 			e.letIn(s)
@@ -85,6 +88,30 @@ func (e *Endpoint) sweep() {
 	now := e.clock()
 	for _, p := range e.snap.Load().ports {
 		p.segment.fdb.Sweep(now)
+		if n := p.segment.neighbours; n != nil {
+			n.Sweep(now)
+		}
+	}
+}
+
+// flap is an address that moved too often and is held where it is.
+type flap struct {
+	tunnel string
+	mac    packet.MAC
+}
+
+// maxFlaps is how many addresses one line about them names.
+const maxFlaps = 16
+
+// alarm says in one line which addresses flap. It is called once a second.
+func (e *Endpoint) alarm() {
+	var who []string
+	for len(e.flaps) > 0 {
+		f := <-e.flaps
+		who = append(who, f.mac.String()+" on "+f.tunnel)
+	}
+	if len(who) > 0 {
+		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?", zap.Strings("mac", who))
 	}
 }
 

@@ -307,3 +307,57 @@ func TestEvents(t *testing.T) {
 		t.Errorf("events %v, want %v", got, want)
 	}
 }
+
+// TestNeighSuppress: an ARP request for an address behind a peer that was
+// heard is answered here; for others it is flooded.
+func TestNeighSuppress(t *testing.T) {
+	arp := func(op uint16, srcMAC packet.MAC, src, dst string) []byte {
+		b := []byte{0, 1, 8, 0, 6, 4, byte(op >> 8), byte(op)}
+		b = append(append(b, srcMAC[:]...), addr(src).AsSlice()...)
+		b = append(append(b, make([]byte, 6)...), addr(dst).AsSlice()...)
+		return frame(broadcast, srcMAC, 0x0806, append(b, make([]byte, 18)...))
+	}
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.NeighSuppress = true
+	l := newLab(t, cfg)
+	hello := arp(1, macB, "10.0.0.2", "10.0.0.9")
+	l.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(hello)+8, good(hello))
+	l.step()
+	l.dev.queues[0].take()
+
+	l.dev.queues[0].feed(memFrame{bytes: arp(1, macA, "10.0.0.1", "10.0.0.2")})
+	l.step()
+	out := l.dev.queues[0].take()
+	if len(out) != 1 || len(l.underlay.sent) != 0 {
+		t.Fatalf("%d frames to the device and %d sent, want an answer and nothing sent", len(out), len(l.underlay.sent))
+	}
+	reply := out[0].bytes
+	if packet.MAC(reply[0:6]) != macA || packet.MAC(reply[6:12]) != macB || reply[21] != 2 ||
+		packet.MAC(reply[22:28]) != macB || netip.AddrFrom4([4]byte(reply[28:32])) != addr("10.0.0.2") {
+		t.Errorf("answer %x, want an ARP reply that 10.0.0.2 is at %s", reply, macB)
+	}
+	if got := l.State().Tunnels[0].Answered; got != 1 {
+		t.Errorf("answered %d, want 1", got)
+	}
+	l.dev.queues[0].feed(memFrame{bytes: arp(1, macA, "10.0.0.1", "10.0.0.77")})
+	l.step()
+	if len(l.underlay.sent) != 1 {
+		t.Errorf("a request for an unknown address was sent %d times, want once", len(l.underlay.sent))
+	}
+}
+
+// TestFlapping: an address that flaps is held, and said so once.
+func TestFlapping(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	for range 20 {
+		l.in("192.0.2.2", macA, macB)
+		l.in("192.0.2.3", macA, macB)
+	}
+	s := l.State().Tunnels[0].FDB
+	if s.Moved != fdb.DampMoves || s.Frozen != 1 || s.Damped == 0 || len(l.flaps) != 1 {
+		t.Errorf("moved %d, frozen %d, damped %d, %d alarms; want %d, 1, some, 1", s.Moved, s.Frozen, s.Damped, len(l.flaps), fdb.DampMoves)
+	}
+	if got := l.State().Tunnels[0].Stats.RxPackets; got != 40 {
+		t.Errorf("%d of 40 frames were delivered", got)
+	}
+}

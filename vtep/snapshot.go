@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"gvtep/fdb"
+	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -69,6 +70,8 @@ type portState struct {
 	offload atomic.Uint32
 	// failed is set once by the first worker that finds the device gone.
 	failed atomic.Bool
+	// answered counts ARP and ND requests answered for their targets.
+	answered atomic.Uint64
 	// current is the port in the newest snapshot.
 	current atomic.Pointer[port]
 }
@@ -91,6 +94,7 @@ type segment struct {
 	groups        bool // the table has entries for group addresses
 	accept        []netip.Prefix
 	bum           bumLimit
+	neighbours    *neigh.Table // nil: no suppression
 
 	noFlood, noMcastFlood, noBcastFlood bool
 

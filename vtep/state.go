@@ -36,6 +36,8 @@ type TunnelState struct {
 	Drops   Drops
 	Peers   []PeerState
 	FDB     FDBState
+	// Answered are ARP and ND requests answered by neigh_suppress.
+	Answered uint64
 }
 
 // PeerState is one peer of a tunnel at one moment.
@@ -62,6 +64,7 @@ type Stats struct {
 type FDBState struct {
 	Learned, Static, Limit int
 	Moved, Aged            uint64
+	Damped, Frozen         uint64 // moves not made of flapping addresses, and how often one was frozen
 }
 
 // SocketState is one address that is listened on.
@@ -113,7 +116,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex(), LLAddr: d.LLAddr(),
 		MTU: t.mtu, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: t.state.failed.Load(),
-		Offload: packet.Offload(t.state.offload.Load()), Since: t.since,
+		Offload: packet.Offload(t.state.offload.Load()), Since: t.since, Answered: t.state.answered.Load(),
 	}
 	if mtu, err := d.MTU(); err == nil {
 		s.MTU = mtu
@@ -143,7 +146,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	counts, stats := seg.fdb.Count(), seg.fdb.Stats()
 	s.FDB = FDBState{
 		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Limit: seg.fdb.Limit(),
-		Moved: stats.Moved, Aged: stats.Aged,
+		Moved: stats.Moved, Aged: stats.Aged, Damped: stats.Damped, Frozen: stats.Frozen,
 	}
 	return s
 }

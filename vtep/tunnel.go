@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -33,6 +34,7 @@ type tunnel struct {
 	drops       []dropCounters // by worker
 	state       *portState
 	bumDue      *atomic.Int64
+	neighbours  *neigh.Table // what neigh_suppress answers from; nil: off
 	lastNexthop fdb.Nexthop
 	accept      []netip.Prefix             // from where anybody may speak
 	dynamic     []netip.Addr               // who spoke and was let in by accept
@@ -62,7 +64,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		bumDue: new(atomic.Int64),
 	}
 	t.fdb = fdb.NewTable(fdb.Options{
-		Limit: cfg.MaxAddress, Ageing: cfg.Ageing,
+		Limit: cfg.MaxAddress, Ageing: cfg.Ageing, NoDamping: cfg.NoMoveDamping,
 		OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, t.state, c) },
 	})
 	defer func() {
@@ -75,6 +77,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		t.entries[entry.MAC] = append(t.entries[entry.MAC], entry)
 	}
 	t.nameSets()
+	t.suppress()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
@@ -127,6 +130,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	edit(t)
 	t.sockets, t.ports, t.peers = nil, nil, nil
 	t.nameSets()
+	t.suppress()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
@@ -209,4 +213,14 @@ func (cfg *Tunnel) check() error {
 		}
 	}
 	return nil
+}
+
+// suppress makes or drops the table that neigh_suppress answers from.
+func (t *tunnel) suppress() {
+	switch {
+	case !t.config.NeighSuppress:
+		t.neighbours = nil
+	case t.neighbours == nil:
+		t.neighbours = neigh.NewTable(neigh.Options{Limit: t.config.MaxAddress, Ageing: t.config.Ageing})
+	}
 }

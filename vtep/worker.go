@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/neigh"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
@@ -56,6 +57,7 @@ type worker struct {
 	headLen int              // used part of heads
 	cutter  offload.Cutter
 	single  [1][]byte
+	reply   [neigh.MaxReply]byte // to an ARP or ND request
 
 	// The joiner and where its frame goes.
 	joiner   offload.Joiner

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/config"
 	"gvtep/vtep/control"
 )
 
@@ -32,6 +33,9 @@ func inCommand(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil
 	}
+	if invalid := new(control.InvalidError); errors.As(err, &invalid) {
+		err = reworded{fmt.Sprintf("%d %s in the configuration, nothing is changed", invalid.Faults, plural(invalid.Faults, "error")), err}
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = exitError{exitTimeout, fmt.Errorf("timed out: %w", err)}
 	}
@@ -48,7 +52,7 @@ func (a *app) socketPath() (string, error) {
 		return a.control, nil
 	}
 	if a.instance != "" {
-		return control.SocketPath(a.runDir, a.instance), control.CheckInstance(a.instance)
+		return control.SocketPath(a.runDir, a.instance), config.CheckInstance(a.instance)
 	}
 	names, err := control.Instances(a.runDir)
 	switch {

@@ -59,4 +59,10 @@ func (u underlay) Route(remote, local netip.Addr, dev string, mark uint32) (vtep
 
 type listener struct{ *udp.Listener }
 
-func (l listener) Receiver(worker int) vtep.Receiver { return l.Listener.Receiver(worker) }
+// Receiver turns the nil of a worker without a socket into a nil interface.
+func (l listener) Receiver(worker int) vtep.Receiver {
+	if r := l.Listener.Receiver(worker); r != nil {
+		return r
+	}
+	return nil
+}

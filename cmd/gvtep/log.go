@@ -1,42 +1,38 @@
 package main
 
 import (
-	"fmt"
 	"os"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
+
+	"gvtep/config"
 )
 
-// newLogger logs to w. Times are RFC 3339. Field names, everywhere: device vni
-// remote peer mac reason err.
-func newLogger(w *os.File, format, level string) (*zap.Logger, error) {
-	lvl, err := zapcore.ParseLevel(level)
-	if err != nil || lvl > zapcore.ErrorLevel {
-		return nil, fmt.Errorf("--log-level %s: want debug, info, warn or error", level)
-	}
+// newLogger logs to w, from a level on that can be changed. Times are RFC 3339.
+// Field names, everywhere: device vni remote peer mac reason err.
+func newLogger(w *os.File, cfg config.Log) (*zap.Logger, zap.AtomicLevel) {
+	level := zap.NewAtomicLevelAt(logLevel(cfg.Level))
 	enc := zap.NewProductionEncoderConfig()
 	enc.TimeKey = "time"
 	enc.EncodeTime = zapcore.RFC3339TimeEncoder
-	var encoder zapcore.Encoder
-	switch format {
-	case "auto":
-		if !isTerminal(w) {
-			encoder = zapcore.NewJSONEncoder(enc)
-			break
-		}
-		fallthrough
-	case "console":
+	encoder := zapcore.NewJSONEncoder(enc)
+	if cfg.Format == "console" || cfg.Format == "auto" && isTerminal(w) {
 		enc.ConsoleSeparator = " "
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
-	case "json":
-		encoder = zapcore.NewJSONEncoder(enc)
-	default:
-		return nil, fmt.Errorf("--log-format %s: want auto, console or json", format)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(w), lvl)), nil
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(w), level)), level
+}
+
+// logLevel is a level in zap's terms; config has checked the word.
+func logLevel(word string) zapcore.Level {
+	level, err := zapcore.ParseLevel(word)
+	if err != nil {
+		return zapcore.InfoLevel
+	}
+	return level
 }
 
 func isTerminal(f *os.File) bool {

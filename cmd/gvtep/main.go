@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/config"
 	"gvtep/vtep/control"
 )
 
@@ -41,6 +42,14 @@ func (a *app) execute(args []string) int {
 	root.SetArgs(joinArgs(args))
 	err := root.ExecuteContext(context.Background())
 	if err != nil {
+		var faults config.Errors
+		var invalid *control.InvalidError
+		switch {
+		case errors.As(err, &faults):
+			fmt.Fprintln(a.errOut, faults)
+		case errors.As(err, &invalid):
+			fmt.Fprintln(a.errOut, invalid.Text)
+		}
 		fmt.Fprintln(a.errOut, "gvtep:", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return exitCode(err)
@@ -87,7 +96,7 @@ func (a *app) root() *cobra.Command {
 	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "longest `TIME` to wait")
 	root.Flags().BoolP("version", "V", false, "print the version")
 
-	root.AddCommand(a.runCmd(), a.showCmd(), a.fdbCmd(), a.statusCmd(), a.waitCmd(), a.versionCmd())
+	root.AddCommand(a.runCmd(), a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.fdbCmd(), a.statusCmd(), a.waitCmd(), a.configCmd(), a.versionCmd())
 	return root
 }
 
@@ -136,6 +145,7 @@ func refused(err error) error {
 func exitCode(err error) int {
 	var exit exitError
 	var notFound *control.NotFoundError
+	var no *control.RefusedError
 	switch {
 	case err == nil:
 		return 0
@@ -145,7 +155,7 @@ func exitCode(err error) int {
 		return exitUnreachable
 	case errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout
-	case errors.As(err, &notFound):
+	case errors.As(err, &notFound) || errors.As(err, &no):
 		return exitRefused
 	}
 	return exitUsage

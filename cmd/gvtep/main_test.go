@@ -51,6 +51,8 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(run) })
 			e.Setenv("RUN", filepath.Join(run, "gvtep"))
+			// The race detector's runtime keeps each process for a second.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
@@ -99,7 +101,7 @@ func fakeState(ready bool) vtep.State {
 	}
 	gnv0 := vtep.TunnelState{
 		Config: vtepTunnel(&config.Tunnel{
-			Name: "gnv0", VNI: 200, Local: netip.MustParseAddr("192.0.2.1"), Remotes: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535,
+			Name: "gnv0", VNI: 200, Local: netip.MustParseAddr("192.0.2.1"), Peers: []config.Peer{{Remote: netip.MustParseAddr("192.0.2.2")}}, DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535,
 			TTL: 64, DF: config.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096, Up: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")},
 		}),
@@ -113,7 +115,7 @@ func fakeState(ready bool) vtep.State {
 	gnv0.Drops.Rx[vtep.DropUnknownPeer], gnv0.Drops.Rx[vtep.DropECN], gnv0.Drops.Tx[vtep.DropTooBig] = 9, 1, 3
 	gnv3 := vtep.TunnelState{
 		Config: vtepTunnel(&config.Tunnel{
-			Name: "gnv3", VNI: 3, L3: true, Local: netip.IPv6Unspecified(), Remotes: []netip.Addr{netip.MustParseAddr("2001:db8::9")}, DstPort: 6082,
+			Name: "gnv3", VNI: 3, L3: true, Local: netip.IPv6Unspecified(), Peers: []config.Peer{{Remote: netip.MustParseAddr("2001:db8::9")}}, DstPort: 6082,
 			Dev: "eth0", TTL: config.Inherit, TOS: config.Inherit, DF: config.DFUnset, ZeroCsum6: true, Netns: "blue", Persist: true, VLANDrop: true, L2ControlPass: true,
 		}),
 		Ifindex: 8, MTU: 1400, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
@@ -128,10 +130,35 @@ func fakeState(ready bool) vtep.State {
 	return s
 }
 
-func (f fakeSource) Status() control.Status {
+func (f fakeSource) Status(details bool) control.Status {
 	s := statusOf(fakeState(f.ready), f.instance, "v0.1.0", begin)
 	s.PID = 4242
+	if details {
+		s.Config, s.Go = "/etc/gvtep/p1.toml", &control.Runtime{HeapObjects: 12345, Goroutines: 7}
+	}
 	return s
+}
+
+// Reload compares a file with old.toml.
+func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
+	if f.instance == "p2" {
+		return control.Reload{}, errors.New("gnv9: device or resource busy")
+	}
+	running, err := config.Load("old.toml")
+	if err != nil {
+		return control.Reload{}, err
+	}
+	cfg, err := loadConfig(req.Config, nil)
+	var faults config.Errors
+	if errors.As(err, &faults) {
+		return control.Reload{}, &control.InvalidError{Text: faults.Error(), Faults: len(faults)}
+	}
+	if err != nil {
+		return control.Reload{}, &control.InvalidError{Text: err.Error(), Faults: 1}
+	}
+	out := reloadOf("/etc/gvtep/p1.toml", config.Diff(running, cfg), cfg)
+	out.Applied = !req.DryRun
+	return out, nil
 }
 
 func (f fakeSource) Tunnels() (out []control.Tunnel) {
@@ -219,7 +246,7 @@ func TestSize(t *testing.T) {
 func TestVtepTunnel(t *testing.T) {
 	addr := netip.MustParseAddr
 	in := config.Tunnel{
-		Name: "gnv0", VNI: 5, L3: true, Local: addr("::"), Remotes: []netip.Addr{addr("fe80::2"), addr("2001:db8::2")}, Dev: "eth0",
+		Name: "gnv0", VNI: 5, L3: true, Local: addr("::"), Peers: []config.Peer{{Remote: addr("fe80::2"), Name: "x", Port: 9, NoFlood: true}, {Remote: addr("2001:db8::2")}}, Dev: "eth0",
 		DstPort: 1, SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: config.Inherit, TOS: config.Inherit, DF: config.DFInherit,
 		UDPCsum: true, ZeroCsum6: true, AcceptZ6: true, Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
 		MTU: 1300, LLAddr: "02:00:00:00:00:01", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Netns: "blue", Master: "br0",
@@ -230,7 +257,7 @@ func TestVtepTunnel(t *testing.T) {
 			Name: "gnv0", L3: true, MTU: 1300, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Addresses: in.Addresses, Netns: "blue", Master: "br0",
 			Persist: true, TxQueue: 11, Offload: true, Down: true,
 		},
-		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0")}, {Remote: addr("2001:db8::2")}},
+		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0"), Name: "x", Port: 9, NoFlood: true}, {Remote: addr("2001:db8::2")}},
 		SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFInherit, UDPCsum: true, ZeroCsum6: true, AcceptZ6: true,
 		Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
 	}

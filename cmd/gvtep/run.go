@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,72 +27,69 @@ import (
 
 // daemon is what gvtep run was asked for.
 type daemon struct {
-	tunnel    config.Tunnel
-	instance  string
-	control   string // path of the control socket; "": none
-	rcvbuf    int
-	log       *zap.Logger
-	logFormat string
-	logLevel  string
+	config   config.Config
+	path     string                     // where it came from; "": the command line
+	amend    func(*config.Config) error // what the command line says besides
+	instance string
+	named    bool   // the instance was named on the command line
+	control  string // path of the control socket; "": none
+	log      *zap.Logger
+	level    zap.AtomicLevel
 }
 
 func (a *app) runCmd() *cobra.Command {
 	d := &daemon{}
-	draft := config.NewDraft("")
-	var rcvbuf string
+	draft := config.NewDraft()
 	var noControl bool
 	cmd := &cobra.Command{
-		Use:   "run NAME KEYWORDS",
-		Short: "carry a tunnel on the device NAME until a signal ends it",
-		Long: `Carry a tunnel on the device NAME, in the foreground, until SIGINT or SIGTERM.
+		Use:   "run NAME KEYWORDS | run --config PATH",
+		Short: "carry tunnels until a signal ends it",
+		Long: `Carry a tunnel on the device NAME, or those of a configuration, in the
+foreground, until SIGINT or SIGTERM. SIGHUP reloads the configuration.
 
 Every keyword is a flag (--ttl 64) or two bare words (ttl 64), so the tail of
 an "ip link add NAME type geneve ..." line can be pasted. Instead of --KEYWORD
 those that are on or off may be written --noKEYWORD.`,
 		Example: `  gvtep run gnv0 --id 100 --local 198.51.100.1 --remote 203.0.113.1 --address 192.0.2.1/24
-  gvtep run gnv0 type geneve id 100 remote 203.0.113.1 noudpcsum`,
+  gvtep run gnv0 type geneve id 100 remote 203.0.113.1 noudpcsum
+  gvtep run --config /etc/gvtep/fabric.toml`,
 		ValidArgsFunction: completeWords,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
+	f.StringVar(&d.path, "config", "", "configuration, a file or a directory: `PATH`")
 	addKeywords(cmd, draft)
 	// The keyword netns hides the global flag of this name.
 	f.StringVarP(&a.netns, "underlay-netns", "n", "", netnsUsage+", sockets included")
-	f.StringVar(&rcvbuf, "rcvbuf", "8MiB", "receive buffer `SIZE` of a socket")
-	f.StringVar(&d.logLevel, "log-level", "info", "`LEVEL` debug, info, warn or error")
-	f.StringVar(&d.logFormat, "log-format", "auto", "`FORMAT` auto, console or json; auto is console on a terminal")
 	f.BoolVar(&noControl, "no-control", false, "no control socket")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return errors.New("run: no NAME: gvtep run NAME KEYWORDS, such as gvtep run gnv0 --id 100 --remote 203.0.113.1")
-		}
-		name := args[0]
-		draft.SetName(name)
-		err := draft.Words(args[1:])
-		if err == nil {
-			d.tunnel, err = draft.Tunnel()
-		}
-		if err == nil {
-			d.rcvbuf, err = config.ParseSize(rcvbuf)
-			if err != nil {
-				err = fmt.Errorf("--rcvbuf %w", err)
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		name, called := d.path, config.InstanceName(d.path)
+		switch {
+		case d.path == "" && len(args) == 0:
+			return errors.New("run: no NAME: gvtep run NAME KEYWORDS, such as gvtep run gnv0 --id 100 --remote 203.0.113.1, or gvtep run --config FILE")
+		case d.path != "" && len(args) > 0:
+			return fmt.Errorf("run %s: beside --config: write the tunnel into the file", args[0])
+		case d.path == "":
+			name, called = args[0], args[0]
+			draft.SetName(name)
+			if err = draft.Words(args[1:]); err == nil {
+				d.config, err = draft.Config()
+			}
+		default:
+			d.amend = draft.Amend
+			if d.config, err = loadConfig(d.path, d.amend); err == nil {
+				d.path, err = filepath.Abs(d.path) // for reloads
 			}
 		}
+		d.log, d.level = newLogger(os.Stderr, d.config.Log)
+		d.named = a.instance != ""
+		d.instance = firstOf(a.instance, d.config.Instance, called)
 		if err == nil {
-			d.log, err = newLogger(os.Stderr, d.logFormat, d.logLevel)
+			err = config.CheckInstance(d.instance)
 		}
-		d.instance = a.instance
-		if d.instance == "" {
-			d.instance = name
-		}
-		if err == nil {
-			err = control.CheckInstance(d.instance)
-		}
+		d.config.Instance = d.instance
 		if !noControl {
-			d.control = a.control
-			if d.control == "" {
-				d.control = control.SocketPath(a.runDir, d.instance)
-			}
+			d.control = firstOf(a.control, control.SocketPath(a.runDir, d.instance))
 		}
 		if err == nil {
 			err = refused(d.run(cmd.Context()))
@@ -103,16 +102,30 @@ those that are on or off may be written --noKEYWORD.`,
 	return cmd
 }
 
-// run carries the tunnel until a signal or a fault ends it. Whatever the way,
+// firstOf returns the first that is not empty.
+func firstOf(texts ...string) string {
+	for _, s := range texts {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// run carries the tunnels until a signal or a fault ends it. Whatever the way,
 // nothing is left behind.
 func (d *daemon) run(ctx context.Context) (err error) {
 	// A second signal finds the default again and ends the process at once.
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
+	if d.path == "" {
+		signals = append(signals, unix.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	t := &d.tunnel
-	workers := t.Workers
+	cfg := &d.config
+	workers := cfg.Socket.Workers
 	if workers == 0 {
 		workers = min(runtime.NumCPU(), 255)
 	}
@@ -121,9 +134,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), workers+2))
 	// The soft limit of open files is raised to the hard one by the Go runtime.
 
-	for _, w := range t.Warnings() {
-		d.log.Warn(w, zap.String("device", t.Name), zap.Uint32("vni", t.VNI))
-	}
+	d.warn(cfg.Tunnels)
 	var l net.Listener
 	if d.control != "" {
 		// First of all: it keeps a second daemon of this name away.
@@ -135,8 +146,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		defer l.Close()
 	}
-	offload := t.Offload != config.OffloadOff
-	under, err := udp.New(udp.Config{Workers: workers, Rcvbuf: d.rcvbuf, GSO: offload, GRO: offload})
+	offload := slices.ContainsFunc(cfg.Tunnels, func(t config.Tunnel) bool { return t.Offload != config.OffloadOff })
+	under, err := udp.New(udp.Config{Workers: workers, Rcvbuf: cfg.Socket.Rcvbuf, GSO: offload, GRO: offload})
 	if err != nil {
 		return err
 	}
@@ -145,39 +156,70 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := ep.Add(vtepTunnel(t)); err != nil {
+	if err := ep.Add(vtepTunnels(cfg.Tunnels)...); err != nil {
 		return errors.Join(err, ep.Close())
 	}
-	if t.Offload == config.OffloadOn && ep.State().Tunnels[0].Offload == 0 {
-		return errors.Join(errors.New("offload on: this kernel has no offloads for the device; offload auto does without"), ep.Close())
+	if name := withoutOffload(cfg.Tunnels, ep.State()); name != "" {
+		return errors.Join(fmt.Errorf("%s: offload on: this kernel has no offloads for the device; offload auto does without", name), ep.Close())
 	}
 
 	var parts sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer parts.Wait()
 	defer cancel()
+	reload := &reloader{daemon: d, endpoint: ep, path: d.path, running: *cfg}
 	if l != nil {
-		src := &source{endpoint: ep, instance: d.instance, version: buildVersion().Version}
+		src := &source{endpoint: ep, reloader: reload, instance: d.instance, version: buildVersion().Version}
 		parts.Go(func() {
 			if err := control.Serve(ctx, l, src); err != nil {
-				d.log.Error("no longer answering; the tunnel goes on", zap.NamedError("err", err))
+				d.log.Error("no longer answering; the tunnels go on", zap.NamedError("err", err))
 			}
 		})
 	}
+	if d.path != "" {
+		parts.Go(func() { reload.onSignal(ctx) })
+	}
 	parts.Go(func() { d.announce(ctx, ep) })
 	err = ep.Run(ctx)
-	d.log.Info("stopped", zap.String("device", t.Name), zap.NamedError("err", err))
+	d.log.Info("stopped", zap.String("instance", d.instance), zap.NamedError("err", err))
 	return err
+}
+
+// warn logs what is valid but perhaps not meant.
+func (d *daemon) warn(tunnels []config.Tunnel) {
+	for _, t := range tunnels {
+		for _, w := range t.Warnings() {
+			d.log.Warn(w, zap.String("device", t.Name), zap.Uint32("vni", t.VNI))
+		}
+	}
+}
+
+// withoutOffload names a tunnel that insists on offloads and has none.
+func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
+	for _, t := range tunnels {
+		if t.Offload != config.OffloadOn {
+			continue
+		}
+		for _, s := range state.Tunnels {
+			if s.Config.Device.Name == t.Name && s.Offload == 0 {
+				return t.Name
+			}
+		}
+	}
+	return ""
 }
 
 // announce logs that packets can flow.
 func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) {
 	for {
-		if s := ep.State(); s.Ready && len(s.Tunnels) > 0 {
+		if s := ep.State(); s.Ready && len(s.Tunnels) == 1 {
 			t := s.Tunnels[0]
 			d.log.Info("ready", zap.String("device", t.Config.Device.Name), zap.Uint32("vni", uint32(t.Config.VNI)),
 				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
 				zap.Strings("offload", offloadNames(t.Offload)), zap.Int("workers", s.Workers))
+			return
+		} else if s.Ready {
+			d.log.Info("ready", zap.String("instance", d.instance), zap.Int("tunnels", len(s.Tunnels)), zap.Int("workers", s.Workers))
 			return
 		}
 		select {
@@ -186,6 +228,14 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+func vtepTunnels(tunnels []config.Tunnel) []vtep.Tunnel {
+	all := make([]vtep.Tunnel, len(tunnels))
+	for i := range tunnels {
+		all[i] = vtepTunnel(&tunnels[i])
+	}
+	return all
 }
 
 // vtepTunnel says what config says in the words of the endpoint.
@@ -214,11 +264,11 @@ func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 	if t.LLAddr != "" {
 		v.Device.LLAddr, _ = packet.ParseMAC(t.LLAddr) // checked by config
 	}
-	for _, r := range t.Remotes {
-		if r.Is6() && r.IsLinkLocalUnicast() {
-			r = r.WithZone(t.Dev)
+	for _, p := range t.Peers {
+		if p.Remote.Is6() && p.Remote.IsLinkLocalUnicast() {
+			p.Remote = p.Remote.WithZone(t.Dev)
 		}
-		v.Peers = append(v.Peers, vtep.Peer{Remote: r})
+		v.Peers = append(v.Peers, vtep.Peer(p))
 	}
 	return v
 }

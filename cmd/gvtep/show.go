@@ -261,7 +261,7 @@ func (a *app) statusCmd() *cobra.Command {
 		Short: "show the daemon; exit 0 only when it is ready",
 		Args:  atMost(0),
 		RunE: a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
-			s, err := c.Status(ctx)
+			s, err := c.Status(ctx, a.details)
 			if err != nil {
 				return err
 			}
@@ -285,6 +285,12 @@ func (a *app) printStatus(w io.Writer, s control.Status) {
 	}
 	fmt.Fprintf(w, "%s  %s  pid %d  version %s  up %s  %d %s  %d %s\n", s.Instance, state, s.PID, s.Version,
 		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))
+	if s.Config != "" && a.details {
+		fmt.Fprintf(w, "  config %s\n", s.Config)
+	}
+	if s.Go != nil {
+		fmt.Fprintf(w, "  go  heap objects %d  goroutines %d\n", s.Go.HeapObjects, s.Go.Goroutines)
+	}
 	for _, sock := range s.Sockets {
 		dev := ""
 		if sock.Dev != "" {

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
+	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -15,12 +17,26 @@ import (
 // source tells the control socket what the endpoint is doing.
 type source struct {
 	endpoint *vtep.Endpoint
+	*reloader
 	instance string
 	version  string
 }
 
-func (s *source) Status() control.Status {
-	return statusOf(s.endpoint.State(), s.instance, s.version, time.Now())
+func (s *source) Status(details bool) control.Status {
+	st := statusOf(s.endpoint.State(), s.instance, s.version, time.Now())
+	st.Config = s.reloader.config()
+	if details {
+		st.Go = goRuntime()
+	}
+	return st
+}
+
+// goRuntime collects garbage first, so that only what lives is counted.
+func goRuntime() *control.Runtime {
+	runtime.GC()
+	objects := []metrics.Sample{{Name: "/gc/heap/objects:objects"}}
+	metrics.Read(objects)
+	return &control.Runtime{HeapObjects: objects[0].Value.Uint64(), Goroutines: runtime.NumGoroutine()}
 }
 
 func (s *source) Tunnels() []control.Tunnel {

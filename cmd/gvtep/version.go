@@ -55,7 +55,7 @@ func (a *app) versionCmd() *cobra.Command {
 		b := buildVersion()
 		if daemon {
 			ask := a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
-				s, err := c.Status(ctx)
+				s, err := c.Status(ctx, false)
 				b.Daemon = s.Version
 				return err
 			})

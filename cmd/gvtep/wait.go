@@ -58,7 +58,7 @@ func parseGoal(what string) (goal, error) {
 		}, nil
 	case what == "ready":
 		return func(ctx context.Context, c *control.Client, _ []control.Tunnel) (string, error) {
-			s, err := c.Status(ctx)
+			s, err := c.Status(ctx, false)
 			if err == nil && !s.Ready {
 				return "not ready: " + s.Reason, nil
 			}

@@ -93,7 +93,7 @@ func TestHeap(t *testing.T) {
 	objects := func() int64 {
 		t.Helper()
 		var s statusAnswer
-		if err := p.ga.ask("/v1/status", &s); err != nil {
+		if err := p.ga.ask("/v1/status?details", &s); err != nil {
 			t.Fatal(err)
 		}
 		if s.Go.HeapObjects == nil {

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/config"
+)
+
+// confDir is where the service has its configurations.
+const confDir = "/etc/gvtep"
+
+// reloadTimeout is how long reload and diff wait unless --timeout says so:
+// thousands of devices take their time.
+const reloadTimeout = time.Minute
+
+// loadConfig reads a configuration and lets the command line amend it. Of
+// config.Errors in the chain, main prints all.
+func loadConfig(path string, amend func(*config.Config) error) (config.Config, error) {
+	cfg, err := config.Load(path)
+	var faults config.Errors
+	switch {
+	case errors.As(err, &faults):
+		return cfg, reworded{fmt.Sprintf("%d %s in the configuration", len(faults), plural(len(faults), "error")), err}
+	case err != nil:
+		return cfg, fmt.Errorf("%s: %w", path, unwrapPath(err))
+	case amend != nil:
+		return cfg, amend(&cfg)
+	}
+	return cfg, nil
+}
+
+// checked is what gvtep -j check prints.
+type checked struct {
+	Path     string         `json:"path"`
+	OK       bool           `json:"ok"`
+	Tunnels  int            `json:"tunnels"`
+	Errors   []config.Error `json:"errors"`
+	Warnings []string       `json:"warnings"`
+}
+
+func (a *app) checkCmd() *cobra.Command {
+	var print bool
+	cmd := &cobra.Command{
+		Use:   "check [PATH] [--print]",
+		Short: "check a configuration; exit 1 and all errors with their places",
+		Long: `Check a configuration, a file or a directory, without running it. Without PATH
+it is that of the instance (-i) in ` + confDir + `.`,
+		Example: `  gvtep check fabric.toml
+  gvtep check fabric.toml --print    # without includes, defaults and ranges
+  gvtep -j check fabric.toml`,
+		Args: atMost(1),
+	}
+	cmd.Flags().BoolVar(&print, "print", false, "print each tunnel as it would run; with -d all of its settings")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var path string
+		switch {
+		case len(args) == 1:
+			path = args[0]
+		case a.instance != "":
+			path = filepath.Join(confDir, a.instance+".toml")
+		default:
+			return fmt.Errorf("check: no PATH: gvtep check FILE, or -i INSTANCE for %s/INSTANCE.toml", confDir)
+		}
+		cfg, err := loadConfig(path, nil)
+		out := checked{Path: path, OK: err == nil, Tunnels: len(cfg.Tunnels), Errors: []config.Error{}, Warnings: []string{}}
+		for _, t := range cfg.Tunnels {
+			for _, w := range t.Warnings() {
+				out.Warnings = append(out.Warnings, t.Name+": "+w)
+			}
+		}
+		var faults config.Errors
+		switch {
+		case a.json && errors.As(err, &faults):
+			out.Errors = faults
+			err = errors.New(err.Error()) // said already
+			fallthrough
+		case a.json && err == nil:
+			if err := a.printJSON(out); err != nil {
+				return err
+			}
+		case err != nil:
+		case print:
+			fmt.Fprint(a.out, config.Print(cfg, a.details))
+		default:
+			for _, w := range out.Warnings {
+				fmt.Fprintf(a.out, "%s: warning: %s\n", path, w)
+			}
+			fmt.Fprintf(a.out, "%s: ok, %d %s\n", path, out.Tunnels, plural(out.Tunnels, "tunnel"))
+		}
+		return inCommand(cmd, err)
+	}
+	return cmd
+}
+
+func (a *app) configCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config example|schema",
+		Short: "show examples of configuration files and their schema",
+		Args:  cobra.ArbitraryArgs,
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return cmd.Help()
+	}
+	names := exampleNames()
+	example := &cobra.Command{
+		Use:       "example [" + strings.Join(names, "|") + "]",
+		Short:     "print an example of a configuration file",
+		Example:   "  gvtep config example fabric > /etc/gvtep/fabric.toml",
+		Args:      atMost(1),
+		ValidArgs: names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := "p2p"
+			if len(args) == 1 {
+				name = args[0]
+			}
+			if !slices.Contains(names, name) {
+				return inCommand(cmd, fmt.Errorf("no example %q: want %s", name, strings.Join(names, ", ")))
+			}
+			text, err := fs.ReadFile(config.Examples, "examples/"+name+".toml")
+			if err != nil {
+				return inCommand(cmd, err)
+			}
+			_, err = a.out.Write(text)
+			return inCommand(cmd, err)
+		},
+	}
+	schema := &cobra.Command{
+		Use:     "schema",
+		Short:   "print the JSON schema of configuration files, for editors",
+		Example: "  gvtep config schema > gvtep.schema.json    # and in the file: #:schema gvtep.schema.json",
+		Args:    atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := a.out.Write(config.Schema())
+			return inCommand(cmd, err)
+		},
+	}
+	cmd.AddCommand(example, schema)
+	return cmd
+}
+
+// exampleNames lists the examples.
+func exampleNames() []string {
+	files, _ := fs.Glob(config.Examples, "examples/*.toml")
+	for i, f := range files {
+		files[i] = strings.TrimSuffix(filepath.Base(f), ".toml")
+	}
+	return files
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"gvtep/config"
+	"gvtep/vtep"
+	"gvtep/vtep/control"
+)
+
+// reloader brings a running endpoint in line with its configuration.
+type reloader struct {
+	daemon   *daemon
+	endpoint *vtep.Endpoint
+
+	mu      sync.Mutex
+	path    string // "": there is none
+	running config.Config
+}
+
+// onSignal reloads with each SIGHUP.
+func (r *reloader) onSignal(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			_, _ = r.Reload(control.ReloadRequest{}) // it logs what became of it
+		}
+	}
+}
+
+// config is the path of the configuration.
+func (r *reloader) config() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.path
+}
+
+// Reload makes the differences between what runs and what the files say, all
+// of them or none.
+func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out, err := r.reload(req)
+	log := r.daemon.log
+	switch {
+	case req.DryRun:
+	case err != nil:
+		log.Error("not reloaded; what ran before goes on", zap.NamedError("err", err))
+	default:
+		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
+			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
+	}
+	return out, err
+}
+
+func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err error) {
+	path := firstOf(req.Config, r.path)
+	if path == "" {
+		return out, errors.New("this instance has its tunnel from the command line: name a PATH to load")
+	}
+	if !filepath.IsAbs(path) {
+		return out, fmt.Errorf("%s: want an absolute path", path)
+	}
+	cfg, err := loadConfig(path, r.daemon.amend)
+	if err != nil {
+		var faults config.Errors
+		if errors.As(err, &faults) {
+			return out, &control.InvalidError{Text: faults.Error(), Faults: len(faults)}
+		}
+		return out, &control.InvalidError{Text: err.Error(), Faults: 1}
+	}
+	if r.daemon.named || cfg.Instance == "" {
+		cfg.Instance = r.running.Instance
+	}
+	changes := config.Diff(r.running, cfg)
+	out = reloadOf(path, changes, cfg)
+	if req.DryRun {
+		return out, nil
+	}
+
+	now := cfg
+	now.Tunnels = slices.Clone(cfg.Tunnels)
+	at := make(map[string]int, len(now.Tunnels))
+	for i, t := range now.Tunnels {
+		at[t.Name] = i
+	}
+	change := vtep.Change{Remove: changes.Removed, Add: vtepTunnels(changes.Added)}
+	for _, t := range changes.Changed {
+		now.Tunnels[at[t.Now.Name]] = t.Now
+		if t.Live() {
+			change.Set = append(change.Set, vtepTunnel(&t.Now))
+		}
+	}
+	if err := r.endpoint.Apply(change); err != nil {
+		return control.Reload{}, err
+	}
+	r.daemon.level.SetLevel(logLevel(cfg.Log.Level))
+	now.Instance, now.Socket.Workers, now.Socket.Rcvbuf, now.Log.Format = r.running.Instance, r.running.Socket.Workers, r.running.Socket.Rcvbuf, r.running.Log.Format
+	r.running, r.path = now, path
+	out.Applied = true
+	r.daemon.warn(changes.Added)
+	return out, nil
+}
+
+// reloadOf tells of changes in the words of the control socket.
+func reloadOf(path string, c config.Changes, cfg config.Config) control.Reload {
+	out := control.Reload{
+		Config: path, Tunnels: len(cfg.Tunnels), Restart: c.Restart(),
+		Added: []string{}, Removed: []string{}, Changed: []control.TunnelChange{}, Process: keysOf(c.Process),
+	}
+	for _, t := range c.Added {
+		out.Added = append(out.Added, t.Name)
+	}
+	out.Removed = append(out.Removed, c.Removed...)
+	for _, t := range c.Changed {
+		out.Changed = append(out.Changed, control.TunnelChange{Ifname: t.Tunnel.Name, Keys: keysOf(t.Keys)})
+	}
+	return out
+}
+
+func keysOf(keys []config.KeyChange) []control.KeyChange {
+	out := make([]control.KeyChange, len(keys))
+	for i, k := range keys {
+		out[i] = control.KeyChange(k)
+	}
+	return out
+}
+
+func (a *app) reloadCmd() *cobra.Command {
+	return a.changing("reload [PATH]", "apply what has changed in the configuration, all or nothing",
+		"  gvtep reload\n  gvtep -i fabric reload /etc/gvtep/fabric.new.toml", false)
+}
+
+func (a *app) diffCmd() *cobra.Command {
+	return a.changing("diff [PATH]", "show what a reload would change",
+		"  gvtep diff\n  gvtep -j diff /etc/gvtep/fabric.new.toml", true)
+}
+
+// changing makes the two commands that compare a configuration with what runs.
+func (a *app) changing(use, short, example string, dryRun bool) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: atMost(1)}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !cmd.Flags().Changed("timeout") && os.Getenv("GVTEP_TIMEOUT") == "" {
+			a.timeout = reloadTimeout
+		}
+		return a.asking(func(ctx context.Context, c *control.Client, args []string) (err error) {
+			req := control.ReloadRequest{DryRun: dryRun}
+			if len(args) == 1 {
+				if req.Config, err = filepath.Abs(args[0]); err != nil {
+					return err
+				}
+			}
+			r, err := c.Reload(ctx, req)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(r)
+			}
+			a.printReload(r)
+			return nil
+		})(cmd, args)
+	}
+	return cmd
+}
+
+// printReload is one line a change.
+func (a *app) printReload(r control.Reload) {
+	keys := func(name string, keys []control.KeyChange) {
+		for _, k := range keys {
+			mark, later := a.paint(yellow, "~"), ""
+			if !k.Live {
+				mark, later = a.paint(red, "!"), "  (takes a restart)"
+			}
+			fmt.Fprintf(a.out, "%s %s: %s -> %s%s\n", mark, name+k.Key, firstOf(k.Old, "none"), firstOf(k.New, "none"), later)
+		}
+	}
+	keys("", r.Process)
+	for _, name := range r.Removed {
+		fmt.Fprintln(a.out, a.paint(red, "-"), name)
+	}
+	for _, name := range r.Added {
+		fmt.Fprintln(a.out, a.paint(green, "+"), name)
+	}
+	for _, t := range r.Changed {
+		keys(t.Ifname+" ", t.Keys)
+	}
+	if len(r.Removed)+len(r.Added)+len(r.Changed)+len(r.Process) == 0 {
+		fmt.Fprintln(a.out, "no change")
+	}
+}

@@ -1,0 +1,204 @@
+package config
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// tunnel reads a [[tunnel]], which is several if its id is a range.
+func (l *loader) tunnel(f *file, n *node) {
+	t := l.base
+	t.Peers, t.Addresses = slices.Clone(t.Peers), nil
+	if _, ok := n.table.values["remote"]; ok || n.table.values["peer"] != nil {
+		t.Peers = nil
+	}
+	named := false
+	at := map[string][]span{} // where a keyword has its values
+	ids := span{-1, -1}       // both ends of a range
+	for _, key := range n.table.keys {
+		v := n.table.values[key]
+		e := l.tables.tunnel.entries[key]
+		switch {
+		case key == "name":
+			at[key] = []span{v.at}
+			if v.kind != unstable.String {
+				l.fault(f, v.at, "name: want a text in quotes, not %s", v.kindName())
+				continue
+			}
+			t.Name, named = v.text, true
+		case key == "peer":
+			l.peers(f, v, &t, at)
+		case key == "id" && v.kind == unstable.String && strings.Contains(v.text, "-"):
+			at[key] = []span{} // where it is wrong is said
+			if ids = l.ids(f, v, e); ids.from >= 0 {
+				at[key] = []span{v.at}
+			}
+		case e == nil:
+			l.fault(f, v.key, "unknown key %s: %s", plain(key), l.tables.tunnel.hint(key))
+			if near := l.tables.tunnel.closest(key); at[near] == nil {
+				at[near] = []span{} // so that it is not called missing as well
+			}
+		default:
+			// "remote" may have places from peers already.
+			at[key] = append(at[key], assign(l, f, e, &t, v)...)
+		}
+	}
+	if at["name"] == nil && !l.broken {
+		l.fault(f, n.at, "no name: add the name of the tunnel's device, such as name = \"gnv0\"")
+	}
+	d := definition{f, n.at, at}
+	if !named {
+		l.unnamed(d, t)
+		return
+	}
+	if ids.from < 0 {
+		switch id := at["id"]; {
+		case strings.Count(t.Name, "%d") != 1 || id == nil:
+			l.complete(d, t)
+		case len(id) > 0:
+			l.fault(f, id[0], "id: the name %s is for several tunnels: want a range, such as id = \"1000-1999\"", plain(t.Name))
+			fallthrough
+		default:
+			l.unnamed(d, t)
+		}
+		return
+	}
+	if strings.Count(t.Name, "%d") != 1 {
+		l.fault(f, d.place("name", 0).at, "name: an id for each of several tunnels needs a name for each, such as name = \"gnv%%d\"")
+		return
+	}
+	for _, key := range []string{"lladdr", "address"} {
+		if at[key] != nil {
+			l.fault(f, d.place(key, 0).at, "%s belongs to one device, and these are %d", key, ids.to-ids.from+1)
+		}
+	}
+	if len(l.cfg.Tunnels)+ids.to-ids.from >= maxTunnels {
+		l.fault(f, d.place("id", 0).at, "id: more than %d tunnels", maxTunnels)
+		return
+	}
+	template := t.Name
+	for id := ids.from; id <= ids.to; id++ {
+		t.VNI = uint32(id)
+		t.Name = strings.Replace(template, "%d", itoa(id), 1)
+		if !l.complete(d, t) {
+			return // the others of the range have the same mistake
+		}
+	}
+}
+
+// unnamed checks the rest of a tunnel whose name is missing or wrong.
+func (l *loader) unnamed(d definition, t Tunnel) {
+	t.Name = "gnv0"
+	l.check(d, &t)
+}
+
+// ids reads a range of ids.
+func (l *loader) ids(f *file, v *node, e *entry[Tunnel]) span {
+	a, b, _ := strings.Cut(v.text, "-")
+	from, err1 := parseNumber(strings.TrimSpace(a), e.Min, e.Max, e.want)
+	to, err2 := parseNumber(strings.TrimSpace(b), e.Min, e.Max, e.want)
+	if err1 != nil || err2 != nil || from > to {
+		l.fault(f, v.at, "id %s: want a range of VNIs within 0 to 16777215, such as \"1000-1999\"", plain(v.text))
+		return span{-1, -1}
+	}
+	return span{from, to}
+}
+
+// peers reads the [[tunnel.peer]] of a tunnel.
+func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
+	if v.kind != unstable.ArrayTable && v.kind != unstable.Array {
+		l.fault(f, v.key, "peer: there can be several, write [[tunnel.peer]]")
+		return
+	}
+	if len(v.items) == 0 {
+		l.fault(f, v.at, "peer: an empty list, leave the key out")
+	}
+	for _, item := range v.items {
+		if item.kind != unstable.Table {
+			l.fault(f, v.at, "peer: want tables, write [[tunnel.peer]] for each")
+			return
+		}
+		var p Peer
+		var where *node
+		for _, key := range item.table.keys {
+			n := item.table.values[key]
+			e := l.tables.peer.entries[key]
+			switch {
+			case key == "remote":
+				where = n
+				if n.kind != unstable.String {
+					l.fault(f, n.at, "remote: want a text in quotes, not %s", n.kindName())
+				} else if a, err := remote(n.text); err != nil {
+					l.fault(f, n.at, "remote %s: %s", plain(n.text), err)
+				} else {
+					p.Remote = a
+				}
+			case e == nil:
+				l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.peer.hint(key))
+			default:
+				assign(l, f, e, &p, n)
+			}
+		}
+		if at["remote"] == nil {
+			at["remote"] = []span{}
+		}
+		if where == nil {
+			l.fault(f, item.at, "no remote: add the address of the peer, such as remote = \"192.0.2.2\"")
+		} else if p.Remote.IsValid() {
+			t.Peers = append(t.Peers, p)
+			at["remote"] = append(at["remote"], where.at)
+		}
+	}
+}
+
+// definition is where a tunnel comes from.
+type definition struct {
+	file   *file
+	header span
+	at     map[string][]span // where its own keys have their values
+}
+
+// place is where the i-th value of a keyword stands. What is inherited is shown
+// at the name of the tunnel that it does not fit.
+func (d definition) place(key string, i int) place {
+	for _, key := range []string{key, "name"} {
+		if at := d.at[key]; len(at) > 0 {
+			return place{d.file, at[min(i, len(at)-1)]}
+		}
+	}
+	return place{d.file, d.header}
+}
+
+// complete checks a tunnel and adds it.
+func (l *loader) complete(d definition, t Tunnel) bool {
+	before := len(l.faults)
+	if l.check(d, &t) {
+		l.claim(d, &t)
+	}
+	if len(l.faults) > before {
+		return false
+	}
+	l.cfg.Tunnels = append(l.cfg.Tunnels, t)
+	return true
+}
+
+// check finds what is wrong with a tunnel as a whole.
+func (l *loader) check(d definition, t *Tunnel) bool {
+	given := func(key string) bool {
+		_, own := d.at[key]
+		return own || l.inherited[key]
+	}
+	found := t.check(given, l.cfg.Socket.Ports)
+	for _, p := range found {
+		at := place{d.file, d.header}
+		if p.key != "" {
+			at = d.place(p.key, p.peer)
+		} else if l.broken {
+			continue // what is missing may stand where the file could not be read
+		}
+		l.fault(at.file, at.at, "%s", p.text)
+	}
+	return len(found) == 0
+}

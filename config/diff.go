@@ -1,0 +1,160 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Changes is what makes one configuration of another.
+type Changes struct {
+	Process []KeyChange // of [log] and [socket], by their full name, such as socket.workers
+	Added   []Tunnel
+	Removed []string
+	Changed []TunnelChange
+}
+
+// TunnelChange is a tunnel that is in both configurations and not the same.
+type TunnelChange struct {
+	Tunnel Tunnel // as it is to be
+	// Now is what it can be without a restart: Tunnel with the old values of
+	// the keywords that are not live.
+	Now  Tunnel
+	Keys []KeyChange
+}
+
+// Live reports whether Now differs from what was before.
+func (t *TunnelChange) Live() bool {
+	return slices.ContainsFunc(t.Keys, func(k KeyChange) bool { return k.Live })
+}
+
+// KeyChange is a keyword that has another value.
+type KeyChange struct {
+	Key      string
+	Old, New string // as in a file; "": not set
+	// Live says that it can be changed while packets flow. Otherwise it takes
+	// a restart.
+	Live bool
+}
+
+// Empty reports whether there is no change.
+func (c *Changes) Empty() bool {
+	return len(c.Process)+len(c.Added)+len(c.Removed)+len(c.Changed) == 0
+}
+
+// Restart reports whether something takes a restart.
+func (c *Changes) Restart() bool {
+	fixed := func(k KeyChange) bool { return !k.Live }
+	return slices.ContainsFunc(c.Process, fixed) ||
+		slices.ContainsFunc(c.Changed, func(t TunnelChange) bool { return slices.ContainsFunc(t.Keys, fixed) })
+}
+
+// keepFixed sets the keywords of t that are not live to those of old.
+func keepFixed(t Tunnel, old *Tunnel) Tunnel {
+	t.VNI, t.L3, t.DstPort = old.VNI, old.L3, old.DstPort
+	t.Addresses, t.LLAddr, t.Master, t.Netns = old.Addresses, old.LLAddr, old.Master, old.Netns
+	t.TxQueue, t.Persist, t.Up, t.Offload = old.TxQueue, old.Persist, old.Up, old.Offload
+	return t
+}
+
+// Diff finds what makes to of from. Tunnels are the same if their names are;
+// they come in the order of to, those removed in the order of from.
+func Diff(from, to Config) Changes {
+	var c Changes
+	if from.Instance != to.Instance {
+		c.Process = append(c.Process, KeyChange{Key: "instance", Old: optional(from.Instance), New: optional(to.Instance)})
+	}
+	c.Process = append(c.Process, changedKeys("log.", logKeywords(), &from.Log, &to.Log)...)
+	// The defaults of tunnels show in the tunnels.
+	sockets := slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) })
+	c.Process = append(c.Process, changedKeys("socket.", sockets, &from.Socket, &to.Socket)...)
+
+	// The peers have a form of their own below.
+	tunnels := slices.DeleteFunc(tunnelKeywords(), func(e entry[Tunnel]) bool { return e.Kind == Short || e.Name == "remote" })
+	peers := peerKeywords()
+	old := make(map[string]*Tunnel, len(from.Tunnels))
+	for i := range from.Tunnels {
+		old[from.Tunnels[i].Name] = &from.Tunnels[i]
+	}
+	kept := make(map[string]bool, len(to.Tunnels))
+	for i := range to.Tunnels {
+		t := &to.Tunnels[i]
+		before := old[t.Name]
+		if before == nil {
+			c.Added = append(c.Added, *t)
+			continue
+		}
+		kept[t.Name] = true
+		keys := changedKeys("", tunnels, before, t)
+		if before.SrcPorts != t.SrcPorts && before.SrcPortMin == t.SrcPortMin && before.SrcPortMax == t.SrcPortMax {
+			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
+		}
+		keys = append(keys, changedPeers(peers, before.Peers, t.Peers)...)
+		if len(keys) > 0 {
+			c.Changed = append(c.Changed, TunnelChange{*t, keepFixed(*t, before), keys})
+		}
+	}
+	for _, t := range from.Tunnels {
+		if !kept[t.Name] {
+			c.Removed = append(c.Removed, t.Name)
+		}
+	}
+	return c
+}
+
+func optional(s string) string {
+	if s == "" {
+		return ""
+	}
+	return quote(s)
+}
+
+func changedKeys[T any](prefix string, table []entry[T], from, to *T) (keys []KeyChange) {
+	for i := range table {
+		e := &table[i]
+		a, b := e.get(from), e.get(to)
+		if slices.Equal(a, b) {
+			continue
+		}
+		k := KeyChange{Key: prefix + e.Name, Live: e.Live}
+		if a != nil {
+			k.Old = e.toml(a)
+		}
+		if b != nil {
+			k.New = e.toml(b)
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// changedPeers compares peers by address. Their order means nothing.
+func changedPeers(table []entry[Peer], from, to []Peer) (keys []KeyChange) {
+	if slices.Equal(from, to) {
+		return nil
+	}
+	find := func(all []Peer, p Peer) string {
+		i := slices.IndexFunc(all, func(o Peer) bool { return o.Remote == p.Remote })
+		if i < 0 {
+			return ""
+		}
+		words := []string{}
+		for _, e := range table {
+			if v := e.get(&all[i]); v != nil {
+				words = append(words, fmt.Sprintf("%s = %s", e.Name, e.toml(v)))
+			}
+		}
+		return "{" + strings.Join(words, ", ") + "}"
+	}
+	for _, p := range to {
+		if before, now := find(from, p), find(to, p); before != now {
+			keys = append(keys, KeyChange{"peer " + p.Remote.String(), before, now, true})
+		}
+	}
+	for _, p := range from {
+		if find(to, p) == "" {
+			keys = append(keys, KeyChange{"peer " + p.Remote.String(), find(from, p), "", true})
+		}
+	}
+	return keys
+}

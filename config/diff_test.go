@@ -1,0 +1,128 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// describe is a change in lines: + added, - removed, ~ changed, ! takes a restart.
+func describe(c Changes) (lines []string) {
+	key := func(name string, k KeyChange) {
+		mark := "!"
+		if k.Live {
+			mark = "~"
+		}
+		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %s %s: %s > %s", mark, name, k.Key, k.Old, k.New)))
+	}
+	for _, k := range c.Process {
+		key("-", k)
+	}
+	for _, name := range c.Removed {
+		lines = append(lines, "- "+name)
+	}
+	for _, t := range c.Added {
+		lines = append(lines, "+ "+t.Name)
+	}
+	for _, t := range c.Changed {
+		for _, k := range t.Keys {
+			key(t.Tunnel.Name, k)
+		}
+	}
+	return lines
+}
+
+func TestDiff(t *testing.T) {
+	const one = "[[tunnel]]\nname = \"a\"\nid = 1\nremote = [\"192.0.2.1\", \"192.0.2.2\"]\n"
+	const two = "[[tunnel]]\nname = \"b\"\nid = 2\nremote = \"192.0.2.1\"\n"
+	for _, tt := range []struct {
+		from, to string
+		want     []string
+	}{
+		{one, one, nil},
+		{one + two, two + one, nil}, // the order means nothing
+		{one, one + two, []string{"+ b"}},
+		{one + two, two, []string{"- a"}},
+		{one, two, []string{"- a", "+ b"}},
+		{one, one + "ttl = 9\ntos = \"inherit\"\n", []string{`~ a ttl: "auto" > 9`, `~ a tos: 0 > "inherit"`}},
+		{one + "ttl = 64\n", one + "ttl = \"auto\"\n", nil}, // the same in other words
+		{one, "[defaults]\nmtu = 1400\n" + one + two, []string{"+ b", `~ a mtu: "auto" > 1400`}},
+		{one, strings.Replace(one, "id = 1", "id = 3", 1), []string{"! a id: 1 > 3"}},
+		{one, one + "dstport = 7\npersist = true\nup = false\naddress = \"10.0.0.1/8\"\n",
+			[]string{"! a dstport: 6081 > 7", `! a address:  > "10.0.0.1/8"`, "! a persist: false > true", "! a up: true > false"}},
+		{one, "socket.port = 7\n" + one, []string{"! a dstport: 6081 > 7"}},
+		{one, "socket.ports = 7\n" + one, []string{"~ a ports: 64 > 7"}},
+		{one, one + "srcport = [5000, 5001]\n", []string{"~ a srcport: [49152, 65535] > [5000, 5001]"}},
+		{one, "instance = \"x\"\nsocket.workers = 3\nlog.level = \"debug\"\nlog.format = \"json\"\n" + one,
+			[]string{`! - instance:  > "x"`, `~ - log.level: "info" > "debug"`, `! - log.format: "auto" > "json"`, `! - socket.workers: "auto" > 3`}},
+		{one, strings.Replace(one, "192.0.2.2", "192.0.2.3", 1),
+			[]string{"~ a peer 192.0.2.3:  > {flood = true}", "~ a peer 192.0.2.2: {flood = true} > "}},
+		{one, strings.Replace(one, "remote", "peer = [{remote = \"192.0.2.2\", flood = false, name = \"x\"}, {remote = \"192.0.2.1\"}]\n#", 1),
+			[]string{`~ a peer 192.0.2.2: {flood = true} > {name = "x", flood = false}`}},
+		{one, strings.Replace(one, `["192.0.2.1", "192.0.2.2"]`, `"2001:db8::1"`, 1),
+			[]string{"~ a peer 2001:db8::1:  > {flood = true}", "~ a peer 192.0.2.1: {flood = true} > ", "~ a peer 192.0.2.2: {flood = true} > "}},
+	} {
+		from, err1 := parse("from", tt.from)
+		to, err2 := parse("to", tt.to)
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		c := Diff(from, to)
+		got := describe(c)
+		for i := range got {
+			got[i] = strings.TrimSpace(got[i])
+		}
+		for i := range tt.want {
+			tt.want[i] = strings.TrimSpace(tt.want[i])
+		}
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%s\n->\n%s\n(-want +got)\n%s", tt.from, tt.to, d)
+		}
+		if restart := slices.ContainsFunc(got, func(s string) bool { return s[0] == '!' }); c.Restart() != restart || c.Empty() != (got == nil) {
+			t.Errorf("%q: restart %v, empty %v", got, c.Restart(), c.Empty())
+		}
+	}
+}
+
+// Of each keyword alone: what a change does at once is what its entry says.
+func TestDiffKeywords(t *testing.T) {
+	base, err := parse("base", "[[tunnel]]\nname = \"a\"\nid = 1\nremote = \"192.0.2.1\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := map[string]string{
+		"id": "2", "mode": "l3", "local": "192.0.2.9", "dev": "eth9", "dstport": "7", "srcport": "8-9", "ttl": "inherit", "tos": "4", "df": "unset",
+		"udpcsum": "off", "udp6zerocsumtx": "on", "udp6zerocsumrx": "on", "fwmark": "1", "learning": "off", "ageing": "1", "maxaddress": "1",
+		"l2_control": "pass", "vlan_tags": "drop", "mtu": "1400", "address": "10.0.0.1/8", "lladdr": "02:00:00:00:00:01", "master": "br0",
+		"netns": "blue", "txqueuelen": "5", "persist": "on", "up": "off", "offload": "off",
+	}
+	for _, e := range tunnelKeywords() {
+		if e.Kind == Short || e.Name == "remote" {
+			continue
+		}
+		if other[e.Name] == "" {
+			t.Errorf("%s: add another value to this test", e.Name)
+			continue
+		}
+		to := base
+		to.Tunnels = slices.Clone(base.Tunnels)
+		if err := e.give(&to.Tunnels[0], e.Name, other[e.Name]); err != nil {
+			t.Fatal(err)
+		}
+		c := Diff(base, to)
+		if len(c.Changed) != 1 || len(c.Changed[0].Keys) != 1 || c.Changed[0].Keys[0].Key != e.Name || c.Changed[0].Keys[0].Live != e.Live || c.Changed[0].Live() != e.Live {
+			t.Errorf("%s: %+v", e.Name, c)
+			continue
+		}
+		want := &base.Tunnels[0]
+		if e.Live {
+			want = &to.Tunnels[0]
+		}
+		if got := e.get(&c.Changed[0].Now); !slices.Equal(got, e.get(want)) {
+			t.Errorf("%s (live %t): %q now, want %q", e.Name, e.Live, got, e.get(want))
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Print returns the text of a file that says what cfg says, without includes,
+// defaults and ranges: each tunnel for itself. What has its default value is
+// left out unless all is asked for.
+func Print(cfg Config, all bool) string {
+	var b strings.Builder
+	if cfg.Instance != "" {
+		fmt.Fprintf(&b, "instance = %s\n", quote(cfg.Instance))
+	}
+	log, socket, tunnel, peer := logKeywords(), socketKeywords(), tunnelKeywords(), peerKeywords()
+	section(&b, "[log]", log, cfg.Log, defaultLog(), all)
+	section(&b, "[socket]", socket, cfg.Socket, defaultSocket(), all)
+	base := defaults()
+	base.DstPort = cfg.Socket.Port
+	for _, t := range cfg.Tunnels {
+		peers := t.Peers
+		if slices.ContainsFunc(peers, func(p Peer) bool { return p != Peer{Remote: p.Remote} }) {
+			t.Peers = nil
+		}
+		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\nid = %d\n", quote(t.Name), t.VNI)
+		lines(&b, "", slices.DeleteFunc(slices.Clone(tunnel), func(e entry[Tunnel]) bool { return e.Name == "id" }), t, base, all)
+		if t.Peers != nil {
+			continue
+		}
+		for _, p := range peers {
+			fmt.Fprintf(&b, "  [[tunnel.peer]]\n  remote = %s\n", quote(p.Remote.String()))
+			lines(&b, "  ", peer, p, Peer{}, all)
+		}
+	}
+	return strings.TrimPrefix(b.String(), "\n")
+}
+
+func section[T any](b *strings.Builder, head string, table []entry[T], value, initial T, all bool) {
+	var body strings.Builder
+	lines(&body, "", table, value, initial, all)
+	if body.Len() > 0 {
+		fmt.Fprintf(b, "%s\n%s", head, &body)
+	}
+}
+
+func lines[T any](b *strings.Builder, indent string, table []entry[T], value, initial T, all bool) {
+	for _, e := range table {
+		if e.Kind == Short {
+			continue
+		}
+		texts := e.get(&value)
+		if texts == nil || !all && slices.Equal(texts, e.get(&initial)) {
+			continue
+		}
+		fmt.Fprintf(b, "%s%s = %s\n", indent, e.Name, e.toml(texts))
+	}
+}
+
+// toml is a value as it is written in a file.
+func (e *entry[T]) toml(texts []string) string {
+	out := make([]string, len(texts))
+	for i, text := range texts {
+		switch _, err := parseNumber(text, 0, 1<<62, ""); {
+		case e.Number && err == nil:
+			out[i] = text
+		case e.isSwitch():
+			out[i] = map[string]string{"on": "true", "off": "false"}[text]
+		default:
+			out[i] = quote(text)
+		}
+	}
+	if e.Kind == Pair || len(out) > 1 {
+		return "[" + strings.Join(out, ", ") + "]"
+	}
+	return out[0]
+}
+
+// quote writes a basic string (TOML 1.0).
+func quote(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&b, "\\u%04X", r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
