@@ -82,7 +82,7 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			}
 			return w.stranger(key, t, datagram)
 		}
-		w.lastPeer, w.lastTrain, w.lastVNI = from, t, hdr.VNI
+		w.lastPeer, w.lastTrain, w.lastVNI, w.lastSource = from, t, hdr.VNI, packet.MAC{}
 	}
 	p, h := from.port, &w.headers
 	seg := p.segment
@@ -131,8 +131,11 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			packet.SetECN(frame, h, ecn)
 		}
 	}
-	if !p.l3 && (seg.learning || seg.locked) && !seg.learn(src, from, w.now) {
-		return DropLocked
+	if !p.l3 && src != w.lastSource && (seg.learning || seg.locked) {
+		if !seg.learn(src, from, w.now) {
+			return DropLocked
+		}
+		w.lastSource = src
 	}
 	if seg.neighbours != nil && neigh.Concerns(h) {
 		seg.neighbours.Observe(frame, h, false, w.now)

@@ -69,6 +69,7 @@ type worker struct {
 	lastTrain  *packet.Train
 	lastVNI    geneve.VNI
 	lastPeer   *peer
+	lastSource packet.MAC // learned from it in this train
 	// Counted for lastPeer, not yet published.
 	rxPackets, rxBytes uint64
 

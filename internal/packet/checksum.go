@@ -14,7 +14,8 @@ import (
 // Sum adds the bytes of b to the running sum initial. An odd last byte counts
 // as if a zero followed, so only the last part of what is summed may be odd.
 func Sum(b []byte, initial uint64) uint64 {
-	sum, c := initial, uint64(0)
+	long, b := sumLong(b)
+	sum, c := bits.Add64(initial, long, 0)
 	for len(b) >= 128 {
 		p := (*[128]byte)(b)
 		sum, c = bits.Add64(sum, binary.LittleEndian.Uint64(p[0:]), c)
