@@ -82,7 +82,9 @@ type Entry struct {
 
 // Errors of Add, Replace and Delete.
 var (
-	ErrExists   = errors.New("File exists")
+	//lint:ignore ST1005 the words of the kernel, which scripts look for
+	ErrExists = errors.New("File exists")
+	//lint:ignore ST1005 the words of the kernel, which scripts look for
 	ErrNotFound = errors.New("No such file or directory")
 	ErrInvalid  = errors.New("fdb: entry has no state: want dynamic, static or permanent")
 )

@@ -55,8 +55,8 @@ const (
 
 // Errors in the words of the kernel, which scripts look for.
 var (
-	errExists   = fmt.Errorf("File exists%w", silent{unix.EEXIST})
-	errNotFound = fmt.Errorf("No such file or directory%w", silent{unix.ENOENT})
+	errExists   = fmt.Errorf("%w%w", fdb.ErrExists, silent{unix.EEXIST})
+	errNotFound = fmt.Errorf("%w%w", fdb.ErrNotFound, silent{unix.ENOENT})
 )
 
 // silent is an errno that is there to be found by errors.Is, not to be read.

@@ -76,7 +76,8 @@ type Entry struct {
 
 // Errors of Set and Delete.
 var (
-	ErrInvalid  = errors.New("neigh: no unicast address of a station: want an IPv4 or IPv6 address without zone, an Ethernet address and VLAN IDs below 4095")
+	ErrInvalid = errors.New("neigh: no unicast address of a station: want an IPv4 or IPv6 address without zone, an Ethernet address and VLAN IDs below 4095")
+	//lint:ignore ST1005 the words of the kernel, which scripts look for
 	ErrNotFound = errors.New("No such file or directory")
 )
 
