@@ -562,6 +562,30 @@ func TestTrain(t *testing.T) {
 	}
 }
 
+// TestCountsStayApart: datagrams of several peers and bad ones between them are
+// each counted where they belong.
+func TestCountsStayApart(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.add(testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	h.step()
+	ok := good(frame(macA, macB, 0x88b5, make([]byte, 10)))
+	bad := slices.Clone(ok)
+	bad[1] = 0x80 // a control packet
+	other := slices.Clone(ok)
+	other[6]++ // another VNI
+	train := slices.Concat(ok, ok, bad, other)
+	for _, from := range []string{"192.0.2.2", "192.0.2.3", "192.0.2.3"} {
+		h.underlay.inject(addr(from), 6081, 0, 2, len(ok), train)
+	}
+	h.step()
+	s := h.State()
+	a, b := s.Tunnels[0].Peers[0].Stats.RxPackets, s.Tunnels[0].Peers[1].Stats.RxPackets
+	if a != 2 || b != 4 || s.Drops.Rx[DropControl] != 3 || s.Drops.Rx[DropUnknownVNI] != 3 {
+		t.Errorf("packets of the peers %d and %d, control %d, unknown_vni %d; want 2, 4, 3, 3",
+			a, b, s.Drops.Rx[DropControl], s.Drops.Rx[DropUnknownVNI])
+	}
+}
+
 // TestAddRefuses: what cannot work is refused and leaves nothing.
 func TestAddRefuses(t *testing.T) {
 	failing := errors.New("no device today")

@@ -44,9 +44,7 @@ func (w *worker) socketTurn(i uint32) {
 		}
 	}
 	w.flushIn()
-	w.publishIn()
-	// The trains are the receiver's again.
-	w.lastTrain, w.lastPeer = nil, nil
+	w.leavePeer() // the trains are the receiver's again
 }
 
 func (snap *snapshot) isOwn(ifindex int32) bool {
@@ -68,15 +66,14 @@ const delivered = numReasons
 func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 	hdr, frame, err := geneve.Parse(datagram)
 	if err != nil {
-		w.lastPeer = nil
+		w.leavePeer()
 		return headerReason(err)
 	}
 	from := w.lastPeer
 	if from == nil || w.lastTrain != t || w.lastVNI != hdr.VNI {
-		w.publishIn()
+		w.leavePeer()
 		key := admission{vniKey{s.id, hdr.VNI}, t.From}
 		if from = w.snap.admit[key]; from == nil {
-			w.lastPeer = nil
 			if !isPayload(hdr.Protocol) {
 				return DropBadProtocol
 			}
@@ -188,16 +185,17 @@ func (w *worker) countDrop(reason Reason) {
 	w.drops.rx[reason].Add(1)
 }
 
-// publishIn adds what was counted for the last peer to its counters.
-func (w *worker) publishIn() {
-	if w.lastPeer == nil || w.rxPackets == 0 {
-		return
+// leavePeer ends a row of datagrams of one peer: what was counted for it is
+// added to its counters.
+func (w *worker) leavePeer() {
+	if w.rxPackets > 0 {
+		t := &w.lastPeer.traffic[w.id]
+		t.rxPackets.Add(w.rxPackets)
+		t.rxBytes.Add(w.rxBytes)
+		t.seen.Store(w.now)
+		w.rxPackets, w.rxBytes = 0, 0
 	}
-	t := &w.lastPeer.traffic[w.id]
-	t.rxPackets.Add(w.rxPackets)
-	t.rxBytes.Add(w.rxBytes)
-	t.seen.Store(w.now)
-	w.rxPackets, w.rxBytes = 0, 0
+	w.lastPeer, w.lastTrain = nil, nil
 }
 
 // deliver gives an accepted frame to the device, together with those before

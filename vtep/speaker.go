@@ -107,8 +107,7 @@ func (w *worker) unpark() {
 		}
 		w.unpacking = false
 		w.flushIn()
-		w.publishIn()
-		w.lastTrain, w.lastPeer = nil, nil
+		w.leavePeer()
 	}
 }
 

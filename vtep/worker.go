@@ -65,7 +65,6 @@ type worker struct {
 	joinHead []byte // the GENEVE header of its first piece
 
 	// What the last datagram was admitted by: trains repeat it.
-	lastSocket *socket
 	lastTrain  *packet.Train
 	lastVNI    geneve.VNI
 	lastPeer   *peer
@@ -209,7 +208,6 @@ func (w *worker) wait(block bool) int {
 // adopt moves from one snapshot to the next: descriptors that are gone leave
 // the epoll set, new ones enter.
 func (w *worker) adopt(snap *snapshot) {
-	w.lastSocket, w.lastTrain, w.lastPeer = nil, nil, nil
 	ports := make(map[uint32]*port, len(snap.ports))
 	for _, p := range snap.ports {
 		ports[p.id] = p
