@@ -43,6 +43,19 @@ func (entry *Entry) at(nh fdb.Nexthop) fdb.Entry {
 // have several.
 type entries map[packet.MAC][]Entry
 
+// configure replaces the entries of one configuration by those of another.
+// What was set by hand stays, unless the configuration names its address.
+func (all entries) configure(before, now []Entry) {
+	for _, list := range [][]Entry{before, now} {
+		for _, entry := range list {
+			delete(all, entry.MAC)
+		}
+	}
+	for _, entry := range now {
+		all[entry.MAC] = append(all[entry.MAC], entry)
+	}
+}
+
 // Verb says what to do if there is an entry for the address already.
 type Verb uint8
 

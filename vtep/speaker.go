@@ -47,13 +47,16 @@ type parked struct {
 // openToGroup decides who may speak in a group without peers if the
 // configuration does not say: whoever is on the underlay device's own networks.
 func (e *Endpoint) openToGroup(t *tunnel) (err error) {
-	cfg := &t.config
+	cfg, before := &t.config, t.accept
 	t.accept = cfg.Accept
 	if !cfg.Group.IsValid() || len(cfg.Peers) > 0 || len(cfg.Accept) > 0 {
 		return nil
 	}
 	if t.accept, err = e.underlay.Prefixes(cfg.Dev); err != nil {
 		return err
+	}
+	if slices.Equal(t.accept, before) {
+		return nil // said already
 	}
 	e.log.Warn("anybody on the networks of the underlay device may speak in the group; peers or accept would restrict it",
 		zap.String("device", cfg.Device.Name), zap.Stringer("group", cfg.Group), zap.Stringers("accept", t.accept))

@@ -73,9 +73,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		}
 	}()
 	t.entries = make(entries)
-	for _, entry := range cfg.Entries {
-		t.entries[entry.MAC] = append(t.entries[entry.MAC], entry)
-	}
+	t.entries.configure(nil, cfg.Entries)
 	t.nameSets()
 	t.suppress()
 	if err := e.openToGroup(t); err != nil {
@@ -110,15 +108,7 @@ func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
 	return e.change(old, func(t *tunnel) {
 		t.config, t.mtuAuto = cfg, cfg.Device.MTU == 0
 		t.entries = maps.Clone(old.entries)
-		for _, entry := range old.config.Entries {
-			delete(t.entries, entry.MAC)
-		}
-		for _, entry := range cfg.Entries {
-			delete(t.entries, entry.MAC)
-		}
-		for _, entry := range cfg.Entries {
-			t.entries[entry.MAC] = append(t.entries[entry.MAC], entry)
-		}
+		t.entries.configure(old.config.Entries, cfg.Entries)
 	})
 }
 
