@@ -88,6 +88,28 @@ func lladdr(v string) (string, error) {
 	return hw.String(), nil
 }
 
+// entryAddress reads the address of an entry of a forwarding table.
+func entryAddress(v string) (string, error) {
+	hw, err := net.ParseMAC(v)
+	switch {
+	case err != nil || len(hw) != 6:
+		return "", wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
+	case hw.String() == zeroAddress:
+		return "", wrong("this is the flood list: write a peer")
+	}
+	return hw.String(), nil
+}
+
+// zeroAddress stands for the flood list where bridge(8) shows a table.
+const zeroAddress = "00:00:00:00:00:00"
+
+// isGroup reports whether an address in canonical form is one of several
+// stations.
+func isGroup(lladdr string) bool {
+	hw, err := net.ParseMAC(lladdr)
+	return err == nil && hw[0]&1 != 0
+}
+
 func deviceName(v string) (string, error) { return v, CheckDevice(v) }
 
 func netnsName(v string) (string, error) {

@@ -83,6 +83,19 @@ func TestWords(t *testing.T) {
 		{short + "maxaddr 1", func(t *Tunnel) { t.MaxAddress = 1 }},
 		{short + "fwmark 0xffffffff", func(t *Tunnel) { t.Mark = 1<<32 - 1 }},
 		{short + "l2_control pass vlan_tags drop", func(t *Tunnel) { t.L2ControlPass, t.VLANDrop = true, true }},
+		{"gnv0 id 100 group 239.1.1.1 dev eth0", func(t *Tunnel) { t.Peers, t.Group, t.Dev = nil, addr("239.1.1.1"), "eth0" }},
+		{short + "group 239.1.1.1 dev eth0", func(t *Tunnel) { t.Group, t.Dev = addr("239.1.1.1"), "eth0" }},
+		{"gnv0 id 100 group ff08::1 dev eth0", func(t *Tunnel) { t.Peers, t.Group, t.Dev, t.Local = nil, addr("ff08::1"), "eth0", addr("::") }},
+		{"gnv0 id 100 accept 203.0.113.0/24 accept 198.51.100.7", func(t *Tunnel) {
+			t.Peers, t.Accept = nil, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.7/32")}
+		}},
+		{"gnv0 id 100 accept any", func(t *Tunnel) { t.Peers, t.Accept, t.Local = nil, []netip.Prefix{any4, any6}, netip.Addr{} }},
+		{short + "accept any", func(t *Tunnel) { t.Accept = []netip.Prefix{any4, any6} }},
+		{short + "flood off mcast_flood off bcast_flood off", func(t *Tunnel) { t.NoFlood, t.NoMcastFlood, t.NoBcastFlood = true, true, true }},
+		{short + "flood on mcast_flood on bcast_flood on locked off move_damping on neigh_suppress off bum_limit 0", func(*Tunnel) {}},
+		{short + "bum_limit 500 locked on move_damping off neigh_suppress on", func(t *Tunnel) {
+			t.BUMLimit, t.Locked, t.NoMoveDamping, t.NeighSuppress = 500, true, true, true
+		}},
 		{short + "mtu 68", func(t *Tunnel) { t.MTU = 68 }},
 		{short + "mtu auto", func(*Tunnel) {}},
 		{short + "address 192.0.2.1/24 address fd00::1/64", func(t *Tunnel) {
@@ -158,6 +171,19 @@ func TestErrors(t *testing.T) {
 		{short + "maxaddress 0", "maxaddress 0: want 1 to 16777216"},
 		{short + "fwmark 4294967296", "fwmark 4294967296: a mark is a number of 32 bits, such as 7 or 0x7"},
 		{short + "l2_control on", "l2_control on: want drop or pass"},
+		{short + "group 203.0.113.9", "group 203.0.113.9: not a multicast address, that of one host is a remote"},
+		{short + "group 239.1.1.1", "group 239.1.1.1: name the underlay device, dev DEVICE"},
+		{short + "group ff08::1 dev eth0", "group ff08::1 and remote 203.0.113.1 are of different families"},
+		{short + "group ff01::1", "group ff01::1: it does not leave the host, want one of a larger scope"},
+		{short + "mode l3 group 239.1.1.1 dev eth0", "group 239.1.1.1: a mode l3 tunnel goes to one remote"},
+		{short + "accept all", "accept all: want a prefix such as 192.0.2.0/24, or any"},
+		{short + "accept 10.0.0.1/8", "accept 10.0.0.1/8: there are bits behind the prefix, try 10.0.0.0/8"},
+		{short + "accept 10.0.0.0/8 accept 10.0.0.0/8", "accept 10.0.0.0/8: given twice"},
+		{short + "accept 2001:db8::/32", "accept 2001:db8::/32 and remote 203.0.113.1 are of different families"},
+		{short + "mode l3 accept any", "accept 0.0.0.0/0: a mode l3 tunnel goes to one remote"},
+		{"gnv0 id 1 local ::1 accept 10.0.0.0/8", "accept 10.0.0.0/8 and local ::1 are of different families"},
+		{short + "flood yes", "flood yes: want on or off"},
+		{short + "bum_limit -1", "bum_limit -1: want 0 to 1000000000 frames a second"},
 		{short + "mtu 67", "mtu 67: want auto or 68 to 65535"},
 		{short + "mtu 65536", "mtu 65536: want auto or 68 to 65535"},
 		{short + "address 192.0.2.1", "address 192.0.2.1: no prefix length, write for example 192.0.2.1/24"},
@@ -235,6 +261,7 @@ func TestTable(t *testing.T) {
 	}
 	testTable(t, tunnelKeywords(), defaults())
 	testTable(t, peerKeywords(), Peer{})
+	testTable(t, append(entryKeywords(), handKeywords()...), defaultEntry())
 	testTable(t, socketKeywords(), defaultSocket())
 	testTable(t, logKeywords(), defaultLog())
 }
@@ -261,6 +288,71 @@ func testTable[T any](t *testing.T, table []entry[T], initial T) {
 		if err := e.give(&got, e.Name, strings.Join(e.get(&initial), "-")); err != nil {
 			t.Errorf("%s: get: %v", e.Name, err)
 		}
+	}
+}
+
+// The words of peers and entries are those of their tables.
+func TestParse(t *testing.T) {
+	addr := netip.MustParseAddr
+	same := cmpopts.EquateComparable(netip.Addr{})
+	for line, want := range map[string]Peer{
+		"192.0.2.2":                             {Remote: addr("192.0.2.2")},
+		"192.0.2.2 name leaf2 port 7 noflood":   {Remote: addr("192.0.2.2"), Name: "leaf2", Port: 7, NoFlood: true},
+		"2001:db8::2 dstport 7 flood name leaf": {Remote: addr("2001:db8::2"), Name: "leaf", Port: 7},
+	} {
+		words := strings.Fields(line)
+		if got, err := ParsePeer(Peer{}, words[0], words[1:]); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", line, got, err)
+		}
+	}
+	const mac = "02:00:00:00:00:01"
+	for line, want := range map[string]Entry{
+		mac + " dst 192.0.2.2 self permanent":               {LLAddr: mac, Dst: addr("192.0.2.2"), State: "permanent"},
+		mac + " static dst 192.0.2.2 port 7 vni 0 via eth0": {LLAddr: mac, Dst: addr("192.0.2.2"), State: "static", Port: 7, HasVNI: true, Via: "eth0"},
+		mac + " dynamic sticky extern_learn dst 192.0.2.2":  {LLAddr: mac, Dst: addr("192.0.2.2"), State: "dynamic", Dynamic: true, Sticky: true, ExternLearn: true},
+		mac + " local":                    {LLAddr: mac, State: "permanent", Local: true},
+		"00:00:00:00:00:00 dst 192.0.2.2": {LLAddr: "00:00:00:00:00:00", Dst: addr("192.0.2.2"), State: "permanent"},
+	} {
+		words := strings.Fields(line)
+		got, err := ParseEntry(words[0], words[1:])
+		if d := cmp.Diff(want, got, same); err != nil || d != "" {
+			t.Errorf("%s: %v\n%s", line, err, d)
+		}
+	}
+	for line, want := range map[string]string{
+		"02:00":                         "02:00: want an Ethernet address, such as 02:00:00:00:0a:01",
+		mac + " dts 192.0.2.2":          `unknown keyword "dts": did you mean dst?`,
+		mac + " static dynamic":         "dynamic and static exclude each other",
+		mac + " static permanent":       "state is given twice",
+		mac + " sticky dst 192.0.2.2":   "sticky and extern_learn are for dynamic entries: add dynamic",
+		mac + " local dst 192.0.2.2":    "local and dst exclude each other",
+		mac + " dst 239.1.1.1":          "dst 239.1.1.1: a multicast address, want that of one host",
+		mac + " dst 192.0.2.2 port 0":   "port 0: a UDP port is 1 to 65535",
+		mac + " dst 192.0.2.2 frobnics": `unknown keyword "frobnics": gvtep fdb --help lists them`,
+	} {
+		words := strings.Fields(line)
+		if _, err := ParseEntry(words[0], words[1:]); err == nil || err.Error() != want {
+			t.Errorf("%s\n got  %v\n want %s", line, err, want)
+		}
+	}
+}
+
+// A tunnel that is amended keeps what is not named.
+func TestAmendTunnel(t *testing.T) {
+	before := with(func(t *Tunnel) { t.Peers, t.TTL = peers("203.0.113.1", "203.0.113.2"), 9; t.Peers[1].Name = "two" })
+	got, err := AmendTunnel(before, strings.Fields("tos 4 remote 203.0.113.2 remote 203.0.113.3"), "help")
+	if err == nil {
+		err = got.Check(64)
+	}
+	want := with(func(t *Tunnel) {
+		t.Peers, t.TTL, t.TOS = peers("203.0.113.2", "203.0.113.3"), 9, 4
+		t.Peers[0].Name = "two"
+	})
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); err != nil || d != "" {
+		t.Errorf("%v (-want +got)\n%s", err, d)
+	}
+	if got, err = AmendTunnel(before, strings.Fields("remote 2001:db8::1"), "help"); err != nil || got.Check(64) != nil || got.Local != netip.IPv6Unspecified() {
+		t.Errorf("another family: %+v, %v", got, err)
 	}
 }
 
@@ -295,7 +387,7 @@ func FuzzWords(f *testing.F) {
 
 // checkTunnel: what is accepted keeps its promises.
 func checkTunnel(t *testing.T, text string, tun Tunnel) {
-	if tun.VNI > 1<<24-1 || len(tun.Peers) == 0 || tun.SrcPortMin == 0 || tun.SrcPortMin > tun.SrcPortMax ||
+	if tun.VNI > 1<<24-1 || len(tun.Peers) == 0 && !tun.Group.IsValid() && len(tun.Accept) == 0 || tun.SrcPortMin == 0 || tun.SrcPortMin > tun.SrcPortMax ||
 		tun.SrcPorts < 1 || tun.TTL == 0 || tun.TTL > 255 || tun.TOS > 252 || tun.TOS > 0 && tun.TOS&3 != 0 || tun.DstPort == 0 || tun.Ageing < 0 ||
 		CheckDevice(tun.Name) != nil {
 		t.Errorf("%q accepted as %+v", text, tun)

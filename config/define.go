@@ -11,6 +11,9 @@ import (
 func (l *loader) tunnel(f *file, n *node) {
 	t := l.base
 	t.Peers, t.Addresses = slices.Clone(t.Peers), nil
+	if n.table.values["accept"] != nil {
+		t.Accept = nil
+	}
 	if _, ok := n.table.values["remote"]; ok || n.table.values["peer"] != nil {
 		t.Peers = nil
 	}
@@ -30,6 +33,8 @@ func (l *loader) tunnel(f *file, n *node) {
 			t.Name, named = v.text, true
 		case key == "peer":
 			l.peers(f, v, &t, at)
+		case key == "fdb":
+			l.entries(f, v, &t, at)
 		case key == "id" && v.kind == unstable.String && strings.Contains(v.text, "-"):
 			at[key] = []span{} // where it is wrong is said
 			if ids = l.ids(f, v, e); ids.from >= 0 {
@@ -108,18 +113,7 @@ func (l *loader) ids(f *file, v *node, e *entry[Tunnel]) span {
 
 // peers reads the [[tunnel.peer]] of a tunnel.
 func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
-	if v.kind != unstable.ArrayTable && v.kind != unstable.Array {
-		l.fault(f, v.key, "peer: there can be several, write [[tunnel.peer]]")
-		return
-	}
-	if len(v.items) == 0 {
-		l.fault(f, v.at, "peer: an empty list, leave the key out")
-	}
-	for _, item := range v.items {
-		if item.kind != unstable.Table {
-			l.fault(f, v.at, "peer: want tables, write [[tunnel.peer]] for each")
-			return
-		}
+	for _, item := range l.items(f, v, "peer") {
 		var p Peer
 		var where *node
 		for _, key := range item.table.keys {
@@ -149,6 +143,61 @@ func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
 		} else if p.Remote.IsValid() {
 			t.Peers = append(t.Peers, p)
 			at["remote"] = append(at["remote"], where.at)
+		}
+	}
+}
+
+// items returns the tables of a [[tunnel.KEY]].
+func (l *loader) items(f *file, v *node, key string) []*node {
+	if v.kind != unstable.ArrayTable && v.kind != unstable.Array {
+		l.fault(f, v.key, "%[1]s: there can be several, write [[tunnel.%[1]s]]", key)
+		return nil
+	}
+	if len(v.items) == 0 {
+		l.fault(f, v.at, "%s: an empty list, leave the key out", key)
+	}
+	for i, item := range v.items {
+		if item.kind != unstable.Table {
+			l.fault(f, v.at, "%[1]s: want tables, write [[tunnel.%[1]s]] for each", key)
+			return v.items[:i]
+		}
+	}
+	return v.items
+}
+
+// entries reads the [[tunnel.fdb]] of a tunnel.
+func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
+	for _, item := range l.items(f, v, "fdb") {
+		entry, before := defaultEntry(), len(l.faults)
+		var where *node
+		for _, key := range item.table.keys {
+			n := item.table.values[key]
+			e := l.tables.fdb.entries[key]
+			switch {
+			case key == "lladdr":
+				where = n
+				if n.kind != unstable.String {
+					l.fault(f, n.at, "lladdr: want a text in quotes, not %s", n.kindName())
+				} else if a, err := entryAddress(n.text); err != nil {
+					l.fault(f, n.at, "lladdr %s: %s", plain(n.text), err)
+				} else {
+					entry.LLAddr = a
+				}
+			case e == nil:
+				l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.fdb.hint(key))
+			default:
+				assign(l, f, e, &entry, n)
+			}
+		}
+		switch {
+		case len(l.faults) > before:
+		case where == nil:
+			l.fault(f, item.at, "no lladdr: add the Ethernet address, such as lladdr = \"02:00:00:00:0a:01\"")
+		case !entry.Dst.IsValid():
+			l.fault(f, item.at, "no dst: add the address of the VTEP that it is behind, such as dst = \"192.0.2.2\"")
+		default:
+			t.Entries = append(t.Entries, entry)
+			at["fdb"] = append(at["fdb"], where.at)
 		}
 	}
 }
@@ -194,7 +243,7 @@ func (l *loader) check(d definition, t *Tunnel) bool {
 	for _, p := range found {
 		at := place{d.file, d.header}
 		if p.key != "" {
-			at = d.place(p.key, p.peer)
+			at = d.place(p.key, p.nth)
 		} else if l.broken {
 			continue // what is missing may stand where the file could not be read
 		}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -51,7 +52,10 @@ func (c *Changes) Restart() bool {
 
 // keepFixed sets the keywords of t that are not live to those of old.
 func keepFixed(t Tunnel, old *Tunnel) Tunnel {
-	t.VNI, t.L3, t.DstPort = old.VNI, old.L3, old.DstPort
+	t.VNI, t.L3, t.DstPort, t.Dev, t.AcceptZ6 = old.VNI, old.L3, old.DstPort, old.Dev, old.AcceptZ6
+	if given := func(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }; given(t.Local) || given(old.Local) {
+		t.Local = old.Local
+	}
 	t.Addresses, t.LLAddr, t.Master, t.Netns = old.Addresses, old.LLAddr, old.Master, old.Netns
 	t.TxQueue, t.Persist, t.Up, t.Offload = old.TxQueue, old.Persist, old.Up, old.Offload
 	return t
@@ -71,7 +75,7 @@ func Diff(from, to Config) Changes {
 
 	// The peers have a form of their own below.
 	tunnels := slices.DeleteFunc(tunnelKeywords(), func(e entry[Tunnel]) bool { return e.Kind == Short || e.Name == "remote" })
-	peers := peerKeywords()
+	peers, entries := peerKeywords(), entryKeywords()
 	old := make(map[string]*Tunnel, len(from.Tunnels))
 	for i := range from.Tunnels {
 		old[from.Tunnels[i].Name] = &from.Tunnels[i]
@@ -89,7 +93,8 @@ func Diff(from, to Config) Changes {
 		if before.SrcPorts != t.SrcPorts && before.SrcPortMin == t.SrcPortMin && before.SrcPortMax == t.SrcPortMax {
 			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
 		}
-		keys = append(keys, changedPeers(peers, before.Peers, t.Peers)...)
+		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, func(p *Peer) string { return p.Remote.String() })...)
+		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, entryKey)...)
 		if len(keys) > 0 {
 			c.Changed = append(c.Changed, TunnelChange{*t, keepFixed(*t, before), keys})
 		}
@@ -128,32 +133,43 @@ func changedKeys[T any](prefix string, table []entry[T], from, to *T) (keys []Ke
 	return keys
 }
 
-// changedPeers compares peers by address. Their order means nothing.
-func changedPeers(table []entry[Peer], from, to []Peer) (keys []KeyChange) {
+// entryKey is what an entry of a table is known by: group addresses have
+// several destinations.
+func entryKey(e *Entry) string {
+	if isGroup(e.LLAddr) {
+		return e.LLAddr + " dst " + e.Dst.String()
+	}
+	return e.LLAddr
+}
+
+// changedItems compares peers, or entries, by their key. Their order means
+// nothing.
+func changedItems[T comparable](prefix string, table []entry[T], from, to []T, key func(*T) string) (keys []KeyChange) {
 	if slices.Equal(from, to) {
 		return nil
 	}
-	find := func(all []Peer, p Peer) string {
-		i := slices.IndexFunc(all, func(o Peer) bool { return o.Remote == p.Remote })
-		if i < 0 {
-			return ""
-		}
-		words := []string{}
-		for _, e := range table {
-			if v := e.get(&all[i]); v != nil {
-				words = append(words, fmt.Sprintf("%s = %s", e.Name, e.toml(v)))
+	describe := func(all []T) map[string]string {
+		m := make(map[string]string, len(all))
+		for i := range all {
+			words := []string{}
+			for _, e := range table {
+				if v := e.get(&all[i]); v != nil {
+					words = append(words, fmt.Sprintf("%s = %s", e.Name, e.toml(v)))
+				}
 			}
+			m[key(&all[i])] = "{" + strings.Join(words, ", ") + "}"
 		}
-		return "{" + strings.Join(words, ", ") + "}"
+		return m
 	}
-	for _, p := range to {
-		if before, now := find(from, p), find(to, p); before != now {
-			keys = append(keys, KeyChange{"peer " + p.Remote.String(), before, now, true})
+	before, now := describe(from), describe(to)
+	for i := range to {
+		if k := key(&to[i]); before[k] != now[k] {
+			keys = append(keys, KeyChange{prefix + k, before[k], now[k], true})
 		}
 	}
-	for _, p := range from {
-		if find(to, p) == "" {
-			keys = append(keys, KeyChange{"peer " + p.Remote.String(), find(from, p), "", true})
+	for i := range from {
+		if k := key(&from[i]); now[k] == "" {
+			keys = append(keys, KeyChange{prefix + k, before[k], "", true})
 		}
 	}
 	return keys

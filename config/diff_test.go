@@ -62,6 +62,9 @@ func TestDiff(t *testing.T) {
 			[]string{"~ a peer 192.0.2.3:  > {flood = true}", "~ a peer 192.0.2.2: {flood = true} > "}},
 		{one, strings.Replace(one, "remote", "peer = [{remote = \"192.0.2.2\", flood = false, name = \"x\"}, {remote = \"192.0.2.1\"}]\n#", 1),
 			[]string{`~ a peer 192.0.2.2: {flood = true} > {name = "x", flood = false}`}},
+		{one, one + "locked = true\naccept = [\"any\"]\n[[tunnel.fdb]]\nlladdr = \"02:00:00:00:00:01\"\ndst = \"192.0.2.1\"\n",
+			[]string{`~ a accept:  > "any"`, "~ a locked: false > true", `~ a fdb 02:00:00:00:00:01:  > {dst = "192.0.2.1", state = "permanent"}`}},
+		{one, one + "local = \"192.0.2.9\"\ndev = \"eth9\"\n", []string{`! a local:  > "192.0.2.9"`, `! a dev:  > "eth9"`}},
 		{one, strings.Replace(one, `["192.0.2.1", "192.0.2.2"]`, `"2001:db8::1"`, 1),
 			[]string{"~ a peer 2001:db8::1:  > {flood = true}", "~ a peer 192.0.2.1: {flood = true} > ", "~ a peer 192.0.2.2: {flood = true} > "}},
 	} {
@@ -94,6 +97,8 @@ func TestDiffKeywords(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := map[string]string{
+		"group": "239.1.1.1", "accept": "any", "flood": "off", "mcast_flood": "off", "bcast_flood": "off", "bum_limit": "9", "locked": "on",
+		"move_damping": "off", "neigh_suppress": "on",
 		"id": "2", "mode": "l3", "local": "192.0.2.9", "dev": "eth9", "dstport": "7", "srcport": "8-9", "ttl": "inherit", "tos": "4", "df": "unset",
 		"udpcsum": "off", "udp6zerocsumtx": "on", "udp6zerocsumrx": "on", "fwmark": "1", "learning": "off", "ageing": "1", "maxaddress": "1",
 		"l2_control": "pass", "vlan_tags": "drop", "mtu": "1400", "address": "10.0.0.1/8", "lladdr": "02:00:00:00:00:01", "master": "br0",

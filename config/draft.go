@@ -15,6 +15,8 @@ type Draft struct {
 	tunnel Tunnel
 	words  map[string]spelling
 	given  map[string]bool // by name
+	help   string          // where the words are listed
+	amends bool            // a running tunnel: the first value of a List replaces it
 }
 
 // spelling is a word that can be given.
@@ -28,10 +30,10 @@ type spelling struct {
 func NewDraft() *Draft {
 	d := &Draft{
 		config: Config{Log: defaultLog(), Socket: defaultSocket()}, tunnel: defaults(),
-		words: map[string]spelling{}, given: map[string]bool{},
+		words: map[string]spelling{}, given: map[string]bool{}, help: "gvtep run --help",
 	}
 	bind(d, tunnelKeywords(), &d.tunnel, "")
-	bind(d, socketKeywords(), &d.config.Socket, "")
+	bind(d, slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) }), &d.config.Socket, "")
 	bind(d, logKeywords(), &d.config.Log, logPrefix)
 	return d
 }
@@ -40,9 +42,6 @@ func NewDraft() *Draft {
 func bind[T any](d *Draft, table []entry[T], t *T, prefix string) {
 	for i := range table {
 		e := &table[i]
-		if fileOnly(e.Name) {
-			continue
-		}
 		e.Name = prefix + e.Name
 		give := func(word, value string) error { return e.give(t, word, value) }
 		for _, word := range e.Words() {
@@ -80,6 +79,16 @@ func (d *Draft) Set(word, value string) error {
 	if d.given[k.Name] && k.Kind != List {
 		return fmt.Errorf("%s is given twice", k.Name)
 	}
+	if d.amends && !d.given[k.Name] {
+		switch k.Name {
+		case "remote":
+			d.tunnel.Peers = nil
+		case "accept":
+			d.tunnel.Accept = nil
+		case "address":
+			d.tunnel.Addresses = nil
+		}
+	}
 	d.given[k.Name] = true
 	return s.give(word, value)
 }
@@ -89,7 +98,7 @@ func (d *Draft) Set(word, value string) error {
 func (d *Draft) Words(words []string) error {
 	for len(words) > 0 {
 		word, rest := words[0], words[1:]
-		if word == "type" && len(rest) > 0 {
+		if word == "type" && d.words["id"].keyword != nil && len(rest) > 0 {
 			if rest[0] != "geneve" {
 				return fmt.Errorf("type %s: only geneve is spoken here", rest[0])
 			}
@@ -137,6 +146,86 @@ func (d *Draft) Config() (Config, error) {
 	return cfg, nil
 }
 
+// newWords reads words of one table into to.
+func newWords[T any](table []entry[T], to *T, help string) *Draft {
+	d := &Draft{words: map[string]spelling{}, given: map[string]bool{}, help: help}
+	bind(d, table, to, "")
+	return d
+}
+
+// ParseTunnel reads the keywords of a tunnel to be added to a process with
+// the settings s. help is the command that lists the keywords.
+func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, error) {
+	t := defaults()
+	t.Name, t.DstPort = name, s.Port
+	d := newWords(tunnelKeywords(), &t, help)
+	if err := d.Words(words); err != nil {
+		return t, err
+	}
+	if found := t.check(func(key string) bool { return d.given[key] }, s.Ports); len(found) > 0 {
+		return t, errors.New(found[0].text)
+	}
+	return t, nil
+}
+
+// AmendTunnel is t with keywords changed. Those that can be repeated replace
+// all values that there were; a remote that stays keeps its settings. The
+// result is not yet checked as a whole; see Tunnel.Check.
+func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
+	before := t.Peers
+	d := &Draft{tunnel: t, words: map[string]spelling{}, given: map[string]bool{}, help: help, amends: true}
+	bind(d, tunnelKeywords(), &d.tunnel, "")
+	err := d.Words(words)
+	t = d.tunnel
+	if d.given["remote"] {
+		for i, p := range t.Peers {
+			if at := slices.IndexFunc(before, func(o Peer) bool { return o.Remote == p.Remote }); at >= 0 {
+				t.Peers[i] = before[at]
+			}
+		}
+	}
+	return t, err
+}
+
+// ParsePeer reads a peer, "ADDR [name TEXT] [port PORT] [flood|noflood]",
+// over the settings that it has.
+func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
+	if p.Remote, err = remote(addr); err != nil {
+		return p, fmt.Errorf("%s: %w", plain(addr), err)
+	}
+	return p, newWords(peerKeywords(), &p, "gvtep peer --help").Words(words)
+}
+
+// ParseEntry reads an entry of a forwarding table in the words of bridge(8),
+// "LLADDR [local|static|dynamic|permanent] [sticky] [extern_learn] [dst ADDR]
+// [port PORT] [vni VNI] [via DEV]". The zero address is the flood list.
+func ParseEntry(addr string, words []string) (Entry, error) {
+	e := defaultEntry()
+	var err error
+	if addr == zeroAddress {
+		e.LLAddr = addr
+	} else if e.LLAddr, err = entryAddress(addr); err != nil {
+		return e, fmt.Errorf("%s: %w", plain(addr), err)
+	}
+	words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "self" }) // as bridge prints it
+	d := newWords(append(entryKeywords(), handKeywords()...), &e, "gvtep fdb --help")
+	if err := d.Words(words); err != nil {
+		return e, err
+	}
+	switch {
+	case e.Dynamic && d.given["state"]:
+		return e, fmt.Errorf("dynamic and %s exclude each other", e.State)
+	case !e.Dynamic && (e.Sticky || e.ExternLearn):
+		return e, errors.New("sticky and extern_learn are for dynamic entries: add dynamic")
+	case e.Local && e.Dst.IsValid():
+		return e, errors.New("local and dst exclude each other")
+	}
+	if e.Dynamic {
+		e.State = "dynamic"
+	}
+	return e, nil
+}
+
 // Amend lets what was given on the command line stand before what a file says.
 // Keywords of a tunnel have no place there.
 func (d *Draft) Amend(cfg *Config) error {
@@ -168,7 +257,7 @@ func (d *Draft) unknown(word string) error {
 	if near := Closest(word, slices.Sorted(maps.Keys(d.words))); near != "" {
 		return fmt.Errorf("unknown keyword %q: did you mean %s?", word, near)
 	}
-	return fmt.Errorf("unknown keyword %q: gvtep run --help lists them", word)
+	return fmt.Errorf("unknown keyword %q: %s lists them", word, d.help)
 }
 
 // Closest returns the word that word was probably meant to be, or "". Two

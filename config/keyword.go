@@ -86,7 +86,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			Usage: "Ethernet frames in a TAP, or IP packets in a TUN"},
 			func(t *Tunnel) *bool { return &t.L3 }, false, true),
 		{Keyword: Keyword{Name: "innerprotoinherit", Kind: Short, stands: "mode l3", Usage: "the same as mode l3"}},
-		custom(Keyword{Name: "local", Arg: "ADDR", Live: true,
+		custom(Keyword{Name: "local", Arg: "ADDR",
 			Usage: "outer source address, and the one listened on (chosen by route)"},
 			func(t *Tunnel, v string) (err error) {
 				t.Local, err = address(v)
@@ -114,7 +114,18 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
-		text(Keyword{Name: "dev", Arg: "DEVICE", Live: true, Usage: "underlay device to bind to (any: the route decides)"},
+		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address that floods go to, on the underlay device dev"},
+			setGroup,
+			func(t *Tunnel) []string {
+				if !t.Group.IsValid() {
+					return nil
+				}
+				return []string{t.Group.String()}
+			}),
+		custom(Keyword{Name: "accept", Kind: List, Arg: "PREFIX|any", Live: true, Usage: "let in whoever speaks from there, beside the remotes"},
+			setAccept,
+			getAccept),
+		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
 			func(t *Tunnel) *string { return &t.Dev }, deviceName),
 		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port listened on and sent to",
 			Min: 1, Max: 65535, want: wantPort},
@@ -142,7 +153,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.UDPCsum }),
 		onoff(Keyword{Name: "udp6zerocsumtx", Default: "false", Live: true, Usage: "send UDP checksum 0 over IPv6"},
 			func(t *Tunnel) *bool { return &t.ZeroCsum6 }),
-		onoff(Keyword{Name: "udp6zerocsumrx", Default: "false", Live: true, Usage: "accept UDP checksum 0 over IPv6"},
+		onoff(Keyword{Name: "udp6zerocsumrx", Default: "false", Usage: "accept UDP checksum 0 over IPv6"},
 			func(t *Tunnel) *bool { return &t.AcceptZ6 }),
 		number(Keyword{Name: "fwmark", Arg: "MARK", Default: "0", Live: true, Usage: "firewall mark of outer packets",
 			Min: 0, Max: 1<<32 - 1, want: "a mark is a number of 32 bits, such as 7 or 0x7"},
@@ -156,6 +167,21 @@ func tunnelKeywords() []entry[Tunnel] {
 		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned addresses at most",
 			Min: 1, Max: 1 << 24, want: "want 1 to 16777216"},
 			func(t *Tunnel) *int { return &t.MaxAddress }),
+		word(Keyword{Name: "flood", Default: "on", Live: true, Usage: "flood frames to addresses that are not known"},
+			func(t *Tunnel) *bool { return &t.NoFlood }, false),
+		word(Keyword{Name: "mcast_flood", Default: "on", Live: true, Usage: "flood multicast"},
+			func(t *Tunnel) *bool { return &t.NoMcastFlood }, false),
+		word(Keyword{Name: "bcast_flood", Default: "on", Live: true, Usage: "flood broadcast"},
+			func(t *Tunnel) *bool { return &t.NoBcastFlood }, false),
+		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "frames flooded in a second at most; 0 is no limit",
+			Min: 0, Max: 1e9, want: "want 0 to 1000000000 frames a second"},
+			func(t *Tunnel) *int { return &t.BUMLimit }),
+		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "let only addresses with a static entry speak"},
+			func(t *Tunnel) *bool { return &t.Locked }, true),
+		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "hold addresses that flap between peers where they are for a while"},
+			func(t *Tunnel) *bool { return &t.NoMoveDamping }, false),
+		word(Keyword{Name: "neigh_suppress", Default: "off", Live: true, Usage: "answer ARP and ND for addresses behind peers instead of flooding"},
+			func(t *Tunnel) *bool { return &t.NeighSuppress }, true),
 		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop", Live: true,
 			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree; PAUSE is always dropped"},
 			func(t *Tunnel) *bool { return &t.L2ControlPass }, false, true),
@@ -184,9 +210,8 @@ func tunnelKeywords() []entry[Tunnel] {
 		number(Keyword{Name: "txqueuelen", Arg: "N", Usage: "length of the device's queue, in packets (as the kernel has it)",
 			Min: 1, Max: 1 << 20, want: "want 1 to 1048576 packets"},
 			func(t *Tunnel) *int { return &t.TxQueue }),
-		choice(Keyword{Name: "persist", Arg: "on|off", Values: []string{"on", "off"}, Default: "off",
-			Usage: "the device outlives the process"},
-			func(t *Tunnel) *bool { return &t.Persist }, true, false),
+		word(Keyword{Name: "persist", Default: "off", Usage: "the device outlives the process"},
+			func(t *Tunnel) *bool { return &t.Persist }, true),
 		onoff(Keyword{Name: "up", Default: "true", Usage: "bring the device up"},
 			func(t *Tunnel) *bool { return &t.Up }),
 		choice(Keyword{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
@@ -201,7 +226,7 @@ func peerKeywords() []entry[Peer] {
 	return []entry[Peer]{
 		text(Keyword{Name: "name", Arg: "TEXT", Live: true, Usage: "what people call it"},
 			func(p *Peer) *string { return &p.Name }, label),
-		number(Keyword{Name: "dstport", Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
+		number(Keyword{Name: "dstport", Aliases: []string{"port"}, Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
 			Min: 1, Max: 65535, want: wantPort},
 			func(p *Peer) *uint16 { return &p.Port }),
 		custom(Keyword{Name: "flood", Kind: Switch, Default: "true", Live: true, Usage: "it gets a copy of broadcast, unknown unicast and multicast"},
@@ -211,6 +236,60 @@ func peerKeywords() []entry[Peer] {
 				return err
 			},
 			func(p *Peer) []string { return []string{onOff(!p.NoFlood)} }),
+	}
+}
+
+// entryKeywords are the keys of [[tunnel.fdb]] beside lladdr.
+func entryKeywords() []entry[Entry] {
+	return []entry[Entry]{
+		custom(Keyword{Name: "dst", Arg: "ADDR", Live: true, Usage: "the VTEP that the address is behind"},
+			func(e *Entry, v string) (err error) {
+				e.Dst, err = remote(v)
+				return err
+			},
+			func(e *Entry) []string {
+				if !e.Dst.IsValid() {
+					return nil
+				}
+				return []string{e.Dst.String()}
+			}),
+		choice(Keyword{Name: "state", Arg: "static|permanent", Values: []string{"static", "permanent"}, Default: "permanent", Live: true,
+			Usage: "neither moves nor ages; the word is for people"},
+			func(e *Entry) *string { return &e.State }, "static", "permanent"),
+		number(Keyword{Name: "port", Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
+			Min: 1, Max: 65535, want: wantPort},
+			func(e *Entry) *uint16 { return &e.Port }),
+		custom(Keyword{Name: "vni", Arg: "VNI", Live: true, Usage: "VNI sent with, if it is not the tunnel's", Number: true, Min: 0, Max: 1<<24 - 1},
+			func(e *Entry, v string) error {
+				n, err := parseNumber(v, 0, 1<<24-1, "a VNI is 0 to 16777215")
+				e.VNI, e.HasVNI = uint32(n), err == nil
+				return err
+			},
+			func(e *Entry) []string {
+				if !e.HasVNI {
+					return nil
+				}
+				return []string{itoa(int(e.VNI))}
+			}),
+		text(Keyword{Name: "via", Arg: "DEVICE", Live: true, Usage: "underlay device, if the route does not decide"},
+			func(e *Entry) *string { return &e.Via }, deviceName),
+	}
+}
+
+// handKeywords are the words of entries that are made by hand, in a running
+// process, beside those of a file.
+func handKeywords() []entry[Entry] {
+	return []entry[Entry]{
+		{Keyword: Keyword{Name: "static", Kind: Short, stands: "state static", Usage: "the same as state static"}},
+		{Keyword: Keyword{Name: "permanent", Kind: Short, stands: "state permanent", Usage: "the same as state permanent"}},
+		onoff(Keyword{Name: "dynamic", Default: "false", Usage: "moves and ages as if it were learned"},
+			func(e *Entry) *bool { return &e.Dynamic }),
+		onoff(Keyword{Name: "local", Default: "false", Usage: "behind the tunnel's own device"},
+			func(e *Entry) *bool { return &e.Local }),
+		onoff(Keyword{Name: "sticky", Default: "false", Usage: "dynamic, and does not move"},
+			func(e *Entry) *bool { return &e.Sticky }),
+		onoff(Keyword{Name: "extern_learn", Default: "false", Usage: "dynamic, and does not age"},
+			func(e *Entry) *bool { return &e.ExternLearn }),
 	}
 }
 
@@ -259,6 +338,11 @@ func defaults() Tunnel {
 	}
 }
 
+func defaultEntry() Entry { return Entry{State: "permanent"} }
+
+// DefaultSocket is [socket] where a file says nothing.
+func DefaultSocket() Socket { return defaultSocket() }
+
 func defaultSocket() Socket {
 	return Socket{Rcvbuf: DefaultRcvbuf, Port: DefaultDstPort, Ports: DefaultSrcPorts}
 }
@@ -305,6 +389,65 @@ func setAgeing(t *Tunnel, v string) error {
 	n, err := parseNumber(v, 0, 1e9, want)
 	t.Ageing = time.Duration(n) * time.Second
 	return err
+}
+
+func setGroup(t *Tunnel, v string) error {
+	a, err := netip.ParseAddr(v)
+	switch {
+	case err != nil:
+		return wrong("not an IP address (names are not looked up)")
+	case a.Zone() != "":
+		return wrong("write the address without zone, and dev %s", a.Zone())
+	case !a.IsMulticast():
+		return wrong("not a multicast address, that of one host is a remote")
+	case a.IsInterfaceLocalMulticast():
+		return wrong("it does not leave the host, want one of a larger scope")
+	}
+	t.Group = a
+	return nil
+}
+
+// any4 and any6 are what accept any stands for.
+var any4, any6 = netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+
+func setAccept(t *Tunnel, v string) error {
+	all := []netip.Prefix{any4, any6}
+	if v != "any" {
+		p, err := netip.ParsePrefix(v)
+		if a, notPrefix := netip.ParseAddr(v); notPrefix == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		switch {
+		case err != nil || p.Addr().Zone() != "":
+			return wrong("want a prefix such as 192.0.2.0/24, or any")
+		case p.Addr().Is4In6() || p.Addr().IsMulticast():
+			return wrong("nobody speaks from there")
+		case p != p.Masked():
+			return wrong("there are bits behind the prefix, try %s", p.Masked())
+		}
+		all = []netip.Prefix{p}
+	}
+	for _, p := range all {
+		if slices.Contains(t.Accept, p) {
+			return wrong("given twice")
+		}
+	}
+	t.Accept = append(slices.Clip(t.Accept), all...)
+	return nil
+}
+
+func getAccept(t *Tunnel) (all []string) {
+	both := slices.Contains(t.Accept, any4) && slices.Contains(t.Accept, any6)
+	for _, p := range t.Accept {
+		switch {
+		case both && p == any4:
+			all = append(all, "any")
+		case both && p == any6:
+		default:
+			all = append(all, p.String())
+		}
+	}
+	return all
 }
 
 func setAddress(t *Tunnel, v string) error {

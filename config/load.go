@@ -59,6 +59,7 @@ func parse(name, text string) (Config, error) {
 type tables struct {
 	tunnel index[Tunnel]
 	peer   index[Peer]
+	fdb    index[Entry]
 	socket index[Socket]
 	log    index[Log]
 }
@@ -81,8 +82,9 @@ func newIndex[T any](table []entry[T], extra ...string) index[T] {
 
 func newTables() tables {
 	return tables{
-		tunnel: newIndex(tunnelKeywords(), "name", "peer"),
+		tunnel: newIndex(tunnelKeywords(), "name", "peer", "fdb"),
 		peer:   newIndex(peerKeywords(), "remote"),
+		fdb:    newIndex(entryKeywords(), "lladdr"),
 		socket: newIndex(socketKeywords()),
 		log:    newIndex(logKeywords()),
 	}
@@ -336,7 +338,7 @@ func fill[T any](l *loader, f *file, t *table, to *T, x index[T], section string
 }
 
 // ownKeys are the keys of a tunnel that no other can share.
-var ownKeys = []string{"name", "id", "lladdr", "address", "peer"}
+var ownKeys = []string{"name", "id", "lladdr", "address", "peer", "fdb"}
 
 // defaults reads [defaults] into the base of all tunnels.
 func (l *loader) defaults(f *file, t *table, given map[string]place) {

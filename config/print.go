@@ -14,7 +14,7 @@ func Print(cfg Config, all bool) string {
 	if cfg.Instance != "" {
 		fmt.Fprintf(&b, "instance = %s\n", quote(cfg.Instance))
 	}
-	log, socket, tunnel, peer := logKeywords(), socketKeywords(), tunnelKeywords(), peerKeywords()
+	log, socket, tunnel, peer, fdb := logKeywords(), socketKeywords(), tunnelKeywords(), peerKeywords(), entryKeywords()
 	section(&b, "[log]", log, cfg.Log, defaultLog(), all)
 	section(&b, "[socket]", socket, cfg.Socket, defaultSocket(), all)
 	base := defaults()
@@ -27,11 +27,15 @@ func Print(cfg Config, all bool) string {
 		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\nid = %d\n", quote(t.Name), t.VNI)
 		lines(&b, "", slices.DeleteFunc(slices.Clone(tunnel), func(e entry[Tunnel]) bool { return e.Name == "id" }), t, base, all)
 		if t.Peers != nil {
-			continue
+			peers = nil
 		}
 		for _, p := range peers {
 			fmt.Fprintf(&b, "  [[tunnel.peer]]\n  remote = %s\n", quote(p.Remote.String()))
 			lines(&b, "  ", peer, p, Peer{}, all)
+		}
+		for _, e := range t.Entries {
+			fmt.Fprintf(&b, "  [[tunnel.fdb]]\n  lladdr = %s\n", quote(e.LLAddr))
+			lines(&b, "  ", fdb, e, defaultEntry(), all)
 		}
 	}
 	return strings.TrimPrefix(b.String(), "\n")

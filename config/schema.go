@@ -27,6 +27,9 @@ func Schema() []byte {
 	peer := properties(peerKeywords())
 	peer["remote"] = object{"type": "string", "description": "address of the peer"}
 	tunnel["name"] = object{"type": "string", "minLength": 1, "maxLength": 15, "description": "name of the tunnel's device; with %d for a range of ids"}
+	fdb := properties(entryKeywords())
+	fdb["lladdr"] = object{"type": "string", "description": "Ethernet address of the entry"}
+	tunnel["fdb"] = object{"type": "array", "items": tableOf(fdb, "lladdr", "dst"), "description": "entries of the forwarding table"}
 	tunnel["peer"] = object{"type": "array", "items": tableOf(peer, "remote"), "description": "remote endpoints, where remote is not enough"}
 
 	text, err := json.MarshalIndent(object{

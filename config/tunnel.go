@@ -9,8 +9,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -79,15 +81,32 @@ type Peer struct {
 	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
 }
 
+// Entry is an entry of a tunnel's forwarding table.
+type Entry struct {
+	LLAddr string     // canonical form
+	Dst    netip.Addr // the VTEP that the address is behind
+	State  string     // permanent or static
+	// Port, VNI and Via are the tunnel's if they are 0, not there and "".
+	Port   uint16
+	VNI    uint32
+	HasVNI bool
+	Via    string // underlay device
+
+	// Of entries made by hand in a running process only.
+	Local, Dynamic, Sticky, ExternLearn bool
+}
+
 // Tunnel is the checked configuration of one tunnel.
 type Tunnel struct {
 	Name string
 	VNI  uint32 // 0-16777215
 	L3   bool   // IP packets in a TUN instead of Ethernet frames in a TAP
 
-	Local   netip.Addr // unspecified: any of the family of the peers
-	Peers   []Peer     // at least one, all of one family
-	Dev     string     // underlay device; "": the route decides
+	Local   netip.Addr     // unspecified: any of the family of the peers; invalid: any at all
+	Peers   []Peer         // all of one family; may be none with Group or Accept
+	Group   netip.Addr     // where floods go instead of to each peer
+	Accept  []netip.Prefix // from where anybody may speak
+	Dev     string         // underlay device; "": the route decides
 	DstPort uint16
 
 	SrcPortMin, SrcPortMax uint16 // both ends included
@@ -106,6 +125,14 @@ type Tunnel struct {
 	MaxAddress    int
 	L2ControlPass bool // carry 01:80:c2:00:00:00-0f
 	VLANDrop      bool // drop frames with a VLAN tag
+
+	NoFlood, NoMcastFlood, NoBcastFlood bool // drop instead of flooding: unknown unicast, multicast, broadcast
+
+	BUMLimit      int  // flooded frames a second; 0: no limit
+	Locked        bool // let only addresses with an entry in Entries speak
+	NoMoveDamping bool // let addresses move as often as they like
+	NeighSuppress bool // answer ARP and ND for what is behind peers
+	Entries       []Entry
 
 	MTU       int    // 68-65535; 0: auto
 	LLAddr    string // canonical form; "": as the kernel chooses
@@ -130,7 +157,7 @@ func (t Tunnel) Warnings() []string {
 // problem is something wrong with a tunnel as a whole.
 type problem struct {
 	key  string // the keyword it is best shown at; "": the tunnel
-	peer int    // which of several remotes
+	nth  int    // which of its several values
 	text string
 }
 
@@ -138,8 +165,8 @@ type problem struct {
 // follows from others. given are the keywords that were set, be it in vain;
 // ports is the number of source ports wished for.
 func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem) {
-	report := func(key string, peer int, format string, args ...any) {
-		found = append(found, problem{key, peer, fmt.Sprintf(format, args...)})
+	report := func(key string, nth int, format string, args ...any) {
+		found = append(found, problem{key, nth, fmt.Sprintf(format, args...)})
 	}
 	if err := CheckDevice(t.Name); err != nil {
 		report("name", 0, "%s", err)
@@ -157,19 +184,32 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	if t.Dev == t.Name && t.Dev != "" {
 		report("dev", 0, "dev %s is the tunnel itself: dev is the underlay device", t.Dev)
 	}
-	if len(t.Peers) == 0 {
-		if !given("remote") {
+	if t.L3 && t.Group.IsValid() {
+		report("group", 0, "group %s: a mode l3 tunnel goes to one remote", t.Group)
+	}
+	if t.L3 && len(t.Accept) > 0 {
+		report("accept", 0, "accept %s: a mode l3 tunnel goes to one remote", t.Accept[0])
+	}
+	if t.L3 && len(t.Entries) > 0 {
+		report("fdb", 0, "fdb %s: a mode l3 tunnel has no forwarding table", t.Entries[0].LLAddr)
+	}
+	if t.Group.IsValid() && t.Dev == "" {
+		report("group", 0, "group %s: name the underlay device, dev DEVICE", t.Group)
+	}
+	word, first := t.far()
+	if !first.IsValid() {
+		if !given("remote") && !given("group") && !given("accept") {
 			report("", 0, "no remote: add the address of the other end, remote ADDR")
 		}
 		return found
 	}
-	first := t.Peers[0].Remote
 	if !given("local") || !t.Local.IsValid() {
-		t.Local = netip.IPv4Unspecified()
-		if first.Is6() {
-			t.Local = netip.IPv6Unspecified()
+		t.Local = anyOf(first)
+		if word == "accept" && slices.ContainsFunc(t.Accept, func(p netip.Prefix) bool { return p.Addr().Is4() != first.Is4() }) {
+			t.Local = netip.Addr{}
 		}
 	}
+	fits := func(a netip.Addr) bool { return !t.Local.IsValid() || a.Is4() == first.Is4() }
 	seen := map[netip.Addr]bool{}
 	for i := range t.Peers {
 		r := t.Peers[i].Remote
@@ -185,15 +225,69 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		}
 		seen[r] = true
 	}
-	if t.Local.Is4() != first.Is4() {
-		report("local", 0, "local %s and remote %s are of different families", t.Local, first)
+	if t.Group.IsValid() && !fits(t.Group) {
+		report("group", 0, "group %s and %s %s are of different families", t.Group, word, first)
+	}
+	for i, p := range t.Accept {
+		if p.Bits() > 0 && !fits(p.Addr()) {
+			report("accept", i, "accept %s and %s %s are of different families", p, word, first)
+		}
+	}
+	if !fits(t.Local) {
+		report("local", 0, "local %s and %s %s are of different families", t.Local, word, first)
 	} else if linkLocal(t.Local) && t.Dev == "" {
 		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
 	if t.L3 && len(t.Peers) > 1 {
 		report("remote", 1, "a mode l3 tunnel goes to one remote, %d are given", len(t.Peers))
 	}
+	for i, e := range t.Entries {
+		switch double := slices.IndexFunc(t.Entries[:i], func(o Entry) bool { return o.LLAddr == e.LLAddr && (!isGroup(o.LLAddr) || o.Dst == e.Dst) }); {
+		case double >= 0:
+			report("fdb", i, "fdb %s is given twice", e.LLAddr)
+		case !fits(e.Dst):
+			report("fdb", i, "dst %s and %s %s are of different families", e.Dst, word, first)
+		case linkLocal(e.Dst) && t.Dev == "" && e.Via == "":
+			report("fdb", i, "dst %s is link-local: name the underlay device, via DEVICE", e.Dst)
+		case e.Via == t.Name && e.Via != "":
+			report("fdb", i, "via %s is the tunnel itself: via is the underlay device", e.Via)
+		}
+	}
 	return found
+}
+
+// Check completes a tunnel that was changed by other means than keywords and
+// finds what is wrong with it. Ports is Socket.Ports.
+func (t *Tunnel) Check(ports int) error {
+	local := t.Local.IsValid() && !t.Local.IsUnspecified()
+	if found := t.check(func(key string) bool { return key != "local" || local }, ports); len(found) > 0 {
+		return errors.New(found[0].text)
+	}
+	return nil
+}
+
+// far is what tells the address family of a tunnel: the keyword and its first
+// address.
+func (t *Tunnel) far() (word string, first netip.Addr) {
+	switch {
+	case len(t.Peers) > 0:
+		return "remote", t.Peers[0].Remote
+	case t.Group.IsValid():
+		return "group", t.Group
+	case t.Local.IsValid() && !t.Local.IsUnspecified() && len(t.Accept) > 0:
+		return "local", t.Local
+	case len(t.Accept) > 0:
+		return "accept", t.Accept[0].Addr()
+	}
+	return "", netip.Addr{}
+}
+
+// anyOf is the unspecified address of the family of a.
+func anyOf(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 // linkLocal reports whether a is of use only together with a device.

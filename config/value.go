@@ -98,6 +98,12 @@ func choice[T any, V comparable](k Keyword, at func(*T) *V, values ...V) entry[T
 	return entry[T]{k, set, get}
 }
 
+// word is a keyword for on or off; set is what on sets.
+func word[T any](k Keyword, at func(*T) *bool, set bool) entry[T] {
+	k.Arg, k.Values = "on|off", []string{"on", "off"}
+	return choice(k, at, set, !set)
+}
+
 // onoff is a switch.
 func onoff[T any](k Keyword, at func(*T) *bool) entry[T] {
 	k.Kind = Switch

@@ -49,6 +49,7 @@ type Endpoint struct {
 	workers  []*worker
 
 	snap     atomic.Pointer[snapshot]
+	settled  atomic.Uint64 // generation that all workers have passed
 	passing  chan struct{} // a worker has passed to another snapshot
 	recheck  chan struct{} // a path may have changed
 	failures chan error    // a tunnel or socket is of no more use
@@ -204,6 +205,7 @@ func (e *Endpoint) publish() error {
 func (e *Endpoint) hand(snap *snapshot) error {
 	e.snap.Store(snap)
 	if !e.running {
+		e.settled.Store(snap.generation)
 		return nil
 	}
 	for _, w := range e.workers {
@@ -215,6 +217,7 @@ func (e *Endpoint) hand(snap *snapshot) error {
 	for {
 		stuck := slices.IndexFunc(e.workers, func(w *worker) bool { return w.passed.Load() < snap.generation })
 		if stuck < 0 {
+			e.settled.Store(snap.generation)
 			return nil
 		}
 		select {

@@ -323,7 +323,11 @@ func (t *tunnel) settleEntries(old entries, now int64) error {
 		if nh == 0 && !list[0].Local {
 			nh = t.peerOf(list[0]).nexthop
 		}
-		errs = append(errs, t.fdb.Replace(list[0].at(nh), now))
+		want := list[0].at(nh)
+		if have, ok := t.fdb.Get(mac, now); ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
+			continue
+		}
+		errs = append(errs, t.fdb.Replace(want, now))
 	}
 	return errors.Join(errs...)
 }

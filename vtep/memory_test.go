@@ -294,7 +294,12 @@ type memListener struct {
 	receivers []*memReceiver
 }
 
-func (l *memListener) Receiver(i int) Receiver { return l.receivers[i] }
+func (l *memListener) Receiver(i int) Receiver {
+	if l.opts.Group.IsValid() && i > 0 {
+		return nil
+	}
+	return l.receivers[i]
+}
 
 func (l *memListener) Close() error {
 	l.u.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 )
 
 // What the kernel's routes say about the peers: how long a frame may be, and
@@ -215,6 +216,14 @@ func (t *tunnel) autoMTU() int {
 	link := ethernetLen
 	if t.config.Device.L3 {
 		link = 0
+	}
+	if len(t.peers) == 0 {
+		// Who will speak is not known yet: the longer headers leave room for both.
+		outer := ipUDPLen(netip.IPv6Unspecified())
+		if t.config.Local.Is4() {
+			outer = ipUDPLen(t.config.Local)
+		}
+		return assumedMTU - outer - geneve.HeaderLen - link
 	}
 	mtu := 0
 	for _, p := range t.peers {

@@ -3,6 +3,7 @@ package vtep
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -248,6 +249,9 @@ func TestAccept(t *testing.T) {
 	h := newHost(t, new(memWire), 2, "192.0.2.1")
 	h.underlay.keep = true
 	dev := h.add(cfg)
+	if mtu, _ := dev.MTU(); mtu != 1450 {
+		t.Errorf("MTU %d before anybody spoke, want 1450", mtu)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- h.Run(ctx) }()
@@ -359,5 +363,50 @@ func TestFlapping(t *testing.T) {
 	}
 	if got := l.State().Tunnels[0].Stats.RxPackets; got != 40 {
 		t.Errorf("%d of 40 frames were delivered", got)
+	}
+}
+
+// TestGroup: what is flooded goes to the group, what is known to the peer that
+// was heard, and whoever is on the device's network may speak.
+func TestGroup(t *testing.T) {
+	cfg := testTunnel("gnv0")
+	cfg.Local, cfg.Group, cfg.Dev = addr("192.0.2.1"), addr("239.1.1.1"), "eth1"
+	h := newHost(t, new(memWire), 2, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- h.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	sentTo := func() string {
+		for range 500 {
+			h.underlay.mu.Lock()
+			sent := h.underlay.sent
+			h.underlay.sent = nil
+			h.underlay.mu.Unlock()
+			if len(sent) == 1 {
+				return sent[0].to.Addr().String()
+			} else if len(sent) > 1 {
+				return fmt.Sprint(len(sent), " datagrams")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return "nowhere"
+	}
+	dev.queues[1].feed(memFrame{bytes: frame(macB, macA, 0x88b5, make([]byte, 46))})
+	if to := sentTo(); to != "239.1.1.1" {
+		t.Errorf("an unknown address: sent to %s, want the group", to)
+	}
+	hello := frame(broadcast, macB, 0x0806, make([]byte, 46))
+	h.underlay.inject(addr("192.0.2.5"), 6081, 0, 2, len(hello)+8, good(hello))
+	arrives(t, dev, hello)
+	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x88b5, make([]byte, 46))})
+	if to := sentTo(); to != "192.0.2.5" {
+		t.Errorf("an address that was heard: sent to %s, want its VTEP", to)
+	}
+	s := h.State()
+	if len(s.Sockets) != 2 || len(s.Tunnels[0].Accept) != 1 {
+		t.Errorf("sockets %v, accept %v; want one for the group and one beside it, and the device's network", s.Sockets, s.Tunnels[0].Accept)
 	}
 }

@@ -94,7 +94,8 @@ func (snap *snapshot) socketByID(id uint32) *socket {
 	return snap.sockets[slices.IndexFunc(snap.sockets, func(s *socket) bool { return s.id == id })]
 }
 
-// unpark takes up the datagrams that waited, after a new snapshot.
+// unpark takes up the datagrams that waited. All workers know the peer by now:
+// the answer may be read by another one.
 func (w *worker) unpark() {
 	waiting := w.parked
 	w.parked = nil
@@ -126,6 +127,9 @@ func (e *Endpoint) letIn(s speaker) {
 	err := e.rewire(t, func(n *tunnel) { n.dynamic = append(slices.Clone(n.dynamic), s.source) })
 	if err != nil {
 		e.log.Debug("a speaker was not let in", zap.String("device", s.port.name), zap.Stringer("remote", s.source), zap.NamedError("err", err))
+	}
+	for _, w := range e.workers {
+		w.poke()
 	}
 }
 

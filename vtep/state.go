@@ -102,7 +102,9 @@ func (e *Endpoint) State() State {
 	for _, sock := range e.sockets {
 		state := SocketState{Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device}
 		for _, r := range sock.receivers {
-			state.Overflows += r.Overflows()
+			if r != nil { // a group has one only
+				state.Overflows += r.Overflows()
+			}
 		}
 		s.Sockets = append(s.Sockets, state)
 	}

@@ -157,9 +157,9 @@ func (w *worker) loop(block bool) bool {
 		if snap.closing {
 			return false
 		}
-		if len(w.parked) > 0 {
-			w.unpark()
-		}
+	}
+	if len(w.parked) > 0 && w.ep.settled.Load() >= w.snap.generation {
+		w.unpark()
 	}
 	w.loops.Add(1)
 	n := w.wait(block)

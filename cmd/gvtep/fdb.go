@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -59,7 +60,126 @@ func (a *app) fdbCmd() *cobra.Command {
 	}
 	fdb.ValidArgsFunction, show.ValidArgsFunction = complete, complete
 	fdb.AddCommand(show)
+	fdb.AddCommand(a.fdbVerbs()...)
 	return fdb
+}
+
+// fdbVerbs are the commands that change a table of the running process, and get.
+func (a *app) fdbVerbs() (all []*cobra.Command) {
+	const what = "LLADDR: an Ethernet address"
+	check := func(args []string) error {
+		mac, _, rest, err := target(args, what)
+		if err == nil {
+			_, err = config.ParseEntry(mac, rest)
+		}
+		return err
+	}
+	for verb, short := range map[string]string{
+		"add":     "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list",
+		"append":  "add one more destination for a group address or to the flood list",
+		"replace": "make an entry, whether or not there is one",
+	} {
+		cmd := a.verb(verb+" LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] [dst ADDR] [port PORT] [vni VNI] [via DEV]", short, check,
+			func(ctx context.Context, c *control.Client, args []string) error {
+				mac, dev, rest, err := target(args, what)
+				if err == nil {
+					err = about(mac, c.FDBSet(ctx, dev, control.FDBWrite{Verb: verb, MAC: mac, Keywords: rest}))
+				}
+				return err
+			})
+		cmd.Example = "  gvtep fdb " + verb + " 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static"
+		all = append(all, cmd)
+	}
+	del := a.verb("del LLADDR dev NAME [dst ADDR] [port PORT] [vni VNI] [via DEV]", "remove an entry, or one of its destinations", check,
+		func(ctx context.Context, c *control.Client, args []string) error {
+			mac, dev, rest, err := target(args, what)
+			if err == nil {
+				err = about(mac, c.FDBDelete(ctx, dev, control.FDBWrite{MAC: mac, Keywords: rest}))
+			}
+			return err
+		})
+	del.Aliases = []string{"delete"}
+	get := a.verb("get LLADDR dev NAME", "show the entry of one address",
+		func(args []string) error {
+			_, _, rest, err := target(args, what)
+			if err == nil && len(rest) > 0 {
+				return fmt.Errorf("unexpected word %q: gvtep fdb get --help tells more", rest[0])
+			}
+			return cmp.Or(err, check(args))
+		},
+		func(ctx context.Context, c *control.Client, args []string) error {
+			mac, dev, _, err := target(args, what)
+			if err != nil {
+				return err
+			}
+			entries, err := c.FDBGet(ctx, dev, mac)
+			if err != nil {
+				return about(mac, err)
+			}
+			return a.printFDB(entries, fdbQuery{}, true)
+		})
+	flush := a.verb("flush dev NAME [dst ADDR] [vni VNI] [port PORT] [[no]permanent] [[no]static] [[no]dynamic] [[no]sticky] [[no]extern_learn]",
+		"remove the entries that match, but for the flood list",
+		func(args []string) error {
+			_, _, rest, err := target(args, "")
+			if err == nil {
+				_, err = parseFlush(rest)
+			}
+			return err
+		},
+		func(ctx context.Context, c *control.Client, args []string) error {
+			_, dev, rest, err := target(args, "")
+			if err != nil {
+				return err
+			}
+			f, err := parseFlush(rest)
+			if err != nil {
+				return err
+			}
+			n, err := c.FDBFlush(ctx, dev, f)
+			switch {
+			case err != nil:
+				return err
+			case a.json:
+				return a.printJSON(control.Flushed{Flushed: n})
+			}
+			_, err = fmt.Fprintf(a.out, "Flushed %d entries.\n", n) // as bridge says it
+			return err
+		})
+	return append(all, del, get, flush)
+}
+
+// parseFlush reads the words after "fdb flush dev NAME".
+func parseFlush(words []string) (f control.FDBFlush, err error) {
+	f.Is = map[string]bool{}
+	var rest []string
+	for i := 0; i < len(words); i++ {
+		word, yes := words[i], true
+		if !slices.Contains(control.FlushWords[:], word) {
+			word, yes = strings.TrimPrefix(word, "no"), false
+		}
+		switch {
+		case words[i] == "port":
+			if i++; i == len(words) {
+				return f, fmt.Errorf("port needs a value")
+			}
+			n, err := strconv.ParseUint(words[i], 0, 16)
+			if err != nil || n == 0 {
+				return f, fmt.Errorf("port %s: a UDP port is 1 to 65535", words[i])
+			}
+			f.Port = uint16(n)
+		case words[i] == "dst" || words[i] == "vni":
+			rest = append(rest, words[i:min(i+2, len(words))]...)
+			i++
+		case !slices.Contains(control.FlushWords[:], word):
+			return f, fmt.Errorf("unknown word %q: want dst, vni, port, %s or one of these with no before it", words[i], strings.Join(control.FlushWords[:], ", "))
+		default:
+			f.Is[word] = yes
+		}
+	}
+	q, err := parseFDB(rest)
+	f.Dst, f.VNI = q.Dst, q.VNI
+	return f, err
 }
 
 var (
@@ -129,6 +249,11 @@ func (a *app) showFDB(ctx context.Context, c *control.Client, q fdbQuery) error 
 	if err != nil {
 		return err
 	}
+	return a.printFDB(entries, q, a.details)
+}
+
+// printFDB prints entries; those of the own device if own.
+func (a *app) printFDB(entries []control.FDBEntry, q fdbQuery, own bool) error {
 	shown := make([]control.FDBEntry, 0, len(entries))
 	for _, e := range entries {
 		state := e.State
@@ -136,8 +261,7 @@ func (a *app) showFDB(ctx context.Context, c *control.Client, q fdbQuery) error 
 			state = "dynamic"
 		}
 		// bridge shows what is behind a tunnel, so our own side is a detail.
-		own := e.Gvtep != nil && e.Gvtep.Local
-		if q.state != "" && state != q.state || own && !a.details {
+		if q.state != "" && state != q.state || e.Gvtep != nil && e.Gvtep.Local && !own {
 			continue
 		}
 		if !a.stats {
@@ -165,6 +289,12 @@ func (a *app) fdbLine(e control.FDBEntry, dev bool) string {
 	}
 	if e.Port != 0 {
 		words = append(words, "port", fmt.Sprint(e.Port))
+	}
+	if e.VNI != nil {
+		words = append(words, "vni", fmt.Sprint(*e.VNI))
+	}
+	if e.Via != "" {
+		words = append(words, "via", e.Via)
 	}
 	if e.Used != nil && e.Updated != nil {
 		words = append(words, fmt.Sprintf("used %d/%d", *e.Used, *e.Updated))

@@ -82,8 +82,9 @@ func labCondition() (bool, error) {
 
 // fakeSource is an endpoint of made-up state, as package vtep would report it.
 type fakeSource struct {
-	instance string
-	ready    bool
+	control.Source // nothing of it can be changed
+	instance       string
+	ready          bool
 }
 
 var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -92,7 +93,7 @@ func fakeState(ready bool) vtep.State {
 	peer := func(name, remote string, seen time.Duration) vtep.PeerState {
 		p := vtep.PeerState{
 			Peer: vtep.Peer{Name: name, Remote: netip.MustParseAddr(remote)}, Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 6081),
-			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500,
+			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true,
 		}
 		if seen > 0 {
 			p.LastSeen = begin.Add(-seen)
@@ -111,7 +112,16 @@ func fakeState(ready bool) vtep.State {
 		Peers:   []vtep.PeerState{peer("leaf2", "192.0.2.2", 400*time.Millisecond), peer("", "192.0.2.3", 0)},
 		FDB:     vtep.FDBState{Learned: 2, Static: 1, Limit: 4096, Moved: 6, Aged: 7},
 	}
-	gnv0.Peers[1].NoFlood, gnv0.Peers[1].PathMTU, gnv0.Peers[1].Error = true, 0, "no route"
+	gnv0.Peers[1].Flood, gnv0.Peers[1].PathMTU, gnv0.Peers[1].Error = false, 0, "no route"
+	gnv0.Config.Peers = []vtep.Peer{gnv0.Peers[0].Peer}
+	gnv0.Config.Group, gnv0.Config.NeighSuppress, gnv0.Config.Locked, gnv0.Config.NoBcastFlood, gnv0.Config.BUMLimit =
+		netip.MustParseAddr("239.1.1.1"), true, true, true, 1000
+	gnv0.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	group, pointed := peer("", "239.1.1.1", 0), peer("", "192.0.2.9", 0)
+	pointed.Flood = false
+	gnv0.Peers[1].Dynamic = true
+	gnv0.Peers = append(gnv0.Peers, group, pointed)
+	gnv0.Answered, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 11, 1
 	gnv0.Drops.Rx[vtep.DropUnknownPeer], gnv0.Drops.Rx[vtep.DropECN], gnv0.Drops.Tx[vtep.DropTooBig] = 9, 1, 3
 	gnv3 := vtep.TunnelState{
 		Config: vtepTunnel(&config.Tunnel{
@@ -183,6 +193,7 @@ func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
 	all := []control.FDBEntry{
 		entryOf(&flood, gnv0),
 		entryOf(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", Remote: other}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1"}, gnv0),
 		entryOf(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", Remote: remote}, gnv0),
 		entryOf(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", Remote: remote}, gnv0),
 		entryOf(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", Local: true}, gnv0),
@@ -199,7 +210,7 @@ func fakeDaemon() {
 	defer stop()
 	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
 	if err == nil {
-		err = control.Serve(ctx, l, fakeSource{os.Args[1], len(os.Args) == 2})
+		err = control.Serve(ctx, l, fakeSource{instance: os.Args[1], ready: len(os.Args) == 2})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake:", err)
@@ -251,6 +262,9 @@ func TestVtepTunnel(t *testing.T) {
 		UDPCsum: true, ZeroCsum6: true, AcceptZ6: true, Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
 		MTU: 1300, LLAddr: "02:00:00:00:00:01", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Netns: "blue", Master: "br0",
 		TxQueue: 11, Persist: true, Offload: config.OffloadAuto,
+		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+		NoFlood: true, NoMcastFlood: true, NoBcastFlood: true, BUMLimit: 5, Locked: true, NoMoveDamping: true, NeighSuppress: true,
+		Entries: []config.Entry{{LLAddr: "02:00:00:00:00:02", State: "static", Dst: addr("fe80::3"), Port: 4, HasVNI: true, Via: "eth1"}},
 	}
 	want := vtep.Tunnel{
 		VNI: 5, Device: vtep.DeviceOptions{
@@ -260,6 +274,9 @@ func TestVtepTunnel(t *testing.T) {
 		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0"), Name: "x", Port: 9, NoFlood: true}, {Remote: addr("2001:db8::2")}},
 		SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFInherit, UDPCsum: true, ZeroCsum6: true, AcceptZ6: true,
 		Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
+		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("::/0")}, NoFlood: true, NoMcastFlood: true, NoBcastFlood: true,
+		BUMLimit: 5, Locked: true, NoMoveDamping: true, NeighSuppress: true,
+		Entries: []vtep.Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 2}, State: fdb.Static, Remote: addr("fe80::3%eth1"), Port: 4, HasVNI: true, Via: "eth1"}},
 	}
 	if d := cmp.Diff(want, vtepTunnel(&in), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
 		t.Errorf("(-want +got)\n%s", d)

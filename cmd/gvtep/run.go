@@ -253,7 +253,19 @@ func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 		}[t.DF],
 		UDPCsum: t.UDPCsum, ZeroCsum6: t.ZeroCsum6, AcceptZ6: t.AcceptZ6, Mark: t.Mark,
 		Learning: t.Learning, Ageing: t.Ageing, MaxAddress: t.MaxAddress,
+		Group:   t.Group,
+		NoFlood: t.NoFlood, NoMcastFlood: t.NoMcastFlood, NoBcastFlood: t.NoBcastFlood, BUMLimit: t.BUMLimit,
+		Locked: t.Locked, NoMoveDamping: t.NoMoveDamping, NeighSuppress: t.NeighSuppress,
 		L2ControlPass: t.L2ControlPass, VLANDrop: t.VLANDrop,
+	}
+	for _, p := range t.Accept {
+		// Of "any" what the tunnel's own family has.
+		if !t.Local.IsValid() || p.Addr().Is4() == t.Local.Is4() {
+			v.Accept = append(v.Accept, p)
+		}
+	}
+	for _, e := range t.Entries {
+		v.Entries = append(v.Entries, vtepEntry(t, e))
 	}
 	if t.TTL == config.Inherit {
 		v.TTL = vtep.Inherit

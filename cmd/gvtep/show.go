@@ -73,17 +73,20 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	if a.details {
 		lines = append(lines, settingLines(t)...)
 	}
+	if len(g.Accept) > 0 {
+		lines = append(lines, "  accept "+strings.Join(g.Accept, " "))
+	}
 	for _, p := range g.Peers {
 		lines = append(lines, a.peerLine(p))
 	}
 	last := fmt.Sprintf("  fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
 	if a.stats {
-		last += fmt.Sprintf(", %d moved, %d aged", g.FDB.Moved, g.FDB.Aged)
+		last += fmt.Sprintf(", %d moved, %d aged, %d damped, %d frozen", g.FDB.Moved, g.FDB.Aged, g.FDB.Damped, g.FDB.Frozen)
 	}
 	last += fmt.Sprintf("      drops %d%s", g.Drops.Total(), reasons(g.Drops))
 	if a.stats {
-		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies",
-			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood))
+		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies  answered %d",
+			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood, g.Answered))
 	}
 	return append(lines, last)
 }
@@ -103,6 +106,9 @@ func settingLines(t control.Tunnel) []string {
 		outer += "  dev " + g.Dev
 	}
 	table := fmt.Sprintf("  mode %s  %s  ageing %g  l2_control %s  vlan_tags %s", g.Mode, word(g.Learning, "learning"), g.Ageing, g.L2Control, g.VLANTags)
+	onOff := map[bool]string{true: "on", false: "off"}
+	flood := fmt.Sprintf("  flood %s  mcast_flood %s  bcast_flood %s  bum_limit %d  locked %s  move_damping %s  neigh_suppress %s",
+		onOff[g.Flood], onOff[g.McastFlood], onOff[g.BcastFlood], g.BUMLimit, onOff[g.Locked], onOff[g.Damping], onOff[g.Suppress])
 	device := fmt.Sprintf("  ifindex %d", t.Ifindex)
 	if t.Address != "" {
 		device += "  lladdr " + t.Address
@@ -119,7 +125,7 @@ func settingLines(t control.Tunnel) []string {
 	if g.Persist {
 		device += "  persist on"
 	}
-	return []string{outer, table, device}
+	return []string{outer, table, flood, device}
 }
 
 func (a *app) peerLine(p control.Peer) string {
@@ -140,6 +146,12 @@ func (a *app) peerLine(p control.Peer) string {
 	}
 	line := fmt.Sprintf("  peer %s%s  %s  %s  rx %s  tx %s", name, hostPort(p.Remote.String(), p.Port), flood,
 		a.seen(p.SeenAgo), traffic(p.RX), traffic(p.TX))
+	switch p.Origin {
+	case "group", "fdb":
+		line = fmt.Sprintf("  %s %s  %s  tx %s", p.Origin, hostPort(p.Remote.String(), p.Port), flood, traffic(p.TX))
+	case "accept":
+		line += "   dynamic"
+	}
 	if p.PathMTU != 0 {
 		line += fmt.Sprintf("   path mtu %d", p.PathMTU)
 	}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"iter"
 	"os"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,8 +116,19 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		MTUAuto: t.MTUAuto, Addresses: []string{}, Persist: cfg.Device.Persist, Queues: workers,
 		Offload: offloadNames(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
 		Learning: cfg.Learning, Ageing: seconds(cfg.Ageing), L2Control: "drop", VLANTags: "pass",
+		Flood: !cfg.NoFlood, McastFlood: !cfg.NoMcastFlood, BcastFlood: !cfg.NoBcastFlood, BUMLimit: cfg.BUMLimit,
+		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Answered: t.Answered,
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: control.FDBCount{Learned: t.FDB.Learned, Static: t.FDB.Static, Limit: t.FDB.Limit, Moved: t.FDB.Moved, Aged: t.FDB.Aged},
+		FDB: control.FDBCount{Learned: t.FDB.Learned, Static: t.FDB.Static, Limit: t.FDB.Limit, Moved: t.FDB.Moved, Aged: t.FDB.Aged, Damped: t.FDB.Damped, Frozen: t.FDB.Frozen},
+	}
+	if !cfg.Local.IsValid() {
+		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
+	}
+	if cfg.Group.IsValid() {
+		g.Group = cfg.Group.String()
+	}
+	for _, p := range t.Accept {
+		g.Accept = append(g.Accept, p.String())
 	}
 	if cfg.Device.L3 {
 		g.Mode, out.LinkType, out.Address = "l3", "none", ""
@@ -135,7 +149,7 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		g.Addresses = append(g.Addresses, p.String())
 	}
 	for i := range t.Peers {
-		g.Peers = append(g.Peers, peerOf(&t.Peers[i], now))
+		g.Peers = append(g.Peers, peerOf(&t.Peers[i], cfg, now))
 	}
 	return out
 }
@@ -171,12 +185,20 @@ func infoOf(cfg *vtep.Tunnel) control.InfoData {
 	return d
 }
 
-func peerOf(p *vtep.PeerState, now time.Time) control.Peer {
+func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 	out := control.Peer{
-		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: !p.NoFlood,
+		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: p.Flood, Origin: "fdb",
 		RX:      control.Traffic{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
 		TX:      control.Traffic{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
 		PathMTU: p.PathMTU, Error: p.Error,
+	}
+	switch {
+	case p.Dynamic:
+		out.Origin = "accept"
+	case p.Peer.Remote == cfg.Group:
+		out.Origin = "group"
+	case slices.Contains(cfg.Peers, p.Peer):
+		out.Origin = "config"
 	}
 	if !p.LastSeen.IsZero() {
 		ago := max(0, seconds(now.Sub(p.LastSeen)))
@@ -195,6 +217,13 @@ func entryOf(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 		if e.Remote.Port() != t.DstPort {
 			out.Port = e.Remote.Port()
 		}
+		if e.OtherVNI {
+			vni := uint32(e.VNI)
+			out.VNI = &vni
+		}
+		if e.Via != t.Dev {
+			out.Via = e.Via
+		}
 	}
 	if e.State == fdb.Dynamic {
 		// What was learned has no word in bridge's output.
@@ -206,6 +235,65 @@ func entryOf(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 	}
 	if e.Flags != 0 {
 		out.Flags = append(out.Flags, strings.Fields(e.Flags.String())...)
+	}
+	return out
+}
+
+// FDBGet returns what is known of one address.
+func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
+	a, err := packet.ParseMAC(mac)
+	if err != nil {
+		return nil, usage(err)
+	}
+	found, err := s.endpoint.Entry(dev, a)
+	if err != nil || len(found) == 0 {
+		return nil, errNotFound
+	}
+	entries := []control.FDBEntry{}
+	for _, t := range s.endpoint.State().Tunnels {
+		for i := range found {
+			if t.Config.Device.Name == dev {
+				entries = append(entries, entryOf(&found[i], &t.Config))
+			}
+		}
+	}
+	return entries, nil
+}
+
+// Events returns what happens from now on.
+func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
+	sub := s.endpoint.Subscribe()
+	return func(yield func(control.Event) bool) {
+		defer sub.Close()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case e := <-sub.C:
+				if n := sub.Lost(); n > 0 && !yield(control.Event{Time: e.Time, Object: "lost", Lost: n}) {
+					return
+				}
+				if !yield(eventOf(e)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func eventOf(e vtep.Event) control.Event {
+	out := control.Event{Time: e.Time, Object: e.Object, Action: e.Action, Ifname: e.Tunnel, Local: e.Local}
+	if e.Remote.IsValid() {
+		out.Dst, out.Port = e.Remote.Addr().WithZone("").String(), e.Remote.Port()
+	}
+	if e.From.IsValid() {
+		out.From = e.From.Addr().WithZone("").String()
+	}
+	if e.Object == "fdb" {
+		out.MAC, out.Flags = e.MAC.String(), append([]string{"self"}, strings.Fields(e.Flags.String())...)
+		if e.State != fdb.Dynamic {
+			out.State = e.State.String()
+		}
 	}
 	return out
 }

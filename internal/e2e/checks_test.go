@@ -486,9 +486,11 @@ func TestChecksChecksum(t *testing.T) {
 }
 
 // csumErrors reads the kernel's counter InCsumErrors.
-func (b *bench) csumErrors(protocol string) (n int) {
-	b.t.Helper()
-	b.dut.do(func() error {
+func (b *bench) csumErrors(protocol string) (n int) { return b.dut.csumErrors(protocol) }
+
+func (h *host) csumErrors(protocol string) (n int) {
+	h.t.Helper()
+	h.do(func() error {
 		text, err := os.ReadFile("/proc/thread-self/net/snmp")
 		var names []string
 		for line := range strings.Lines(string(text)) {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// gvtep is a running gvtep process with one tunnel.
+// gvtep is a running gvtep process, and the tunnel that a test looks at.
 type gvtep struct {
 	*program
 	h        *host
@@ -54,7 +54,22 @@ func (h *host) tunnel(dev string, words ...string) *gvtep {
 // launch starts a gvtep.
 func (h *host) launch(binary, instance, dev string, words ...string) *gvtep {
 	h.t.Helper()
-	args := append([]string{"-i", instance, "run", dev}, words...)
+	return h.daemon(binary, instance, dev, append([]string{dev}, words...)...)
+}
+
+// configured starts a gvtep with the tunnels of a configuration and waits
+// until they are ready. dev is the one that ready, counters and fdb are about.
+func (h *host) configured(dev, path string, words ...string) *gvtep {
+	h.t.Helper()
+	g := h.daemon(built(h.t), newInstance(), dev, append([]string{"--config", path}, words...)...)
+	g.ready()
+	return g
+}
+
+// daemon starts gvtep run.
+func (h *host) daemon(binary, instance, dev string, words ...string) *gvtep {
+	h.t.Helper()
+	args := append([]string{"-i", instance, "run"}, words...)
 	g := &gvtep{h: h, binary: binary, instance: instance, dev: dev}
 	g.http.Timeout = 5 * time.Second
 	g.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -247,10 +247,13 @@ func (h *host) neighbour(dev, address string, lladdr mac) {
 	}))
 }
 
-// wire connects two hosts by a veth pair called veth0 on both sides. Like a
-// network card's, its frames have their checksums and are no longer than its
-// MTU: the stack's offloads are off.
-func wire(a, b *host) {
+// wire connects two hosts by a veth pair called veth0 on both sides.
+func wire(a, b *host) { a.t.Helper(); plug(a, b, "veth0") }
+
+// plug connects a host's veth0 with a device of another host. Like a network
+// card's, the frames have their checksums and are no longer than the MTU: the
+// stack's offloads are off.
+func plug(a, b *host, peer string) {
 	a.t.Helper()
 	var there int
 	b.do(func() error {
@@ -260,13 +263,14 @@ func wire(a, b *host) {
 	})
 	defer unix.Close(there)
 	veth := netlink.NewVeth(netlink.NewLinkAttrs())
-	veth.Name, veth.PeerName, veth.PeerNamespace = "veth0", "veth0", netlink.NsFd(there)
+	veth.Name, veth.PeerName, veth.PeerNamespace = "veth0", peer, netlink.NsFd(there)
 	a.must("veth", a.nl.LinkAdd(veth))
-	for _, h := range []*host{a, b} {
+	for i, h := range []*host{a, b} {
+		dev := []string{"veth0", peer}[i]
 		for _, command := range []uint32{unix.ETHTOOL_STXCSUM, unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO} {
-			h.do(func() error { return ethtool("veth0", command, 0) })
+			h.do(func() error { return ethtool(dev, command, 0) })
 		}
-		h.up("veth0")
+		h.up(dev)
 	}
 }
 

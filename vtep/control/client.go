@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -73,8 +75,93 @@ func (c *Client) Peers(ctx context.Context, name string) (p []Peer, err error) {
 	return p, c.get(ctx, "/v1/tunnels/"+url.PathEscape(name)+"/peers", &p)
 }
 
+// TunnelAdd adds a tunnel.
+func (c *Client) TunnelAdd(ctx context.Context, w TunnelWrite) error {
+	return c.send(ctx, http.MethodPost, "/v1/tunnels", w, nil)
+}
+
+// TunnelSet changes a tunnel.
+func (c *Client) TunnelSet(ctx context.Context, w TunnelWrite) error {
+	return c.send(ctx, http.MethodPatch, "/v1/tunnels/"+url.PathEscape(w.Name), w, nil)
+}
+
+// TunnelDelete removes a tunnel.
+func (c *Client) TunnelDelete(ctx context.Context, name string) error {
+	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(name), nil, nil)
+}
+
+// PeerAdd adds a peer to a tunnel.
+func (c *Client) PeerAdd(ctx context.Context, dev string, w PeerWrite) error {
+	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/peers", w, nil)
+}
+
+// PeerSet changes a peer of a tunnel.
+func (c *Client) PeerSet(ctx context.Context, dev string, w PeerWrite) error {
+	return c.send(ctx, http.MethodPatch, "/v1/tunnels/"+url.PathEscape(dev)+"/peers", w, nil)
+}
+
+// PeerDelete removes a peer from a tunnel.
+func (c *Client) PeerDelete(ctx context.Context, dev, addr string) error {
+	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/peers/"+url.PathEscape(addr), nil, nil)
+}
+
+// FDBSet makes a forwarding entry.
+func (c *Client) FDBSet(ctx context.Context, dev string, w FDBWrite) error {
+	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb", w, nil)
+}
+
+// FDBDelete removes a forwarding entry, with a dst that destination only.
+func (c *Client) FDBDelete(ctx context.Context, dev string, w FDBWrite) error {
+	q := url.Values{"keyword": w.Keywords}
+	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb/"+url.PathEscape(w.MAC)+"?"+q.Encode(), nil, nil)
+}
+
+// FDBFlush removes forwarding entries and returns how many.
+func (c *Client) FDBFlush(ctx context.Context, dev string, f FDBFlush) (int, error) {
+	q := FDBFilter{VNI: f.VNI, Dst: f.Dst}.query()
+	if f.Port != 0 {
+		q.Set("port", strconv.Itoa(int(f.Port)))
+	}
+	for word, is := range f.Is {
+		q.Set(word, strconv.FormatBool(is))
+	}
+	var out Flushed
+	err := c.do(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb?"+q.Encode(), &out)
+	return out.Flushed, err
+}
+
+// FDBGet asks for what is known of one address.
+func (c *Client) FDBGet(ctx context.Context, dev, mac string) (e []FDBEntry, err error) {
+	return e, c.get(ctx, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb/"+url.PathEscape(mac), &e)
+}
+
+// Events hands events of an object ("" of all) to each, until ctx or the
+// daemon ends or each fails. What happens after ready was called is among them.
+func (c *Client) Events(ctx context.Context, object string, ready func(), each func(Event) error) error {
+	return c.send(ctx, http.MethodGet, "/v1/events?"+url.Values{"object": {object}}.Encode(), nil, func(body io.Reader) error {
+		ready()
+		for lines := json.NewDecoder(body); ; {
+			var e Event
+			err := lines.Decode(&e)
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+				return nil
+			}
+			if err == nil {
+				err = each(e)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+}
+
 // FDB asks for forwarding entries.
 func (c *Client) FDB(ctx context.Context, f FDBFilter) (e []FDBEntry, err error) {
+	return e, c.get(ctx, "/v1/fdb?"+f.query().Encode(), &e)
+}
+
+func (f FDBFilter) query() url.Values {
 	q := url.Values{}
 	if f.Dev != "" {
 		q.Set("dev", f.Dev)
@@ -85,7 +172,7 @@ func (c *Client) FDB(ctx context.Context, f FDBFilter) (e []FDBEntry, err error)
 	if f.Dst != (netip.Addr{}) {
 		q.Set("dst", f.Dst.String())
 	}
-	return e, c.get(ctx, "/v1/fdb?"+q.Encode(), &e)
+	return q
 }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {
@@ -93,8 +180,20 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 }
 
 func (c *Client) do(ctx context.Context, method, path string, v any) error {
+	return c.send(ctx, method, path, nil, func(answer io.Reader) error { return json.NewDecoder(answer).Decode(v) })
+}
+
+// send sends body, unless it is nil, and has the answer read, unless read is nil.
+func (c *Client) send(ctx context.Context, method, path string, body any, read func(io.Reader) error) error {
+	text := []byte{}
+	if body != nil {
+		var err error
+		if text, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
 	for {
-		busy, err := c.try(ctx, method, path, v)
+		busy, err := c.try(ctx, method, path, text, read)
 		if !busy {
 			return err
 		}
@@ -108,8 +207,8 @@ func (c *Client) do(ctx context.Context, method, path string, v any) error {
 
 // try asks once, on a connection of its own; busy says that the server had no
 // room for us.
-func (c *Client) try(ctx context.Context, method, path string, v any) (busy bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://gvtep"+path, nil)
+func (c *Client) try(ctx context.Context, method, path string, text []byte, read func(io.Reader) error) (busy bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gvtep"+path, bytes.NewReader(text))
 	if err != nil {
 		return false, err
 	}
@@ -136,7 +235,10 @@ func (c *Client) try(ctx context.Context, method, path string, v any) (busy bool
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
-		if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
+		if read == nil {
+			return false, nil
+		}
+		if err := read(resp.Body); err != nil {
 			return false, c.failed(ctx, err)
 		}
 		return false, nil
@@ -144,7 +246,7 @@ func (c *Client) try(ctx context.Context, method, path string, v any) (busy bool
 		return true, nil
 	}
 	var body errorBody
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	text, _ = io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if json.Unmarshal(text, &body) != nil || body.Error == "" {
 		body.Error = fmt.Sprintf("%s: %s answered %s", c.path, path, resp.Status)
 	}
@@ -153,7 +255,7 @@ func (c *Client) try(ctx context.Context, method, path string, v any) (busy bool
 		return false, &NotFoundError{body.Error}
 	case http.StatusUnprocessableEntity:
 		return false, &InvalidError{body.Error, body.Faults}
-	case http.StatusConflict:
+	case http.StatusConflict, http.StatusForbidden:
 		return false, &RefusedError{body.Error}
 	}
 	return false, errors.New(body.Error)

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -40,7 +43,57 @@ func TestMain(m *testing.M) {
 }
 
 // fake is an endpoint with two tunnels.
-type fake struct{ entries int }
+type fake struct {
+	Source
+	entries int
+}
+
+// told does what the name says.
+func told(name string) error {
+	switch name {
+	case "usage":
+		return fmt.Errorf("no: %w", &UsageError{"wrong words"})
+	case "refused":
+		return errors.New("File exists")
+	}
+	return nil
+}
+
+func (fake) TunnelAdd(w TunnelWrite) error              { return told(w.Name) }
+func (fake) TunnelSet(w TunnelWrite) error              { return told(w.Name) }
+func (fake) TunnelDelete(name string) error             { return told(name) }
+func (fake) PeerAdd(dev string, _ PeerWrite) error      { return told(dev) }
+func (fake) PeerSet(dev string, _ PeerWrite) error      { return told(dev) }
+func (fake) PeerDelete(dev, _ string) error             { return told(dev) }
+func (fake) FDBSet(dev string, _ FDBWrite) error        { return told(dev) }
+func (fake) FDBDelete(dev string, w FDBWrite) error     { return told(dev) }
+func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) { return f.FDB(FDBFilter{Dev: dev}), told(dev) }
+
+// FDBFlush counts what it is told.
+func (fake) FDBFlush(dev string, f FDBFlush) (int, error) {
+	n := len(f.Is)
+	if f.Is["static"] && !f.Is["sticky"] && f.Dst.IsValid() && f.Port == 7 && f.VNI != nil && *f.VNI == 5 {
+		n += 100
+	}
+	return n, told(dev)
+}
+
+// Events are four, and then nothing.
+func (fake) Events(ctx context.Context) iter.Seq[Event] {
+	return func(yield func(Event) bool) {
+		for _, e := range []Event{
+			{Time: epoch, Object: "tunnel", Action: "new", Ifname: "gnv0"},
+			{Time: epoch, Object: "peer", Action: "new", Ifname: "gnv0", Dst: "203.0.113.1", Port: 6081},
+			{Time: epoch, Object: "lost", Lost: 3},
+			{Time: epoch, Object: "fdb", Action: "moved", Ifname: "gnv0", MAC: "02:00:00:00:02:10", Dst: "203.0.113.1", Port: 6081, From: "203.0.113.2", Flags: []string{"self"}},
+		} {
+			if !yield(e) {
+				return
+			}
+		}
+		<-ctx.Done()
+	}
+}
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
@@ -82,9 +135,10 @@ func (fake) Tunnels() []Tunnel {
 			Mode: "l2", TTL: "64", TOS: "0xb8", Local: "198.51.100.1:6081", SrcPortMin: 49152, SrcPortMax: 65535, MTUAuto: true,
 			Addresses: []string{"192.0.2.1/24"}, Queues: 2, Offload: []string{"vnet_hdr", "csum", "tso4"}, Since: epoch, Uptime: 1.5,
 			Learning: true, Ageing: 300, L2Control: "drop", VLANTags: "pass", TxFlood: 3,
+			Group: "239.1.1.1", Accept: []string{"203.0.113.0/24"}, Flood: true, McastFlood: true, BcastFlood: true, Damping: true, BUMLimit: 9, Answered: 2,
 			Drops: Drops{RX: map[string]uint64{"ecn": 1}, TX: map[string]uint64{"too_big": 2}},
 			Peers: []Peer{{
-				Remote: netip.MustParseAddr("203.0.113.1"), Port: 6081, Flood: true, LastSeen: &epoch, SeenAgo: &ago,
+				Remote: netip.MustParseAddr("203.0.113.1"), Port: 6081, Flood: true, Origin: "config", LastSeen: &epoch, SeenAgo: &ago,
 				RX: Traffic{1000, 10}, TX: Traffic{2000, 20}, PathMTU: 1500,
 			}},
 			FDB: FDBCount{Learned: 1, Static: 0, Limit: 4096, Moved: 1},
@@ -171,7 +225,7 @@ func TestGolden(t *testing.T) {
 	path := start(t, fake{}, time.Second, time.Second)
 	for name, url := range map[string]string{
 		"status": "/v1/status", "status_details": "/v1/status?details", "reload": "POST /v1/reload?dry_run", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
-		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb",
+		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb", "fdb_get": "/v1/tunnels/gnv6/fdb/00:00:00:00:00:00", "fdb_flush": "DELETE /v1/tunnels/gnv0/fdb?static=true",
 	} {
 		method, url, ok := strings.Cut(url, " ")
 		if !ok {
@@ -213,12 +267,19 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/fdb?vni=16777216", 400, `{"error":"vni 16777216: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni or dst"}` + "\n"},
-		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/reload, /healthz, /readyz"}` + "\n"},
-		{"POST", "/v1/tunnels", 405, `{"error":"here one can only ask; what can be told is POST /v1/reload"}` + "\n"},
+		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /healthz, /readyz"}` + "\n"},
+		{"POST", "/v1/tunnels", 400, `{"error":"not the JSON of a control.TunnelWrite: EOF"}` + "\n"},
+		{"PUT", "/v1/status", 405, `{"error":"here one can only ask; what can be told is below /v1/tunnels, and POST /v1/reload"}` + "\n"},
+		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
+		{"DELETE", "/v1/tunnels/refused/peers/192.0.2.1", 409, `{"error":"File exists"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=192.0.2.1&vni=5&port=7&static=true&sticky=false", 200, `{"flushed":102}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dev, vni or dst"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?static=7", 400, `{"error":"static 7: want true or false"}` + "\n"},
+		{"GET", "/v1/events?object=link", 400, `{"error":"object \"link\": want tunnel, peer, fdb"}` + "\n"},
 		{"GET", "/v1/reload", 405, `{"error":"a reload is a POST"}` + "\n"},
 		{"POST", "/v1/reload?config=/refused", 409, `{"error":"gnv0: no"}` + "\n"},
 		{"POST", "/v1/reload?config=/invalid", 422, `{"error":"x.toml:1:1: wrong\n1| x\n | ~","faults":3}` + "\n"},
-		{"DELETE", "/v1/tunnels/gnv0", 405, `{"error":"here one can only ask; what can be told is POST /v1/reload"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0", 200, "{}\n"},
 	} {
 		code, body := get(t, path, tt.method, tt.url)
 		if code != tt.code || body != tt.body {
@@ -268,6 +329,59 @@ func TestClient(t *testing.T) {
 	var missing *NotFoundError
 	if _, err := c.Tunnel(ctx, "../status?x"); !errors.As(err, &missing) {
 		t.Errorf("Tunnel of a bad name: %v, want a NotFoundError", err)
+	}
+}
+
+// A stream goes on beyond the time-outs of the server, and ends with it.
+func TestEvents(t *testing.T) {
+	c := NewClient(start(t, fake{}, 50*time.Millisecond, 50*time.Millisecond))
+	for object, want := range map[string]string{"": "tunnel peer lost fdb ", "fdb": "lost fdb "} {
+		ctx, cancel := context.WithCancel(context.Background())
+		got, begun := "", false
+		time.AfterFunc(200*time.Millisecond, cancel)
+		err := c.Events(ctx, object, func() { begun = true }, func(e Event) error {
+			got += e.Object + " "
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) || got != want || !begun {
+			t.Errorf("object %q: %q, %v, begun %v; want %q until it is cancelled", object, got, err, begun, want)
+		}
+	}
+}
+
+// Others than root and our own user may look and not change.
+func TestMayWrite(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root: cannot be another user")
+	}
+	path := start(t, fake{}, time.Second, time.Second)
+	os.Chmod(filepath.Dir(path), 0o755)
+	os.Chmod(path, 0o666)
+	for dir := filepath.Dir(path); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		os.Chmod(dir, 0o755)
+	}
+	answers := make(chan string)
+	go func() {
+		// Of this thread only, which ends with the goroutine.
+		runtime.LockOSThread()
+		unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534)
+		for _, request := range []string{"DELETE /v1/tunnels/gnv0", "POST /v1/reload", "POST /v1/reload?dry_run&config=/x", "POST /v1/reload?dry_run", "GET /v1/tunnels/gnv0"} {
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				answers <- err.Error()
+				continue
+			}
+			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: gvtep\r\nConnection: close\r\n\r\n", request)
+			line := make([]byte, 12)
+			io.ReadFull(conn, line)
+			conn.Close()
+			answers <- string(line)
+		}
+	}()
+	for _, want := range []string{"HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 200", "HTTP/1.1 200"} {
+		if got := <-answers; got != want {
+			t.Errorf("another user got %q, want %q", got, want)
+		}
 	}
 }
 

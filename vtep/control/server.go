@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +26,27 @@ type Source interface {
 	// Reload loads the configuration anew, all of it or nothing. Errors that
 	// are not an *InvalidError mean that it cannot be done now.
 	Reload(ReloadRequest) (Reload, error)
+
+	// What changes things. An error that is a *UsageError means that the words
+	// are wrong, others that it cannot be done.
+	TunnelAdd(TunnelWrite) error
+	TunnelSet(TunnelWrite) error
+	TunnelDelete(name string) error
+	PeerAdd(dev string, w PeerWrite) error
+	PeerSet(dev string, w PeerWrite) error
+	PeerDelete(dev, addr string) error
+	FDBSet(dev string, w FDBWrite) error
+	FDBDelete(dev string, w FDBWrite) error
+	FDBFlush(dev string, f FDBFlush) (int, error)
+	FDBGet(dev, mac string) ([]FDBEntry, error)
+	// Events returns what happens from now on, until ctx ends.
+	Events(ctx context.Context) iter.Seq[Event]
 }
+
+// UsageError says that the words of a request are wrong.
+type UsageError struct{ Text string }
+
+func (e *UsageError) Error() string { return e.Text }
 
 // InvalidError says that a configuration is wrong. The text has several lines:
 // each fault with its place.
@@ -52,7 +75,8 @@ func Serve(ctx context.Context, l net.Listener, src Source) error {
 
 func serve(ctx context.Context, l net.Listener, src Source, read, write time.Duration) error {
 	srv := &http.Server{
-		Handler:           handler(src),
+		Handler:           handler(src, write),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ReadHeaderTimeout: read,
 		ReadTimeout:       read,
 		IdleTimeout:       read,
@@ -69,7 +93,13 @@ func serve(ctx context.Context, l net.Listener, src Source, read, write time.Dur
 	return fmt.Errorf("control socket: %w", err)
 }
 
-func handler(src Source) http.Handler {
+// connKey finds the connection of a request in its context.
+type connKey struct{}
+
+// objects are what events are about.
+var objects = []string{"tunnel", "peer", "fdb"}
+
+func handler(src Source, write time.Duration) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		details := r.URL.Query().Has("details")
@@ -91,6 +121,68 @@ func handler(src Source) http.Handler {
 	mux.HandleFunc("GET /v1/tunnels/{name}/fdb", func(w http.ResponseWriter, r *http.Request) {
 		if t, ok := tunnel(w, src, r.PathValue("name")); ok {
 			answer(w, http.StatusOK, src.FDB(FDBFilter{Dev: t.Ifname}))
+		}
+	})
+	mux.HandleFunc("GET /v1/tunnels/{name}/fdb/{mac}", func(w http.ResponseWriter, r *http.Request) {
+		entries, err := src.FDBGet(r.PathValue("name"), r.PathValue("mac"))
+		outcome(w, entries, err)
+	})
+	mux.HandleFunc("POST /v1/tunnels", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, src.TunnelAdd)
+	})
+	mux.HandleFunc("PATCH /v1/tunnels/{name}", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, func(t TunnelWrite) error {
+			t.Name = r.PathValue("name")
+			return src.TunnelSet(t)
+		})
+	})
+	mux.HandleFunc("DELETE /v1/tunnels/{name}", func(w http.ResponseWriter, r *http.Request) {
+		outcome(w, struct{}{}, src.TunnelDelete(r.PathValue("name")))
+	})
+	mux.HandleFunc("POST /v1/tunnels/{name}/peers", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, func(p PeerWrite) error { return src.PeerAdd(r.PathValue("name"), p) })
+	})
+	mux.HandleFunc("PATCH /v1/tunnels/{name}/peers", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, func(p PeerWrite) error { return src.PeerSet(r.PathValue("name"), p) })
+	})
+	mux.HandleFunc("DELETE /v1/tunnels/{name}/peers/{addr}", func(w http.ResponseWriter, r *http.Request) {
+		outcome(w, struct{}{}, src.PeerDelete(r.PathValue("name"), r.PathValue("addr")))
+	})
+	mux.HandleFunc("POST /v1/tunnels/{name}/fdb", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, func(e FDBWrite) error { return src.FDBSet(r.PathValue("name"), e) })
+	})
+	mux.HandleFunc("DELETE /v1/tunnels/{name}/fdb/{mac}", func(w http.ResponseWriter, r *http.Request) {
+		e := FDBWrite{MAC: r.PathValue("mac"), Keywords: r.URL.Query()["keyword"]}
+		outcome(w, struct{}{}, src.FDBDelete(r.PathValue("name"), e))
+	})
+	mux.HandleFunc("DELETE /v1/tunnels/{name}/fdb", func(w http.ResponseWriter, r *http.Request) {
+		f, err := parseFlush(r)
+		n := 0
+		if err == nil {
+			n, err = src.FDBFlush(r.PathValue("name"), f)
+		}
+		outcome(w, Flushed{n}, err)
+	})
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		object := r.URL.Query().Get("object")
+		if object != "" && !slices.Contains(objects, object) {
+			refuse(w, http.StatusBadRequest, fmt.Sprintf("object %q: want %s", object, strings.Join(objects, ", ")))
+			return
+		}
+		rc := http.NewResponseController(w)
+		rc.SetReadDeadline(time.Time{}) // the reader has nothing more to say
+		events := src.Events(r.Context())
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		rc.Flush() // tells that it has begun
+		enc := json.NewEncoder(w)
+		for e := range events {
+			if object != "" && e.Object != object && e.Object != "lost" {
+				continue
+			}
+			rc.SetWriteDeadline(time.Now().Add(write))
+			if enc.Encode(e) != nil || rc.Flush() != nil {
+				return
+			}
 		}
 	})
 	mux.HandleFunc("GET /v1/fdb", func(w http.ResponseWriter, r *http.Request) {
@@ -137,15 +229,90 @@ func handler(src Source) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
-			refuse(w, http.StatusMethodNotAllowed, "here one can only ask; what can be told is POST /v1/reload")
+			refuse(w, http.StatusMethodNotAllowed, "here one can only ask; what can be told is below /v1/tunnels, and POST /v1/reload")
 			return
 		}
-		refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/reload, /healthz, /readyz")
+		refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /healthz, /readyz")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if changes(r) {
+			if c, ok := r.Context().Value(connKey{}).(*conn); !ok || !c.mayWrite() {
+				refuse(w, http.StatusForbidden, "Operation not permitted (changes are for root and the user of the daemon)")
+				return
+			}
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// changes reports whether a request would change something, or have a file
+// read that the daemon may read and the one who asks perhaps not.
+func changes(r *http.Request) bool {
+	switch {
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return false
+	case r.URL.Path == "/v1/reload":
+		q := r.URL.Query()
+		return !q.Has("dry_run") || q.Get("config") != ""
+	}
+	return true
+}
+
+// change reads what is wanted and answers with what became of it.
+func change[T any](w http.ResponseWriter, r *http.Request, do func(T) error) {
+	var wanted T
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&wanted); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Sprintf("not the JSON of a %T: %v", wanted, err))
+		return
+	}
+	outcome(w, struct{}{}, do(wanted))
+}
+
+// outcome answers with v, or why there is none.
+func outcome(w http.ResponseWriter, v any, err error) {
+	var usage *UsageError
+	switch {
+	case errors.As(err, &usage):
+		refuse(w, http.StatusBadRequest, err.Error())
+	case err != nil:
+		refuse(w, http.StatusConflict, err.Error())
+	default:
+		answer(w, http.StatusOK, v)
+	}
+}
+
+func parseFlush(r *http.Request) (f FDBFlush, err error) {
+	f.Is = map[string]bool{}
+	rest := r.URL.Query()
+	for key := range rest {
+		v := rest.Get(key)
+		switch {
+		case key == "port":
+			n, e := strconv.ParseUint(v, 0, 16)
+			if e != nil || n == 0 {
+				return f, &UsageError{fmt.Sprintf("port %s: a UDP port is 1 to 65535", v)}
+			}
+			f.Port = uint16(n)
+			rest.Del(key)
+		case slices.Contains(FlushWords[:], key):
+			if f.Is[key], err = strconv.ParseBool(v); err != nil {
+				return f, &UsageError{fmt.Sprintf("%s %s: want true or false", key, v)}
+			}
+			rest.Del(key)
+		}
+	}
+	filter, err := filterOf(rest)
+	if err == nil && rest.Has("dev") {
+		err = errors.New("dev is in the path")
+	}
+	if err != nil {
+		return f, &UsageError{err.Error()}
+	}
+	f.Dst, f.VNI = filter.Dst, filter.VNI
+	return f, nil
 }
 
 // tunnel looks name up, and answers if there is none.
@@ -161,8 +328,9 @@ func tunnel(w http.ResponseWriter, src Source, name string) (Tunnel, bool) {
 	return Tunnel{}, false
 }
 
-func parseFilter(r *http.Request) (FDBFilter, error) {
-	q := r.URL.Query()
+func parseFilter(r *http.Request) (FDBFilter, error) { return filterOf(r.URL.Query()) }
+
+func filterOf(q url.Values) (FDBFilter, error) {
 	f := FDBFilter{Dev: q.Get("dev")}
 	for key := range q {
 		switch key {

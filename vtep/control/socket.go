@@ -219,8 +219,23 @@ func (l *listener) Close() error {
 }
 
 type conn struct {
-	net.Conn
-	done func()
+	net.Conn // of a unix socket
+	done     func()
+}
+
+// mayWrite reports whether the other end may change things: root and the user
+// that the daemon runs as. Others that file permissions let in may look.
+func (c *conn) mayWrite() bool {
+	raw, err := c.Conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	ok := false
+	raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		ok = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+	})
+	return ok
 }
 
 func (c *conn) Close() error {

@@ -8,11 +8,20 @@
 //	GET /v1/tunnels/NAME/peers        []Peer
 //	GET /v1/tunnels/NAME/fdb          []FDBEntry
 //	GET /v1/fdb?dev=&vni=&dst=        []FDBEntry
+//	GET /v1/tunnels/NAME/fdb/LLADDR   []FDBEntry
+//	GET /v1/events?object=            Event, one a line, until the daemon ends
 //	POST /v1/reload?config=&dry_run=  Reload
+//	POST /v1/tunnels                  TunnelWrite; PATCH and DELETE /v1/tunnels/NAME
+//	POST /v1/tunnels/NAME/peers       PeerWrite; PATCH; DELETE /v1/tunnels/NAME/peers/ADDR
+//	POST /v1/tunnels/NAME/fdb         FDBWrite
+//	DELETE /v1/tunnels/NAME/fdb/LLADDR?keyword=  the keywords of FDBWrite
+//	DELETE /v1/tunnels/NAME/fdb?dst=&port=&vni=&permanent=&static=&dynamic=&sticky=&extern_learn=  Flushed
 //	GET /healthz, /readyz             200, or 503 and the reason
 //
 // Errors are {"error": "..."} with a fitting status: 422 for a configuration
-// that is wrong, 409 for what cannot be done now.
+// that is wrong, 400 for words that are, 409 for what cannot be done now, 403
+// for changes by others than root and the daemon's own user. Changes of
+// tunnels, peers and entries last until the daemon ends.
 //
 // The types here are plain data. Their JSON keys are stable: those of
 // "ip -j link" and "bridge -j fdb" where these have one, our own under
@@ -177,6 +186,8 @@ type TunnelDetail struct {
 	TOS        string    `json:"tos"`  // "0xb8" or "inherit"
 	Local      string    `json:"local"`
 	Dev        string    `json:"dev,omitempty"`
+	Group      string    `json:"group,omitempty"`
+	Accept     []string  `json:"accept,omitempty"` // prefixes from where anybody may speak
 	Netns      string    `json:"netns,omitempty"`
 	SrcPortMin uint16    `json:"srcport_min"`
 	SrcPortMax uint16    `json:"srcport_max"`
@@ -192,6 +203,14 @@ type TunnelDetail struct {
 	Ageing     float64   `json:"ageing_seconds"`
 	L2Control  string    `json:"l2_control"` // "drop" or "pass"
 	VLANTags   string    `json:"vlan_tags"`  // "pass" or "drop"
+	Flood      bool      `json:"flood"`
+	McastFlood bool      `json:"mcast_flood"`
+	BcastFlood bool      `json:"bcast_flood"`
+	BUMLimit   int       `json:"bum_limit"` // frames a second; 0: none
+	Locked     bool      `json:"locked"`
+	Damping    bool      `json:"move_damping"`
+	Suppress   bool      `json:"neigh_suppress"`
+	Answered   uint64    `json:"neigh_answered"` // ARP and ND requests answered here
 	TxFlood    uint64    `json:"tx_flood_packets"`
 	Drops      Drops     `json:"drops"`
 	Peers      []Peer    `json:"peers"`
@@ -204,6 +223,7 @@ type Peer struct {
 	Remote   netip.Addr `json:"remote"`
 	Port     uint16     `json:"port"`
 	Flood    bool       `json:"flood"`
+	Origin   string     `json:"origin"`            // "config", "accept" (it spoke and was let in), "group", "fdb" (only entries point there)
 	LastSeen *time.Time `json:"last_seen"`         // null: never
 	SeenAgo  *float64   `json:"last_seen_seconds"` // ago; null: never
 	RX       Traffic    `json:"rx"`
@@ -219,6 +239,8 @@ type FDBCount struct {
 	Limit   int    `json:"limit"`
 	Moved   uint64 `json:"moved"`
 	Aged    uint64 `json:"aged"`
+	Damped  uint64 `json:"damped"` // moves that were not made of addresses that flap
+	Frozen  uint64 `json:"frozen"` // how often one was held for it
 }
 
 // FDBEntry is one forwarding entry, in the form of an element of
@@ -227,7 +249,9 @@ type FDBEntry struct {
 	MAC     string     `json:"mac"`
 	Ifname  string     `json:"ifname"`
 	Dst     string     `json:"dst,omitempty"`
-	Port    uint16     `json:"port,omitempty"` // if it is not the tunnel's
+	Port    uint16     `json:"port,omitempty"` // if it is not the tunnel's, as the next two
+	VNI     *uint32    `json:"vni,omitempty"`
+	Via     string     `json:"viaIf,omitempty"`
 	Used    *int       `json:"used,omitempty"` // seconds ago; learned entries only
 	Updated *int       `json:"updated,omitempty"`
 	Flags   []string   `json:"flags"`
@@ -240,6 +264,63 @@ type FDBDetail struct {
 	ID     uint32 `json:"id"`
 	Local  bool   `json:"local"`  // behind our own device
 	Origin string `json:"origin"` // "learned" or "config"
+}
+
+// TunnelWrite is a tunnel to be added, or changed.
+type TunnelWrite struct {
+	Name     string   `json:"name"`
+	Keywords []string `json:"keywords"` // in the words of gvtep run, such as "id", "5"
+}
+
+// PeerWrite is a peer to be added, or changed.
+type PeerWrite struct {
+	Remote   string   `json:"remote"`
+	Keywords []string `json:"keywords"` // name TEXT, port PORT, flood or noflood
+}
+
+// FDBWrite is an entry to be made.
+type FDBWrite struct {
+	Verb     string   `json:"verb"` // "add", "append" or "replace"
+	MAC      string   `json:"mac"`
+	Keywords []string `json:"keywords"` // in the words of bridge(8), such as "dst", "192.0.2.2"
+}
+
+// FDBFlush chooses entries to be removed; its zero value takes all but the
+// flood list.
+type FDBFlush struct {
+	Dst  netip.Addr
+	VNI  *uint32
+	Port uint16
+	// Is has of "permanent", "static", "dynamic", "sticky" and "extern_learn"
+	// what an entry must be, or must not.
+	Is map[string]bool
+}
+
+// FlushWords are the keys of FDBFlush.Is.
+var FlushWords = [...]string{"permanent", "static", "dynamic", "sticky", "extern_learn"}
+
+// Flushed says how many entries were removed.
+type Flushed struct {
+	Flushed int `json:"flushed"`
+}
+
+// Event is one change, or that some were lost.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Object string    `json:"object"` // "tunnel", "peer", "fdb" or "lost"
+	// Action is "new", "changed" or "deleted"; of fdb also "moved",
+	// "replaced", "aged", "flushed", "frozen" and "thawed".
+	Action string `json:"action,omitempty"`
+	Ifname string `json:"ifname,omitempty"`
+	MAC    string `json:"mac,omitempty"`
+	// Dst is the peer, and where the address is; From is where it was.
+	Dst   string   `json:"dst,omitempty"`
+	Port  uint16   `json:"port,omitempty"`
+	From  string   `json:"from,omitempty"`
+	Local bool     `json:"local,omitempty"` // behind our own device
+	Flags []string `json:"flags,omitempty"`
+	State string   `json:"state,omitempty"` // "permanent" or "static"
+	Lost  uint64   `json:"lost,omitempty"`  // events before this one that the reader was too slow for
 }
 
 // FDBFilter chooses entries; its zero value takes all.

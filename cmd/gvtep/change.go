@@ -1,0 +1,347 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"gvtep/config"
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep"
+	"gvtep/vtep/control"
+	"gvtep/vtep/geneve"
+)
+
+// What people change in a running process becomes part of r.running, with
+// which a later reload compares its files. Entries of the table that were made
+// by hand and are no entries of the configuration stay until they are removed.
+
+// Errors in the words of the kernel, which scripts look for.
+var (
+	errExists   = reworded{"File exists", unix.EEXIST}
+	errNotFound = reworded{"No such file or directory", unix.ENOENT}
+)
+
+// usage marks an error as one of wrong words.
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &control.UsageError{Text: err.Error()}
+}
+
+// find returns where a tunnel is in the configuration. r.mu is held.
+func (r *reloader) find(name string) (int, error) {
+	i := slices.IndexFunc(r.running.Tunnels, func(t config.Tunnel) bool { return t.Name == name })
+	if i < 0 {
+		return i, fmt.Errorf("%w (there is no tunnel %s)", errNotFound, name)
+	}
+	return i, nil
+}
+
+// keep makes t the i-th tunnel of the configuration. r.mu is held.
+func (r *reloader) keep(i int, t config.Tunnel) {
+	r.running.Tunnels = slices.Clone(r.running.Tunnels)
+	r.running.Tunnels[i] = t
+}
+
+// logged logs what became of a change.
+func (r *reloader) logged(what, name string, err error) error {
+	if err != nil {
+		r.daemon.log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
+	} else {
+		r.daemon.log.Info("changed", zap.String("what", what), zap.String("device", name))
+	}
+	return err
+}
+
+func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.find(w.Name); err == nil {
+		return fmt.Errorf("%w (there is a tunnel of this name)", errExists)
+	}
+	t, err := config.ParseTunnel(w.Name, w.Keywords, r.running.Socket, "gvtep run --help")
+	if err != nil {
+		return usage(err)
+	}
+	if err = r.endpoint.Add(vtepTunnel(&t)); err == nil {
+		r.running.Tunnels = append(slices.Clip(r.running.Tunnels), t)
+		r.daemon.warn([]config.Tunnel{t})
+	}
+	return r.logged("tunnel add", w.Name, withoutName(err, w.Name))
+}
+
+// withoutName drops the name of the tunnel, which the line says already.
+func withoutName(err error, name string) error {
+	if err == nil {
+		return nil
+	}
+	return withoutPrefix(err, name+": ")
+}
+
+func (r *reloader) TunnelDelete(name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, err := r.find(name)
+	if err != nil {
+		return err
+	}
+	if err = r.endpoint.Remove(name); err == nil {
+		r.running.Tunnels = slices.Delete(slices.Clone(r.running.Tunnels), i, i+1)
+	}
+	return r.logged("tunnel del", name, withoutName(err, name))
+}
+
+func (r *reloader) TunnelSet(w control.TunnelWrite) error {
+	return r.edit("tunnel set", w.Name, func(t *config.Tunnel) (err error) {
+		*t, err = config.AmendTunnel(*t, w.Keywords, "gvtep run --help")
+		return usage(err)
+	})
+}
+
+// edit changes the configuration of a running tunnel.
+func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, err := r.find(name)
+	if err != nil {
+		return err
+	}
+	before := r.running.Tunnels[i]
+	t := before
+	t.Peers = slices.Clone(t.Peers)
+	if err := change(&t); err != nil {
+		return err
+	}
+	if err := t.Check(r.running.Socket.Ports); err != nil {
+		return usage(err)
+	}
+	changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}})
+	if changes.Empty() {
+		return nil
+	}
+	for _, k := range changes.Changed[0].Keys {
+		if !k.Live {
+			return fmt.Errorf("%s: Device or resource busy (it cannot change while the tunnel is there: tunnel del, tunnel add)", k.Key)
+		}
+	}
+	if err = r.endpoint.Apply(vtep.Change{Set: vtepTunnels([]config.Tunnel{t})}); err == nil {
+		r.keep(i, t)
+	}
+	return r.logged(what, name, withoutName(err, name))
+}
+
+func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
+	return r.edit("peer add", dev, func(t *config.Tunnel) error {
+		p, err := config.ParsePeer(config.Peer{}, w.Remote, w.Keywords)
+		if err != nil {
+			return usage(err)
+		}
+		if peerIndex(t, p.Remote) >= 0 {
+			return errExists
+		}
+		t.Peers = append(t.Peers, p)
+		return nil
+	})
+}
+
+func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
+	return r.edit("peer set", dev, func(t *config.Tunnel) error {
+		p, err := config.ParsePeer(config.Peer{}, w.Remote, nil)
+		if err != nil {
+			return usage(err)
+		}
+		i := peerIndex(t, p.Remote)
+		if i < 0 {
+			return errNotFound
+		}
+		t.Peers[i], err = config.ParsePeer(t.Peers[i], w.Remote, w.Keywords)
+		return usage(err)
+	})
+}
+
+func (r *reloader) PeerDelete(dev, addr string) error {
+	return r.edit("peer del", dev, func(t *config.Tunnel) error {
+		p, err := config.ParsePeer(config.Peer{}, addr, nil)
+		if err != nil {
+			return usage(err)
+		}
+		i := peerIndex(t, p.Remote)
+		if i < 0 {
+			return errNotFound
+		}
+		t.Peers = slices.Delete(t.Peers, i, i+1)
+		return nil
+	})
+}
+
+func peerIndex(t *config.Tunnel, a netip.Addr) int {
+	return slices.IndexFunc(t.Peers, func(p config.Peer) bool { return p.Remote == a })
+}
+
+var fdbVerbs = map[string]vtep.Verb{"add": vtep.EntryAdd, "append": vtep.EntryAppend, "replace": vtep.EntryReplace}
+
+func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
+	verb, ok := fdbVerbs[w.Verb]
+	if !ok {
+		return usage(fmt.Errorf("verb %q: want add, append or replace", w.Verb))
+	}
+	e, err := config.ParseEntry(w.MAC, w.Keywords)
+	if err != nil {
+		return usage(err)
+	}
+	return r.table("fdb "+w.Verb, dev, e.LLAddr, func(t *config.Tunnel) error {
+		entry := vtepEntry(t, e)
+		if entry.MAC.IsZero() && (e.Port != 0 && e.Port == t.DstPort) {
+			entry.Port = 0
+		}
+		err := r.endpoint.SetEntry(dev, verb, entry)
+		if verb == vtep.EntryAdd && errors.Is(err, unix.EEXIST) && !entry.MAC.IsZero() {
+			err = fmt.Errorf("%w (append is for 00:00:00:00:00:00 and group addresses; use replace)", errExists)
+		}
+		return err
+	})
+}
+
+func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
+	e, err := config.ParseEntry(w.MAC, w.Keywords)
+	if err != nil {
+		return usage(err)
+	}
+	return r.table("fdb del", dev, e.LLAddr, func(t *config.Tunnel) error {
+		err := r.endpoint.DeleteEntry(dev, vtepEntry(t, e))
+		if errors.Is(err, fdb.ErrNotFound) {
+			err = errNotFound
+		}
+		return err
+	})
+}
+
+func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
+	err = r.table("fdb flush", dev, "", func(t *config.Tunnel) error {
+		n, err = r.endpoint.FlushEntries(dev, func(e *vtep.FDBEntry) bool {
+			is := map[string]bool{
+				"permanent": e.State == fdb.Permanent, "static": e.State == fdb.Static, "dynamic": e.State == fdb.Dynamic,
+				"sticky": e.Flags&fdb.Sticky != 0, "extern_learn": e.Flags&fdb.ExternLearn != 0,
+			}
+			for word, want := range f.Is {
+				if is[word] != want {
+					return false
+				}
+			}
+			vni := t.VNI
+			if e.OtherVNI {
+				vni = uint32(e.VNI)
+			}
+			return (!f.Dst.IsValid() || f.Dst == e.Remote.Addr().WithZone("")) && (f.Port == 0 || f.Port == e.Remote.Port()) &&
+				(f.VNI == nil || *f.VNI == vni)
+		})
+		return err
+	})
+	return n, err
+}
+
+// table changes the forwarding table of a tunnel, and the configuration as far
+// as it has the entry, or the flood list, that changed. Without an address any
+// entry may have.
+func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, err := r.find(dev)
+	if err != nil {
+		return err
+	}
+	t := r.running.Tunnels[i]
+	if err := r.logged(what, dev, change(&t)); err != nil {
+		return withoutName(err, dev)
+	}
+	if (lladdr == packet.MAC{}.String()) {
+		for _, s := range r.endpoint.State().Tunnels {
+			if s.Config.Device.Name == dev {
+				t.Peers = configPeers(s.Config.Peers)
+			}
+		}
+		r.keep(i, t)
+		return nil
+	}
+	var entries []config.Entry
+	looked := map[string]bool{}
+	for _, e := range t.Entries {
+		switch {
+		case lladdr != "" && e.LLAddr != lladdr:
+			entries = append(entries, e)
+		case !looked[e.LLAddr]:
+			looked[e.LLAddr] = true
+			entries = append(entries, r.entriesOf(dev, e.LLAddr, t.Dev)...)
+		}
+	}
+	if slices.Equal(entries, t.Entries) {
+		return nil
+	}
+	t.Entries = entries
+	r.keep(i, t)
+	return r.endpoint.Apply(vtep.Change{Set: vtepTunnels([]config.Tunnel{t})})
+}
+
+// entriesOf returns the entries of an address that could stand in a file.
+func (r *reloader) entriesOf(dev, lladdr, via string) (all []config.Entry) {
+	mac, err := packet.ParseMAC(lladdr)
+	if err != nil {
+		return nil
+	}
+	found, err := r.endpoint.Entry(dev, mac)
+	if err != nil {
+		return nil // it is gone
+	}
+	for _, f := range found {
+		if f.State == fdb.Dynamic || f.Local {
+			continue
+		}
+		e := config.Entry{LLAddr: lladdr, Dst: f.Remote.Addr().WithZone(""), State: f.State.String()}
+		if f.OtherPort {
+			e.Port = f.Remote.Port()
+		}
+		if f.OtherVNI {
+			e.VNI, e.HasVNI = uint32(f.VNI), true
+		}
+		if f.Via != via {
+			e.Via = f.Via
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+func configPeers(peers []vtep.Peer) []config.Peer {
+	all := make([]config.Peer, len(peers))
+	for i, p := range peers {
+		p.Remote = p.Remote.WithZone("")
+		all[i] = config.Peer(p)
+	}
+	return all
+}
+
+// vtepEntry says what config says in the words of the endpoint.
+func vtepEntry(t *config.Tunnel, e config.Entry) vtep.Entry {
+	v := vtep.Entry{
+		Local: e.Local, Remote: e.Dst, Port: e.Port, VNI: geneve.VNI(e.VNI), HasVNI: e.HasVNI, Via: e.Via,
+		State: map[string]fdb.State{"static": fdb.Static, "dynamic": fdb.Dynamic, "permanent": fdb.Permanent}[e.State],
+	}
+	v.MAC, _ = packet.ParseMAC(e.LLAddr) // checked by config
+	if e.Sticky {
+		v.Flags |= fdb.Sticky
+	}
+	if e.ExternLearn {
+		v.Flags |= fdb.ExternLearn
+	}
+	if e.Dst.Is6() && e.Dst.IsLinkLocalUnicast() {
+		v.Remote = e.Dst.WithZone(firstOf(e.Via, t.Dev))
+	}
+	return v
+}
