@@ -8,9 +8,9 @@ BENCHTIME   ?= 1s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NEED        := scripts/tools/need.sh
 LABTOOLS    := ip ping iperf3 socat tshark
-# gcc: the race detector's runtime is C, and one test runs a binary with it.
+# gcc: the race detector needs it, and one test runs a binary with it; python3 holds a port in another.
 # Without root these are only looked for, and the tests that need one skip.
-TESTTOOLS   := gcc $(LABTOOLS)
+TESTTOOLS   := gcc python3 $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
 .PHONY: help build install test race fuzz lint bench demo clean
