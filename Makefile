@@ -37,7 +37,7 @@ race: ## the same tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v /e2e)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m ./internal/e2e
 
-fuzz: ## every fuzz target in turn, FUZZTIME=20s each
+fuzz: ## every fuzz target in turn, FUZZTIME=20s each (or a number, such as 20000x)
 	@grep -roP --include='*_test.go' '^func \KFuzz\w+' . | sort | while IFS=: read -r file name; do \
 	  echo "== $$name in $${file%/*}"; \
 	  $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$${file%/*}" </dev/null || exit 1; done
