@@ -42,7 +42,7 @@ type lan struct {
 func newLAN(t testing.TB) *lan {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to make network namespaces")
+		skip(t, "needs root to make network namespaces")
 	}
 	runtime.LockOSThread()
 	before, err := netns.Get()

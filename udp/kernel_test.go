@@ -121,12 +121,12 @@ s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(("0.0.0.0",6081)); pri
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	if err := cmd.Start(); err != nil {
-		t.Skipf("python3: %v", err)
+		skip(t, "python3: ", err)
 	}
 	defer cmd.Wait()
 	defer in.Close()
 	if _, err := out.Read(make([]byte, 8)); err != nil {
-		t.Skipf("python3: %v", err)
+		skip(t, "python3: ", err)
 	}
 	_, err = u.Listen(ListenOptions{Local: here4, Port: 6081})
 	if want := fmt.Sprintf("pid %d (python", cmd.Process.Pid); !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), want) {
