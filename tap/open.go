@@ -11,8 +11,10 @@
 //     cannot ask for; the kernel takes the flags of a multi-queue device from
 //     the first queue only (tun_set_iff in drivers/net/tun.c). The anchor's own
 //     queue is detached at once, so that it never gets a share of the packets.
-//  3. Water opens the queues. Each descriptor is duplicated out of Go's poller.
-//  4. The anchor goes. What the device really is, is read back: without the
+//  3. Water opens the queues to read from. Each descriptor is duplicated out
+//     of Go's poller. Beside each goes a detached one like the anchor, to write
+//     to; the anchor is the first of them.
+//  4. What the device really is, is read back: without the
 //     flag it is used in plain mode, one frame a read, with no header.
 //  5. The device moves to its namespace and is configured there.
 package tap
@@ -50,8 +52,12 @@ type Options struct {
 	Down      bool           // do not set it up
 }
 
-// maxQueues is one less than the kernel's MAX_TAP_QUEUES: the anchor counts.
-const maxQueues = 255
+const (
+	// kernelQueues is MAX_TAP_QUEUES of drivers/net/tun.c. Detached ones count.
+	kernelQueues = 256
+	// maxQueues leaves one for the anchor.
+	maxQueues = kernelQueues - 1
+)
 
 // check refuses what the kernel would cut, misread or refuse less clearly.
 func (o *Options) check() error {
@@ -181,12 +187,10 @@ func (s *setup) rollback() {
 // attach opens the queues, in the namespace of the calling thread.
 func (s *setup) attach() error {
 	o, d := s.o, s.d
-	anchor, err := s.anchor()
+	writer, err := s.detached(true)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(anchor)
-
 	config := water.Config{
 		DeviceType: water.TAP,
 		PlatformSpecificParams: water.PlatformSpecificParams{
@@ -200,20 +204,41 @@ func (s *setup) attach() error {
 	if o.L3 {
 		config.DeviceType = water.TUN
 	}
-	for range o.Queues {
+	// A queue's number is that of the queues attached before it, and a
+	// detached one keeps its: writer and reader i both are queue i to the rest
+	// of the kernel (skb_record_rx_queue). Of more than half of what the kernel
+	// allows, the last have no writer of their own and write where they read.
+	for i := range o.Queues {
+		if i > 0 && i < kernelQueues-o.Queues {
+			if writer, err = s.detached(false); err != nil {
+				return err
+			}
+		}
 		fd, err := openQueue(config)
 		if err != nil {
+			unix.Close(writer)
 			return attachError(o, s.adopted, err)
 		}
-		d.queues = append(d.queues, newQueue(fd))
+		q := newQueue(fd)
+		if i < kernelQueues-o.Queues {
+			q.out = writer
+		}
+		d.queues = append(d.queues, q)
 	}
 	return s.negotiate(d.queues[0].fd)
 }
 
-// anchor attaches a queue of our own with the flags that water cannot set,
-// and detaches it again: flags stay while any queue, even a detached one, is
-// there.
-func (s *setup) anchor() (fd int, err error) {
+// detached attaches a queue of our own with the flags that water cannot set,
+// and detaches it again. The first is the anchor: flags stay while any queue,
+// even a detached one, is there.
+//
+// What is written to it reaches the host like what is written to any other
+// queue, but the driver does not note for it which queue the flow came in
+// from (tun_get_user). It would send the flow's packets of the other
+// direction there from now on, past those that still wait in the queue before:
+// with two queues, the first reply of a flow made its next packets overtake
+// some forty others. So a flow stays on the queue that its hash chooses.
+func (s *setup) detached(first bool) (fd int, err error) {
 	fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, openError(err)
@@ -228,7 +253,7 @@ func (s *setup) anchor() (fd int, err error) {
 		flags = unix.IFF_TUN
 	}
 	flags |= unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE
-	if !s.adopted {
+	if first && !s.adopted {
 		flags |= unix.IFF_TUN_EXCL // or a device that came just now would be shared
 	}
 	err = unix.EINVAL

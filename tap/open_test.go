@@ -39,7 +39,7 @@ func TestNewTAP(t *testing.T) {
 	link := device(t, "gnv0")
 	got := fmt.Sprintln(link.Mode == isTAP, link.MTU, link.HardwareAddr, link.TxQLen, link.RawFlags&unix.IFF_UP != 0,
 		link.Queues, link.DisabledQueues, link.NonPersist, qdiscs(t, "gnv0"))
-	want := "true 1450 02:00:00:00:0a:01 777 true 2 0 true [noqueue]\n"
+	want := "true 1450 02:00:00:00:0a:01 777 true 2 2 true [noqueue]\n" // two to read, two detached to write
 	if got != want {
 		t.Errorf("device is\n%s, want\n%s", got, want)
 	}

@@ -25,13 +25,14 @@ const (
 // that it is down; EBADFD that it was deleted.
 type Queue struct {
 	fd   int
+	out  int  // what is written to: a detached queue of the device, or fd itself
 	vnet bool // a virtio-net header goes before each frame
 	hdr  [packet.VirtioHdrLen]byte
 	iov  []unix.Iovec
 }
 
 func newQueue(fd int) *Queue {
-	return &Queue{fd: fd, iov: make([]unix.Iovec, 0, firstIov)}
+	return &Queue{fd: fd, out: fd, iov: make([]unix.Iovec, 0, firstIov)}
 }
 
 // FD is the descriptor, to poll on. It becomes -1 when the device is closed.
@@ -85,7 +86,7 @@ func (q *Queue) Write(hdr *packet.VirtioHdr, parts [][]byte) error {
 	}
 	q.iov = iov // keep it if it grew
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.out), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 		switch errno {
 		case 0:
 			return nil
@@ -97,7 +98,10 @@ func (q *Queue) Write(hdr *packet.VirtioHdr, parts [][]byte) error {
 }
 
 func (q *Queue) close() error {
-	fd := q.fd
-	q.fd = -1
+	fd, out := q.fd, q.out
+	q.fd, q.out = -1, -1
+	if out != fd {
+		unix.Close(out) // a second descriptor of the same device has no news
+	}
 	return unix.Close(fd)
 }

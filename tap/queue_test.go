@@ -280,6 +280,53 @@ func TestAnchorTakesNothing(t *testing.T) {
 	}
 }
 
+// A flow stays on its queue, whichever queue the frames of its other
+// direction are written to. Else a packet could overtake those before it.
+func TestFlowKeepsQueue(t *testing.T) {
+	private(t)
+	d := open(t, Options{Name: "gnv0", Queues: 2, Offload: true, LLAddr: macA, TxQueue: 1000,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
+	must(t, netlink.NeighSet(&netlink.Neigh{LinkIndex: d.Ifindex(), IP: net.IPv4(192, 0, 2, 2), HardwareAddr: macB[:], State: netlink.NUD_PERMANENT}))
+	client, err := net.ListenPacket("udp4", "192.0.2.1:5001")
+	must(t, err)
+	defer client.Close()
+	buf := make([]byte, packet.VirtioHdrLen+packet.MaxFrame)
+	// The far end of each flow has a port of its own, as in udpFrame.
+	send := func(port int) (queue int) {
+		t.Helper()
+		_, err := client.WriteTo([]byte("flow"), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: port})
+		must(t, err)
+		for i := range 2 {
+			for {
+				var hdr packet.VirtioHdr
+				frame, err := d.Queue(i).Read(buf, &hdr)
+				if err == unix.EAGAIN {
+					break
+				}
+				must(t, err)
+				if len(frame) == 46 && bytes.HasSuffix(frame, []byte("flow")) {
+					return i
+				}
+			}
+		}
+		t.Fatalf("port %d: the packet is on no queue", port)
+		return -1
+	}
+	for port := 2000; port < 2032; port++ {
+		was := send(port)
+		reply := udpFrame(4)
+		binary.BigEndian.PutUint16(reply[34:], uint16(port))
+		must(t, d.Queue(1-was).Write(&packet.VirtioHdr{}, [][]byte{reply}))
+		client.SetDeadline(time.Now().Add(time.Second))
+		if _, _, err := client.ReadFrom(make([]byte, 100)); err != nil {
+			t.Fatalf("port %d: the reply did not reach the socket: %v", port, err)
+		}
+		if is := send(port); is != was {
+			t.Errorf("port %d: queue %d before a reply was written to queue %d, then queue %d", port, was, 1-was, is)
+		}
+	}
+}
+
 // udpFrame is a whole frame from 192.0.2.2 to 192.0.2.1, without checksums
 // that matter: UDP's is 0.
 func udpFrame(payload int) []byte {

@@ -350,6 +350,17 @@ func (h *host) dialTCP(address string) net.Conn {
 	return c
 }
 
+func (h *host) dialUDP(address string) *net.UDPConn {
+	h.t.Helper()
+	var c *net.UDPConn
+	h.do(func() (err error) {
+		c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address)))
+		return err
+	})
+	h.t.Cleanup(func() { c.Close() })
+	return c
+}
+
 // program is a running program.
 type program struct {
 	cmd    *exec.Cmd
