@@ -21,6 +21,11 @@ type contender struct {
 	bridgable bool // has an Ethernet device to put behind a bridge
 	// up makes the tunnel devices and sets device and daemon of both ends.
 	up func(ctx context.Context, dir string, s *site) error
+
+	// Of those that can carry many tunnels: the text of a file that describes
+	// n of them, and what makes them from it.
+	many   func(n int) string
+	upMany func(ctx context.Context, dir, file string, s *site) error
 }
 
 // build builds the programs that are needed into dir and returns the contenders.
@@ -88,6 +93,15 @@ var vxlan = contender{name: "vxlan", bridgable: true, up: func(ctx context.Conte
 		}
 	}
 	return nil
+}, many: func(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "link add vx%d type vxlan id %d dstport 4789 local 10.77.0.1 remote 10.77.0.2 dev %s\n", 1000+i, 1000+i, underlayDevice)
+		fmt.Fprintf(&b, "addr add 10.%d.%d.1/24 dev vx%d\nlink set vx%d up\n", 100+i/256, i%256, 1000+i, 1000+i)
+	}
+	return b.String()
+}, upMany: func(ctx context.Context, dir, file string, s *site) error {
+	return s.ip(ctx, s.ends[0].host, "-batch", file)
 }}
 
 func gvtep(program string, extra []string) contender {
@@ -109,6 +123,27 @@ func gvtep(program string, extra []string) contender {
 			}
 		}
 		return nil
+	}, many: func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "[[tunnel]]\nname = \"gnv%d\"\nid = %d\nlocal = \"10.77.0.1\"\nremote = \"10.77.0.2\"\n", 1000+i, 1000+i)
+			fmt.Fprintf(&b, "address = [\"10.%d.%d.1/24\"]\n", 100+i/256, i%256)
+		}
+		return b.String()
+	}, upMany: func(ctx context.Context, dir, file string, s *site) (err error) {
+		e := s.ends[0]
+		control := filepath.Join(dir, e.host+".sock")
+		config := file + ".toml"
+		if err := os.Rename(file, config); err != nil {
+			return err
+		}
+		if e.daemon, err = start(e.host, program, "--control", control, "run", "--config", config); err != nil {
+			return err
+		}
+		return e.daemon.until(ctx, "ready", func() bool {
+			_, err := command(ctx, program, "--control", control, "--timeout", "19s", "wait", "--for", "ready")
+			return err == nil
+		})
 	}}
 }
 

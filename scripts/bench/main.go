@@ -20,7 +20,7 @@ import (
 )
 
 // measures are the words of --only, in the order in which they run.
-var measures = []string{"tcp1", "tcp4", "udp64", "udp1300", "nodrop64", "nodrop1300", "ping", "tcp1br", "tcp4br"}
+var measures = []string{"tcp1", "tcp4", "udp64", "udp1300", "nodrop64", "nodrop1300", "ping", "tcp1br", "tcp4br", "idle"}
 
 // options is what the command line asks for.
 type options struct {
@@ -28,6 +28,7 @@ type options struct {
 	secs       int // of one TCP or overload measurement
 	pings      int
 	steps      int // of the search for the no-drop rate
+	tunnels    int // that are idle
 	only       []string
 	labs       []string
 	contenders []string
@@ -37,7 +38,7 @@ type options struct {
 }
 
 func parseOptions(args []string) (options, error) {
-	o := options{pings: 1000, steps: 6}
+	o := options{pings: 1000, steps: 6, tunnels: 1000}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := f.Bool("quick", false, "one short run: to see that it works, not for figures")
 	f.IntVar(&o.runs, "runs", 9, "rounds; in each, every contender has its turn")
@@ -54,7 +55,7 @@ func parseOptions(args []string) (options, error) {
 	set := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { set[f.Name] = true })
 	if *quick {
-		o.pings, o.steps = 200, 4
+		o.pings, o.steps, o.tunnels = 200, 4, 100
 		if !set["runs"] {
 			o.runs = 1
 		}
@@ -135,22 +136,30 @@ func run(ctx context.Context, o options) (failed int, err error) {
 	}
 	logf("measuring %s in %s, %d rounds", strings.Join(o.only, ","), strings.Join(o.labs, " and "), o.runs)
 
-	t := newTable()
+	t, sections := newTable(), o.labs
+	if slices.Contains(o.only, "idle") {
+		sections = append(slices.Clone(o.labs), idleLab)
+	}
 	for round := 1; round <= o.runs; round++ {
-		for _, lab := range o.labs {
+		for _, lab := range sections {
 			for _, c := range contenders {
 				m := &meter{options: o, table: t, dir: dir, lab: lab, contender: c, round: round}
-				m.measure(ctx)
+				switch {
+				case lab != idleLab:
+					m.measure(ctx)
+				case c.upMany != nil:
+					m.idle(ctx)
+				}
 				failed += m.failed
 				if ctx.Err() != nil {
 					logf("stopped: the table has what was measured until now")
-					fmt.Print(head, t.markdown(o.labs))
+					fmt.Print(head, t.markdown(sections))
 					return failed, nil
 				}
 			}
 		}
 	}
-	fmt.Print(head, t.markdown(o.labs))
+	fmt.Print(head, t.markdown(sections))
 	return failed, nil
 }
 

@@ -33,7 +33,7 @@ func (m *meter) measure(ctx context.Context) {
 	for _, bridged := range []bool{false, true} {
 		var todo []string
 		for _, word := range m.only {
-			if strings.HasSuffix(word, "br") == bridged {
+			if word != "idle" && strings.HasSuffix(word, "br") == bridged {
 				todo = append(todo, word)
 			}
 		}
@@ -385,10 +385,9 @@ func (m *meter) memory(ctx context.Context) {
 			m.fail(ctx, "memory", err)
 			return
 		}
-		_, rest, _ := strings.Cut(string(text), "VmHWM:")
-		var kib float64
-		if _, err := fmt.Sscan(rest, &kib); err != nil {
-			m.fail(ctx, "memory", fmt.Errorf("no VmHWM in /proc/PID/status: %w", err))
+		kib := field(text, "VmHWM:")
+		if kib == 0 {
+			m.fail(ctx, "memory", errors.New("no VmHWM in /proc/PID/status"))
 			return
 		}
 		peak = max(peak, kib/1024)
@@ -405,7 +404,7 @@ func (m *meter) cpu() (machine, daemons float64) {
 	text, _ := os.ReadFile("/proc/stat")
 	machine = busyTime(text)
 	for _, e := range m.site.ends {
-		if e.daemon != nil {
+		if e != nil && e.daemon != nil {
 			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", e.daemon.pid()))
 			daemons += processTime(text)
 		}
