@@ -240,6 +240,7 @@ func (d *Draft) Amend(cfg *Config) error {
 	}{
 		{"workers", func() { cfg.Socket.Workers = d.config.Socket.Workers }},
 		{"rcvbuf", func() { cfg.Socket.Rcvbuf = d.config.Socket.Rcvbuf }},
+		{"busypoll", func() { cfg.Socket.BusyPoll = d.config.Socket.BusyPoll }},
 		{"log-level", func() { cfg.Log.Level = d.config.Log.Level }},
 		{"log-format", func() { cfg.Log.Format = d.config.Log.Format }},
 	} {

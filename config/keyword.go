@@ -306,6 +306,21 @@ func socketKeywords() []entry[Socket] {
 				return err
 			},
 			func(s *Socket) []string { return []string{formatSize(s.Rcvbuf)} }),
+		custom(Keyword{Name: "busypoll", Arg: "TIME", Default: "0us", Live: true,
+			Usage: "after traffic, look for more this long before sleeping, such as 3ms: less delay for more CPU time", Text: true},
+			func(s *Socket, v string) (err error) {
+				s.BusyPoll, err = time.ParseDuration(v)
+				if err != nil || s.BusyPoll < 0 || s.BusyPoll > MaxBusyPoll {
+					return wrong("want a time up to 100ms, such as 50us or 3ms; 0us is off")
+				}
+				return nil
+			},
+			func(s *Socket) []string {
+				if s.BusyPoll == 0 {
+					return []string{"0us"}
+				}
+				return []string{s.BusyPoll.String()}
+			}),
 		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "dstport of tunnels that have none of their own",
 			Min: 1, Max: 65535, want: wantPort},
 			func(s *Socket) *uint16 { return &s.Port }),

@@ -29,6 +29,7 @@ const (
 	DefaultAgeing     = 300 * time.Second // as vxlan and bridges have it
 	DefaultMaxAddress = 4096
 	DefaultRcvbuf     = 8 << 20
+	MaxBusyPoll       = 100 * time.Millisecond // more would be a core that never rests, whatever it is called
 )
 
 // DF is the policy for the outer Don't Fragment bit.
@@ -71,6 +72,10 @@ type Socket struct {
 	Rcvbuf  int    // of a receive socket, in bytes
 	Port    uint16 // the DstPort of tunnels that do not say otherwise
 	Ports   int    // size of the set of source ports
+
+	// BusyPoll is how long a worker looks for more after traffic before it
+	// sleeps, 0 to MaxBusyPoll.
+	BusyPoll time.Duration
 }
 
 // Peer is one remote VTEP of a tunnel.

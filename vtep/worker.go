@@ -187,22 +187,35 @@ func (w *worker) wait(block bool) int {
 	timeout := spin
 	if !block {
 		timeout = 0
+	} else if busy := w.ep.busyPoll.Load(); busy > 0 {
+		for w.ep.clock()-w.now < busy {
+			if n, errno := w.poll(0); n > 0 && errno == 0 {
+				return n
+			}
+			unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		}
 	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.epoll), uintptr(unsafe.Pointer(&w.events[0])),
-		maxEvents, uintptr(timeout.Milliseconds()), 0, 0)
+	n, errno := w.poll(timeout)
 	if errno == unix.EINTR {
 		// The runtime wants this thread to stop for a moment.
 		runtime.Gosched()
 		return 0
 	}
 	if errno == 0 && (n > 0 || !block) {
-		return int(n)
+		return n
 	}
 	got, err := unix.EpollWait(w.epoll, w.events[:], -1)
 	if err != nil {
 		return 0
 	}
 	return got
+}
+
+// poll waits in a raw system call.
+func (w *worker) poll(timeout time.Duration) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.epoll), uintptr(unsafe.Pointer(&w.events[0])),
+		maxEvents, uintptr(timeout.Milliseconds()), 0, 0)
+	return int(n), errno
 }
 
 // adopt moves from one snapshot to the next: descriptors that are gone leave

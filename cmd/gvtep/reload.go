@@ -111,6 +111,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 		return control.Reload{}, err
 	}
 	r.daemon.level.SetLevel(logLevel(cfg.Log.Level))
+	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
 	now.Instance, now.Socket.Workers, now.Socket.Rcvbuf, now.Log.Format = r.running.Instance, r.running.Socket.Workers, r.running.Socket.Rcvbuf, r.running.Log.Format
 	r.running, r.path = now, path
 	out.Applied = true

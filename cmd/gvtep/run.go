@@ -156,6 +156,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	ep.SetBusyPoll(cfg.Socket.BusyPoll)
 	if err := ep.Add(vtepTunnels(cfg.Tunnels)...); err != nil {
 		return errors.Join(err, ep.Close())
 	}
