@@ -49,8 +49,10 @@ func (l *loader) claim(d definition, t *Tunnel) {
 		return
 	}
 	l.seen.names[t.Name] = name
-	s := listening{t.Local, t.DstPort, t.Dev, t.AcceptZ6 && t.Local.Is6()}
-	if !l.seen.sockets[s] {
+	for _, s := range t.listens() {
+		if l.seen.sockets[s] {
+			continue
+		}
 		for _, other := range l.seen.inOrder {
 			if other.excludes(s) {
 				at := d.place("local", 0)
@@ -63,7 +65,7 @@ func (l *loader) claim(d definition, t *Tunnel) {
 		l.seen.inOrder = append(l.seen.inOrder, claimedSocket{s, claimant{t.Name, name}})
 	}
 	for i, p := range t.Peers {
-		key := admission{s, t.VNI, p.Remote}
+		key := admission{t.listening(p.Remote), t.VNI, p.Remote}
 		if by, ok := l.seen.peers[key]; ok {
 			at := d.place("remote", i)
 			l.fault(at.file, at.at, "remote %s: tunnel %s (%s) has id %d with it on the same socket; one of id, remote, local and dstport must differ",
@@ -72,6 +74,23 @@ func (l *loader) claim(d definition, t *Tunnel) {
 		}
 		l.seen.peers[key] = claimant{t.Name, name}
 	}
+}
+
+// listening is where a tunnel hears a remote.
+func (t *Tunnel) listening(remote netip.Addr) listening {
+	local := t.Local
+	if !local.IsValid() {
+		local = anyOf(remote)
+	}
+	return listening{local, t.DstPort, t.Dev, t.AcceptZ6 && local.Is6()}
+}
+
+// listens is where a tunnel hears anybody: without local, two addresses.
+func (t *Tunnel) listens() []listening {
+	if t.Local.IsValid() {
+		return []listening{t.listening(t.Local)}
+	}
+	return []listening{t.listening(netip.IPv4Unspecified()), t.listening(netip.IPv6Unspecified())}
 }
 
 // excludes reports whether the kernel refuses to bind one while the other is

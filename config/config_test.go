@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -148,7 +149,8 @@ func TestErrors(t *testing.T) {
 		{"gnv0 remote ::ffff:192.0.2.1", "remote ::ffff:192.0.2.1: an IPv4 address, write 192.0.2.1"},
 		{"gnv0 id 1 remote fe80::1", "remote fe80::1 is link-local: name the underlay device, dev DEVICE"},
 		{short + "remote 203.0.113.1", "remote 203.0.113.1 is given twice"},
-		{short + "remote 2001:db8::1", "remote 203.0.113.1 and remote 2001:db8::1 are of different families: use one tunnel for each"},
+		{short + "local 192.0.2.1 remote 2001:db8::1", "remote 2001:db8::1 and local 192.0.2.1 are of different families: without local, remotes may be of both"},
+		{short + "group 239.1.1.1 dev eth0 remote 2001:db8::1", "remote 2001:db8::1 and group 239.1.1.1 are of different families"},
 		{short + "local 2001:db8::1", "local 2001:db8::1 and remote 203.0.113.1 are of different families"},
 		{short + "local 203.0.113.1", "local and remote are both 203.0.113.1: remote is the address of the other host"},
 		{short + "local 224.0.0.1", "local 224.0.0.1: a multicast address, want that of one host"},
@@ -175,12 +177,12 @@ func TestErrors(t *testing.T) {
 		{short + "group 239.1.1.1", "group 239.1.1.1: name the underlay device, dev DEVICE"},
 		{short + "group ff08::1 dev eth0", "group ff08::1 and remote 203.0.113.1 are of different families"},
 		{short + "group ff01::1", "group ff01::1: it does not leave the host, want one of a larger scope"},
-		{short + "mode l3 group 239.1.1.1 dev eth0", "group 239.1.1.1: a mode l3 tunnel goes to one remote"},
+		{short + "mode l3 group 239.1.1.1 dev eth0", "group 239.1.1.1: a mode l3 tunnel does not flood, it goes to remotes"},
 		{short + "accept all", "accept all: want a prefix such as 192.0.2.0/24, or any"},
 		{short + "accept 10.0.0.1/8", "accept 10.0.0.1/8: there are bits behind the prefix, try 10.0.0.0/8"},
 		{short + "accept 10.0.0.0/8 accept 10.0.0.0/8", "accept 10.0.0.0/8: given twice"},
 		{short + "accept 2001:db8::/32", "accept 2001:db8::/32 and remote 203.0.113.1 are of different families"},
-		{short + "mode l3 accept any", "accept 0.0.0.0/0: a mode l3 tunnel goes to one remote"},
+		{short + "mode l3 accept any", "accept 0.0.0.0/0: a mode l3 tunnel takes packets from its remotes only"},
 		{"gnv0 id 1 local ::1 accept 10.0.0.0/8", "accept 10.0.0.0/8 and local ::1 are of different families"},
 		{short + "flood yes", "flood yes: want on or off"},
 		{short + "bum_limit -1", "bum_limit -1: want 0 to 1000000000 frames a second"},
@@ -200,6 +202,9 @@ func TestErrors(t *testing.T) {
 		{short + "workers 256", "workers 256: want auto or 1 to 255"},
 		{short + "mode l2 innerprotoinherit", "mode is given twice"},
 		{short + "mode l3 lladdr 02:00:00:00:00:01", "lladdr 02:00:00:00:00:01: a mode l3 device has no Ethernet address"},
+		{short + "mode l3 learning", "learning is for mode l2: a mode l3 tunnel has no Ethernet frames"},
+		{short + "mode l3 bum_limit 9", "bum_limit is for mode l2: a mode l3 tunnel has no Ethernet frames"},
+		{short + "mode l3 remote 203.0.113.2", "remote 203.0.113.1: a mode l3 tunnel with several remotes needs routes for each: networks such as 10.1.0.0/16, or any, or none"},
 		{short + "mode l3 master br0", "master br0: a mode l3 device cannot join a bridge"},
 		{"abcdefghijklmnop id 1 remote 192.0.2.1", `device name "abcdefghijklmnop" has 16 bytes, at most 15 are possible`},
 		{"gnv%d id 1 remote 192.0.2.1", `device name "gnv%d" contains '%'`},
@@ -299,10 +304,40 @@ func TestParse(t *testing.T) {
 		"192.0.2.2":                             {Remote: addr("192.0.2.2")},
 		"192.0.2.2 name leaf2 port 7 noflood":   {Remote: addr("192.0.2.2"), Name: "leaf2", Port: 7, NoFlood: true},
 		"2001:db8::2 dstport 7 flood name leaf": {Remote: addr("2001:db8::2"), Name: "leaf", Port: 7},
+		"192.0.2.2 routes 10.1.0.0/16,fd01::/48 routes 10.2.0.1": {Remote: addr("192.0.2.2"), Routes: []netip.Prefix{
+			netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/48"), netip.MustParsePrefix("10.2.0.1/32")}},
+		"192.0.2.2 routes any":  {Remote: addr("192.0.2.2"), Routes: []netip.Prefix{any4, any6}},
+		"192.0.2.2 routes none": {Remote: addr("192.0.2.2"), Routes: []netip.Prefix{}},
 	} {
 		words := strings.Fields(line)
-		if got, err := ParsePeer(Peer{}, words[0], words[1:]); err != nil || got != want {
+		if got, err := ParsePeer(Peer{}, words[0], words[1:]); err != nil || !got.equal(want) {
 			t.Errorf("%s: %+v, %v", line, got, err)
+		}
+	}
+	had := Peer{Remote: addr("192.0.2.2"), Name: "x", Routes: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}
+	for line, want := range map[string]string{
+		"name y":             "[10.9.0.0/16]",
+		"routes 10.1.0.0/16": "[10.1.0.0/16]", // instead of what there was
+		"routes none":        "[]",
+	} {
+		got, err := ParsePeer(had, "192.0.2.2", strings.Fields(line))
+		if err != nil || fmt.Sprint(got.Routes) != want {
+			t.Errorf("%s over 10.9.0.0/16: %v, %v, want %s", line, got.Routes, err, want)
+		}
+	}
+	for line, want := range map[string]string{
+		"routes 10.1.0.1/16":            "routes 10.1.0.1/16: there are bits behind the prefix, try 10.1.0.0/16",
+		"routes 10.1.0.0/33":            "routes 10.1.0.0/33: want a prefix such as 10.1.0.0/16, any or none",
+		"routes ::ffff:10.1.0.0/112":    "routes ::ffff:10.1.0.0/112: an IPv4 address, write it as one",
+		"routes any,10.0.0.0/8,any":     "routes any,10.0.0.0/8,any: given twice",
+		"routes 10.0.0.0/8 routes none": "routes none: none stands alone",
+		"routes none routes 10.0.0.0/8": "routes 10.0.0.0/8: none stands alone",
+		"routes":                        "routes needs a value: routes PREFIX|any|none",
+		"allowed-ips 10.1.0.0":          "",
+		"routes 10.1.0.0/16 port 0":     "port 0: a UDP port is 1 to 65535",
+	} {
+		if _, err := ParsePeer(had, "192.0.2.2", strings.Fields(line)); want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%s: %v, want %s", line, err, want)
 		}
 	}
 	const mac = "02:00:00:00:00:01"
@@ -394,7 +429,7 @@ func checkTunnel(t *testing.T, text string, tun Tunnel) {
 	}
 	for _, p := range tun.Peers {
 		r := p.Remote
-		if r.IsUnspecified() || r.IsMulticast() || r.Is4() != tun.Local.Is4() || r == tun.Local || r.Zone() != "" {
+		if r.IsUnspecified() || r.IsMulticast() || tun.Local.IsValid() && r.Is4() != tun.Local.Is4() || r == tun.Local || r.Zone() != "" {
 			t.Errorf("%q accepted with remote %s", text, r)
 		}
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -133,6 +134,9 @@ func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
 				l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.peer.hint(key))
 			default:
 				assign(l, f, e, &p, n)
+				if key == "routes" && p.Routes == nil {
+					p.Routes = []netip.Prefix{} // wrong, but not missing as well
+				}
 			}
 		}
 		if at["remote"] == nil {
@@ -240,6 +244,7 @@ func (l *loader) check(d definition, t *Tunnel) bool {
 		return own || l.inherited[key]
 	}
 	found := t.check(given, l.cfg.Socket.Ports)
+	found = append(found, t.misplaced(func(key string) bool { return d.at[key] != nil })...)
 	for _, p := range found {
 		at := place{d.file, d.header}
 		if p.key != "" {

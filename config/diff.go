@@ -93,8 +93,8 @@ func Diff(from, to Config) Changes {
 		if before.SrcPorts != t.SrcPorts && before.SrcPortMin == t.SrcPortMin && before.SrcPortMax == t.SrcPortMax {
 			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
 		}
-		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, func(p *Peer) string { return p.Remote.String() })...)
-		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, entryKey)...)
+		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.equal, func(p *Peer) string { return p.Remote.String() })...)
+		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, entryKey)...)
 		if len(keys) > 0 {
 			c.Changed = append(c.Changed, TunnelChange{*t, keepFixed(*t, before), keys})
 		}
@@ -144,8 +144,8 @@ func entryKey(e *Entry) string {
 
 // changedItems compares peers, or entries, by their key. Their order means
 // nothing.
-func changedItems[T comparable](prefix string, table []entry[T], from, to []T, key func(*T) string) (keys []KeyChange) {
-	if slices.Equal(from, to) {
+func changedItems[T any](prefix string, table []entry[T], from, to []T, equal func(T, T) bool, key func(*T) string) (keys []KeyChange) {
+	if slices.EqualFunc(from, to, equal) {
 		return nil
 	}
 	describe := func(all []T) map[string]string {

@@ -137,7 +137,8 @@ func (d *Draft) Words(words []string) error {
 // Config returns the checked configuration: that of the one tunnel.
 func (d *Draft) Config() (Config, error) {
 	t := d.tunnel
-	found := t.check(func(key string) bool { return d.given[key] }, d.config.Socket.Ports)
+	given := func(key string) bool { return d.given[key] }
+	found := append(t.check(given, d.config.Socket.Ports), t.misplaced(given)...)
 	if len(found) > 0 {
 		return Config{}, errors.New(found[0].text)
 	}
@@ -162,7 +163,8 @@ func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, er
 	if err := d.Words(words); err != nil {
 		return t, err
 	}
-	if found := t.check(func(key string) bool { return d.given[key] }, s.Ports); len(found) > 0 {
+	given := func(key string) bool { return d.given[key] }
+	if found := append(t.check(given, s.Ports), t.misplaced(given)...); len(found) > 0 {
 		return t, errors.New(found[0].text)
 	}
 	return t, nil
@@ -184,16 +186,25 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 			}
 		}
 	}
+	if found := t.misplaced(func(key string) bool { return d.given[key] }); err == nil && len(found) > 0 {
+		err = errors.New(found[0].text)
+	}
 	return t, err
 }
 
-// ParsePeer reads a peer, "ADDR [name TEXT] [port PORT] [flood|noflood]",
-// over the settings that it has.
+// ParsePeer reads a peer, "ADDR [name TEXT] [port PORT] [flood|noflood] [routes
+// PREFIX]...", over the settings that it has. Routes replace all that there were.
 func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
 	if p.Remote, err = remote(addr); err != nil {
 		return p, fmt.Errorf("%s: %w", plain(addr), err)
 	}
-	return p, newWords(peerKeywords(), &p, "gvtep peer --help").Words(words)
+	before := p.Routes
+	p.Routes = nil
+	d := newWords(peerKeywords(), &p, "gvtep peer --help")
+	if err = d.Words(words); !d.given["routes"] {
+		p.Routes = before
+	}
+	return p, err
 }
 
 // ParseEntry reads an entry of a forwarding table in the words of bridge(8),

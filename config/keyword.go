@@ -236,6 +236,14 @@ func peerKeywords() []entry[Peer] {
 				return err
 			},
 			func(p *Peer) []string { return []string{onOff(!p.NoFlood)} }),
+		custom(Keyword{Name: "routes", Aliases: []string{"allowed-ips"}, Kind: List, Arg: "PREFIX|any|none", Live: true, Usage: "networks behind a peer of a mode l3 tunnel: what is sent to it, and taken from it"},
+			setRoutes,
+			func(p *Peer) []string {
+				if p.Routes != nil && len(p.Routes) == 0 {
+					return []string{noRoutes}
+				}
+				return prefixTexts(p.Routes)
+			}),
 	}
 }
 
@@ -425,7 +433,44 @@ func setGroup(t *Tunnel, v string) error {
 // any4 and any6 are what accept any stands for.
 var any4, any6 = netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 
-func setAccept(t *Tunnel, v string) error {
+func setAccept(t *Tunnel, v string) (err error) {
+	all, err := addPrefixes(t.Accept, v, "192.0.2.0/24, or any")
+	if err != nil {
+		return err
+	}
+	if all[len(all)-1].Addr().IsMulticast() {
+		return wrong("nobody speaks from there")
+	}
+	t.Accept = all
+	return nil
+}
+
+func getAccept(t *Tunnel) []string { return prefixTexts(t.Accept) }
+
+// noRoutes says of a peer that nothing is behind it.
+const noRoutes = "none"
+
+// setRoutes also takes several prefixes with commas between, as wg(8) has them.
+func setRoutes(p *Peer, v string) (err error) {
+	routes := p.Routes
+	if v == noRoutes && routes == nil {
+		p.Routes = []netip.Prefix{}
+		return nil
+	}
+	if routes != nil && len(routes) == 0 || v == noRoutes {
+		return wrong("none stands alone")
+	}
+	for _, word := range strings.Split(v, ",") {
+		if routes, err = addPrefixes(routes, word, "10.1.0.0/16, any or none"); err != nil {
+			return err
+		}
+	}
+	p.Routes = routes
+	return nil
+}
+
+// addPrefixes adds a prefix, an address or any to a list.
+func addPrefixes(to []netip.Prefix, v, example string) ([]netip.Prefix, error) {
 	all := []netip.Prefix{any4, any6}
 	if v != "any" {
 		p, err := netip.ParsePrefix(v)
@@ -434,26 +479,26 @@ func setAccept(t *Tunnel, v string) error {
 		}
 		switch {
 		case err != nil || p.Addr().Zone() != "":
-			return wrong("want a prefix such as 192.0.2.0/24, or any")
-		case p.Addr().Is4In6() || p.Addr().IsMulticast():
-			return wrong("nobody speaks from there")
+			return to, wrong("want a prefix such as %s", example)
+		case p.Addr().Is4In6():
+			return to, wrong("an IPv4 address, write it as one")
 		case p != p.Masked():
-			return wrong("there are bits behind the prefix, try %s", p.Masked())
+			return to, wrong("there are bits behind the prefix, try %s", p.Masked())
 		}
 		all = []netip.Prefix{p}
 	}
 	for _, p := range all {
-		if slices.Contains(t.Accept, p) {
-			return wrong("given twice")
+		if slices.Contains(to, p) {
+			return to, wrong("given twice")
 		}
 	}
-	t.Accept = append(slices.Clip(t.Accept), all...)
-	return nil
+	return append(slices.Clip(to), all...), nil
 }
 
-func getAccept(t *Tunnel) (all []string) {
-	both := slices.Contains(t.Accept, any4) && slices.Contains(t.Accept, any6)
-	for _, p := range t.Accept {
+// prefixTexts is what addPrefixes makes of words, as words.
+func prefixTexts(prefixes []netip.Prefix) (all []string) {
+	both := slices.Contains(prefixes, any4) && slices.Contains(prefixes, any6)
+	for _, p := range prefixes {
 		switch {
 		case both && p == any4:
 			all = append(all, "any")

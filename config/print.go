@@ -21,17 +21,19 @@ func Print(cfg Config, all bool) string {
 	base.DstPort = cfg.Socket.Port
 	for _, t := range cfg.Tunnels {
 		peers := t.Peers
-		if slices.ContainsFunc(peers, func(p Peer) bool { return p != Peer{Remote: p.Remote} }) {
+		if slices.ContainsFunc(peers, func(p Peer) bool { return !p.equal(Peer{Remote: p.Remote}) }) {
 			t.Peers = nil
 		}
 		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\nid = %d\n", quote(t.Name), t.VNI)
-		lines(&b, "", slices.DeleteFunc(slices.Clone(tunnel), func(e entry[Tunnel]) bool { return e.Name == "id" }), t, base, all)
+		lines(&b, "", slices.DeleteFunc(slices.Clone(tunnel), func(e entry[Tunnel]) bool {
+			return e.Name == "id" || t.L3 && slices.Contains(l2Keys(), e.Name)
+		}), t, base, all)
 		if t.Peers != nil {
 			peers = nil
 		}
 		for _, p := range peers {
 			fmt.Fprintf(&b, "  [[tunnel.peer]]\n  remote = %s\n", quote(p.Remote.String()))
-			lines(&b, "  ", peer, p, Peer{}, all)
+			lines(&b, "  ", slices.DeleteFunc(slices.Clone(peer), func(e entry[Peer]) bool { return t.L3 && e.Name == "flood" }), p, Peer{}, all)
 		}
 		for _, e := range t.Entries {
 			fmt.Fprintf(&b, "  [[tunnel.fdb]]\n  lladdr = %s\n", quote(e.LLAddr))

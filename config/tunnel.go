@@ -84,6 +84,15 @@ type Peer struct {
 	Remote  netip.Addr
 	Port    uint16 // sent to; 0: the tunnel's DstPort
 	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
+	// Routes are the networks behind a peer of a mode l3 tunnel; nil: not said,
+	// which is all of them if it is the only peer. Empty, it has none.
+	Routes []netip.Prefix
+}
+
+// equal reports whether two peers are the same in all.
+func (p Peer) equal(o Peer) bool {
+	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood &&
+		(p.Routes == nil) == (o.Routes == nil) && slices.Equal(p.Routes, o.Routes)
 }
 
 // Entry is an entry of a tunnel's forwarding table.
@@ -108,7 +117,7 @@ type Tunnel struct {
 	L3   bool   // IP packets in a TUN instead of Ethernet frames in a TAP
 
 	Local   netip.Addr     // unspecified: any of the family of the peers; invalid: any at all
-	Peers   []Peer         // all of one family; may be none with Group or Accept
+	Peers   []Peer         // of both families only if Local is invalid; may be none with Group or Accept
 	Group   netip.Addr     // where floods go instead of to each peer
 	Accept  []netip.Prefix // from where anybody may speak
 	Dev     string         // underlay device; "": the route decides
@@ -179,6 +188,9 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	if !given("id") {
 		report("", 0, "no id: add the VNI of the tunnel, id 0 to 16777215")
 	}
+	if t.L3 {
+		t.dropL2(defaults())
+	}
 	t.SrcPorts = min(ports, int(t.SrcPortMax)-int(t.SrcPortMin)+1)
 	if t.L3 && t.LLAddr != "" {
 		report("lladdr", 0, "lladdr %s: a mode l3 device has no Ethernet address", t.LLAddr)
@@ -190,10 +202,10 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		report("dev", 0, "dev %s is the tunnel itself: dev is the underlay device", t.Dev)
 	}
 	if t.L3 && t.Group.IsValid() {
-		report("group", 0, "group %s: a mode l3 tunnel goes to one remote", t.Group)
+		report("group", 0, "group %s: a mode l3 tunnel does not flood, it goes to remotes", t.Group)
 	}
 	if t.L3 && len(t.Accept) > 0 {
-		report("accept", 0, "accept %s: a mode l3 tunnel goes to one remote", t.Accept[0])
+		report("accept", 0, "accept %s: a mode l3 tunnel takes packets from its remotes only", t.Accept[0])
 	}
 	if t.L3 && len(t.Entries) > 0 {
 		report("fdb", 0, "fdb %s: a mode l3 tunnel has no forwarding table", t.Entries[0].LLAddr)
@@ -210,7 +222,8 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	}
 	if !given("local") || !t.Local.IsValid() {
 		t.Local = anyOf(first)
-		if word == "accept" && slices.ContainsFunc(t.Accept, func(p netip.Prefix) bool { return p.Addr().Is4() != first.Is4() }) {
+		if word == "accept" && slices.ContainsFunc(t.Accept, func(p netip.Prefix) bool { return p.Addr().Is4() != first.Is4() }) ||
+			word == "remote" && !t.Group.IsValid() && slices.ContainsFunc(t.Peers, func(p Peer) bool { return p.Remote.Is4() != first.Is4() }) {
 			t.Local = netip.Addr{}
 		}
 	}
@@ -221,8 +234,10 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		switch {
 		case seen[r]:
 			report("remote", i, "remote %s is given twice", r)
-		case r.Is4() != first.Is4():
-			report("remote", i, "remote %s and remote %s are of different families: use one tunnel for each", first, r)
+		case !fits(r) && t.Group.IsValid():
+			report("remote", i, "remote %s and group %s are of different families", r, t.Group)
+		case !fits(r) && fits(t.Local):
+			report("remote", i, "remote %s and local %s are of different families: without local, remotes may be of both", r, t.Local)
 		case linkLocal(r) && t.Dev == "":
 			report("remote", i, "remote %s is link-local: name the underlay device, dev DEVICE", r)
 		case r == t.Local:
@@ -243,9 +258,7 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	} else if linkLocal(t.Local) && t.Dev == "" {
 		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
-	if t.L3 && len(t.Peers) > 1 {
-		report("remote", 1, "a mode l3 tunnel goes to one remote, %d are given", len(t.Peers))
-	}
+	t.checkRoutes(report)
 	for i, e := range t.Entries {
 		switch double := slices.IndexFunc(t.Entries[:i], func(o Entry) bool { return o.LLAddr == e.LLAddr && (!isGroup(o.LLAddr) || o.Dst == e.Dst) }); {
 		case double >= 0:
@@ -256,6 +269,53 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 			report("fdb", i, "dst %s is link-local: name the underlay device, via DEVICE", e.Dst)
 		case e.Via == t.Name && e.Via != "":
 			report("fdb", i, "via %s is the tunnel itself: via is the underlay device", e.Via)
+		}
+	}
+	return found
+}
+
+// checkRoutes finds what would leave open where a packet goes.
+func (t *Tunnel) checkRoutes(report func(key string, nth int, format string, args ...any)) {
+	owner := map[netip.Prefix]netip.Addr{}
+	for i, p := range t.Peers {
+		switch {
+		case !t.L3 && p.Routes != nil:
+			report("remote", i, "remote %s: routes are for mode l3", p.Remote)
+		case t.L3 && p.NoFlood:
+			report("remote", i, "remote %s: flood is for mode l2; a mode l3 peer gets what its routes say", p.Remote)
+		case t.L3 && p.Routes == nil && len(t.Peers) > 1:
+			report("remote", i, "remote %s: a mode l3 tunnel with several remotes needs routes for each: networks such as 10.1.0.0/16, or any, or none", p.Remote)
+		}
+		for _, route := range p.Routes {
+			if other, ok := owner[route]; ok {
+				report("remote", i, "routes %s: remote %s has it already", route, other)
+			}
+			owner[route] = p.Remote
+		}
+	}
+}
+
+// l2Keys are the keywords that mean nothing where IP packets are inside.
+func l2Keys() []string {
+	return []string{"learning", "ageing", "maxaddress", "flood", "mcast_flood", "bcast_flood", "bum_limit",
+		"locked", "move_damping", "neigh_suppress", "l2_control", "vlan_tags"}
+}
+
+// dropL2 gives the l2Keys of a mode l3 tunnel, which come from [defaults], the
+// values of base.
+func (t *Tunnel) dropL2(base Tunnel) {
+	t.Learning, t.Ageing, t.MaxAddress = base.Learning, base.Ageing, base.MaxAddress
+	t.NoFlood, t.NoMcastFlood, t.NoBcastFlood, t.BUMLimit = base.NoFlood, base.NoMcastFlood, base.NoBcastFlood, base.BUMLimit
+	t.Locked, t.NoMoveDamping, t.NeighSuppress = base.Locked, base.NoMoveDamping, base.NeighSuppress
+	t.L2ControlPass, t.VLANDrop = base.L2ControlPass, base.VLANDrop
+}
+
+// misplaced finds keywords that a mode l3 tunnel would ignore. own are those
+// that were given to this very tunnel: what all tunnels have may not fit one.
+func (t *Tunnel) misplaced(own func(key string) bool) (found []problem) {
+	for _, key := range l2Keys() {
+		if t.L3 && own(key) {
+			found = append(found, problem{key, 0, key + " is for mode l2: a mode l3 tunnel has no Ethernet frames"})
 		}
 	}
 	return found

@@ -85,4 +85,7 @@ type Peer struct {
 	Remote  netip.Addr
 	Port    uint16 // 0: the tunnel's DstPort
 	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
+	// Routes are the networks behind a peer of an L3 tunnel. The only peer may
+	// have nil: all. A list without elements is none.
+	Routes []netip.Prefix
 }

@@ -17,6 +17,7 @@ const (
 	DropUnknownPeer                   // the VNI is ours, the outer source is no peer of it
 	DropShortInner                    // no whole Ethernet or IP header inside
 	DropBadSourceMAC                  // source is a group, zero or our own address
+	DropBadSource                     // the routes of an L3 tunnel have the inner source elsewhere
 	DropReservedAddress               // 01:80:c2:00:00:0x, or PAUSE
 	DropVLAN                          // a VLAN tag where the tunnel takes none
 	DropLocked                        // the source address is pinned elsewhere
@@ -26,6 +27,7 @@ const (
 	DropTooBig                        // larger than the path to the peer
 	DropNoRoute                       // the kernel has no way to the peer, or refuses it
 	DropNoFDBEntry                    // unknown destination and nobody to flood to
+	DropNoPeer                        // no peer of an L3 tunnel has a route to the destination
 	DropFloodOff                      // flooding of this kind is off
 	DropBUMLimit                      // more flooded frames than bum_limit
 	DropBadOffload                    // a super-frame header from the device that makes no sense
@@ -37,8 +39,8 @@ const (
 
 var reasonNames = [numReasons]string{
 	"short", "bad_version", "control", "bad_options", "critical_option", "bad_protocol",
-	"unknown_vni", "unknown_peer", "short_inner", "bad_source_mac", "reserved_address", "vlan",
-	"locked", "ecn", "reinjected", "loop", "too_big", "no_route", "no_fdb_entry", "flood_off", "bum_limit", "bad_offload",
+	"unknown_vni", "unknown_peer", "short_inner", "bad_source_mac", "bad_source", "reserved_address", "vlan",
+	"locked", "ecn", "reinjected", "loop", "too_big", "no_route", "no_fdb_entry", "no_peer", "flood_off", "bum_limit", "bad_offload",
 	"device_full", "device_down", "socket_full",
 }
 

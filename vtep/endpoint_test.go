@@ -200,7 +200,7 @@ func TestDatagrams(t *testing.T) {
 			if diff := cmp.Diff(want, drops); diff != "" {
 				t.Errorf("drop counters (-want +got), reason wanted %v of %v:\n%s", tc.reason, none, diff)
 			}
-			if learned := len(h.FDB()) - 1; tc.want == nil && learned != 0 {
+			if learned := h.State().Tunnels[0].FDB.Learned; tc.want == nil && learned != 0 {
 				t.Errorf("learned %d addresses from a dropped packet", learned)
 			}
 		})

@@ -285,6 +285,9 @@ func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 // dropFlood is DeleteEntry for the zero address.
 func (e *Endpoint) dropFlood(name string, entry Entry) error {
 	return e.Update(name, func(cfg *Tunnel) error {
+		if cfg.Device.L3 {
+			return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
+		}
 		rest := slices.DeleteFunc(slices.Clone(cfg.Peers), func(p Peer) bool {
 			return !p.NoFlood && (!entry.Remote.IsValid() || p.Remote == entry.Remote)
 		})

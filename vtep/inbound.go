@@ -103,6 +103,9 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 		if (h.Version == 4) != (hdr.Protocol == geneve.ProtoIPv4) {
 			return DropBadProtocol
 		}
+		if !seg.routedBack(frame, h, from) {
+			return DropBadSource
+		}
 	default:
 		return DropBadProtocol
 	}

@@ -168,7 +168,7 @@ func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (
 		if h.Version == 0 {
 			return nil, false, DropShortInner
 		}
-		return s.flood, false, DropNoRoute
+		return s.route(frame, h), false, DropNoPeer
 	}
 	if len(frame) < ethernetLen {
 		return nil, false, DropShortInner

@@ -35,7 +35,7 @@ func (t *tunnel) wanted() (all []*peer) {
 	for _, pc := range cfg.Peers {
 		all = append(all, &peer{
 			config: pc, dest: t.destination(pc.Remote, pc.Port),
-			speaks: true, floods: !pc.NoFlood && !cfg.Group.IsValid(),
+			speaks: true, floods: !pc.NoFlood && !cfg.Group.IsValid() && !cfg.Device.L3,
 		})
 	}
 	for _, a := range t.dynamic {
@@ -162,6 +162,9 @@ func (e *Endpoint) assemble(t *tunnel) {
 		if p.floods {
 			seg.flood = append(seg.flood, p)
 		}
+	}
+	if cfg.Device.L3 {
+		seg.prefixes, seg.single = newPrefixes(t.peers), t.peers
 	}
 	for mac, list := range t.entries {
 		seg.groups = seg.groups || mac.IsGroup()

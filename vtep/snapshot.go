@@ -84,6 +84,9 @@ type segment struct {
 	// nexthops is indexed by fdb.Nexthop; fdb.Local has none.
 	nexthops [][]*peer
 	flood    []*peer
+	// Of an L3 tunnel: who has which routes or, without routes, the one peer.
+	prefixes *prefixes
+	single   []*peer
 
 	learning      bool
 	ttl, tos      int

@@ -45,6 +45,7 @@ type PeerState struct {
 	Peer
 	Remote   netip.AddrPort
 	Dynamic  bool // let in by accept when it first spoke
+	Given    bool // one of Tunnel.Peers
 	Flood    bool // gets copies of flooded frames
 	Stats    Stats
 	LastSeen time.Time // of the last packet admitted; zero: never
@@ -129,7 +130,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	for _, p := range t.peers {
 		stats, seen := sumTraffic(p.traffic)
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Flood: p.floods, Stats: stats}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Stats: stats}
 		if seen != 0 {
 			ps.LastSeen = e.started.Add(time.Duration(seen))
 		}

@@ -184,9 +184,7 @@ func (cfg *Tunnel) check() error {
 	case cfg.Group.IsValid() && (!cfg.Group.IsMulticast() || cfg.Dev == ""):
 		return fmt.Errorf("group %s: want a multicast address, and dev: %w", cfg.Group, unix.EINVAL)
 	case cfg.Device.L3 && (cfg.Group.IsValid() || len(cfg.Accept) > 0):
-		return fmt.Errorf("an L3 tunnel has one remote, no group and no accept: %w", unix.EINVAL)
-	case cfg.Device.L3 && len(cfg.Peers) > 1:
-		return fmt.Errorf("an L3 tunnel goes to one remote, %d are given: %w", len(cfg.Peers), unix.EINVAL)
+		return fmt.Errorf("an L3 tunnel has remotes, no group and no accept: %w", unix.EINVAL)
 	case cfg.SrcPortMin == 0 || cfg.SrcPortMin > cfg.SrcPortMax || cfg.SrcPorts < 1:
 		return fmt.Errorf("srcport %d %d: want a range within 1-65535: %w", cfg.SrcPortMin, cfg.SrcPortMax, unix.EINVAL)
 	case cfg.DstPort == 0:
@@ -202,7 +200,7 @@ func (cfg *Tunnel) check() error {
 			return fmt.Errorf("remote %s is the local address: %w", r, unix.EINVAL)
 		}
 	}
-	return nil
+	return cfg.checkRoutes()
 }
 
 // suppress makes or drops the table that neigh_suppress answers from.

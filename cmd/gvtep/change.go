@@ -147,6 +147,7 @@ func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
 			return errExists
 		}
 		t.Peers = append(t.Peers, p)
+		takeRoutes(t, len(t.Peers)-1)
 		return nil
 	})
 }
@@ -161,9 +162,22 @@ func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
 		if i < 0 {
 			return errNotFound
 		}
-		t.Peers[i], err = config.ParsePeer(t.Peers[i], w.Remote, w.Keywords)
+		if t.Peers[i], err = config.ParsePeer(t.Peers[i], w.Remote, w.Keywords); err == nil {
+			takeRoutes(t, i)
+		}
 		return usage(err)
 	})
+}
+
+// takeRoutes takes the routes of the i-th peer away from the others, so that a
+// prefix moves in one step, as allowed IPs do with wg(8).
+func takeRoutes(t *config.Tunnel, i int) {
+	mine := t.Peers[i].Routes
+	for n := range t.Peers {
+		if p := &t.Peers[n]; n != i && p.Routes != nil {
+			p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return slices.Contains(mine, r) })
+		}
+	}
 }
 
 func (r *reloader) PeerDelete(dev, addr string) error {

@@ -93,7 +93,7 @@ func fakeState(ready bool) vtep.State {
 	peer := func(name, remote string, seen time.Duration) vtep.PeerState {
 		p := vtep.PeerState{
 			Peer: vtep.Peer{Name: name, Remote: netip.MustParseAddr(remote)}, Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 6081),
-			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true,
+			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true,
 		}
 		if seen > 0 {
 			p.LastSeen = begin.Add(-seen)
@@ -118,6 +118,7 @@ func fakeState(ready bool) vtep.State {
 		netip.MustParseAddr("239.1.1.1"), true, true, true, 1000
 	gnv0.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	group, pointed := peer("", "239.1.1.1", 0), peer("", "192.0.2.9", 0)
+	pointed.Given = false
 	pointed.Flood = false
 	gnv0.Peers[1].Dynamic = true
 	gnv0.Peers = append(gnv0.Peers, group, pointed)
@@ -130,6 +131,7 @@ func fakeState(ready bool) vtep.State {
 		}),
 		Ifindex: 8, MTU: 1400, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
 	}
+	gnv3.Peers[0].Flood, gnv3.Peers[0].Routes = false, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/48")}
 	s := vtep.State{
 		Workers: 2, Started: begin.Add(-51 * time.Hour), Ready: ready, Tunnels: []vtep.TunnelState{gnv0, gnv3},
 		Sockets: []vtep.SocketState{
@@ -257,7 +259,7 @@ func TestSize(t *testing.T) {
 func TestVtepTunnel(t *testing.T) {
 	addr := netip.MustParseAddr
 	in := config.Tunnel{
-		Name: "gnv0", VNI: 5, L3: true, Local: addr("::"), Peers: []config.Peer{{Remote: addr("fe80::2"), Name: "x", Port: 9, NoFlood: true}, {Remote: addr("2001:db8::2")}}, Dev: "eth0",
+		Name: "gnv0", VNI: 5, L3: true, Local: addr("::"), Peers: []config.Peer{{Remote: addr("fe80::2"), Name: "x", Port: 9, NoFlood: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, {Remote: addr("2001:db8::2")}}, Dev: "eth0",
 		DstPort: 1, SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: config.Inherit, TOS: config.Inherit, DF: config.DFInherit,
 		UDPCsum: true, ZeroCsum6: true, AcceptZ6: true, Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
 		MTU: 1300, LLAddr: "02:00:00:00:00:01", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Netns: "blue", Master: "br0",
@@ -271,7 +273,7 @@ func TestVtepTunnel(t *testing.T) {
 			Name: "gnv0", L3: true, MTU: 1300, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Addresses: in.Addresses, Netns: "blue", Master: "br0",
 			Persist: true, TxQueue: 11, Offload: true, Down: true,
 		},
-		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0"), Name: "x", Port: 9, NoFlood: true}, {Remote: addr("2001:db8::2")}},
+		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0"), Name: "x", Port: 9, NoFlood: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, {Remote: addr("2001:db8::2")}},
 		SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFInherit, UDPCsum: true, ZeroCsum6: true, AcceptZ6: true,
 		Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
 		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("::/0")}, NoFlood: true, NoMcastFlood: true, NoBcastFlood: true,

@@ -152,6 +152,9 @@ func (a *app) peerLine(p control.Peer) string {
 	case "accept":
 		line += "   dynamic"
 	}
+	if len(p.Routes) > 0 {
+		line += "   routes " + strings.Join(p.Routes, ",")
+	}
 	if p.PathMTU != 0 {
 		line += fmt.Sprintf("   path mtu %d", p.PathMTU)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/metrics"
-	"slices"
 	"strings"
 	"time"
 
@@ -197,8 +196,14 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 		out.Origin = "accept"
 	case p.Peer.Remote == cfg.Group:
 		out.Origin = "group"
-	case slices.Contains(cfg.Peers, p.Peer):
+	case p.Given:
 		out.Origin = "config"
+	}
+	for _, route := range p.Routes {
+		out.Routes = append(out.Routes, route.String())
+	}
+	if p.Routes != nil && len(p.Routes) == 0 {
+		out.Routes = []string{"none"}
 	}
 	if !p.LastSeen.IsZero() {
 		ago := max(0, seconds(now.Sub(p.LastSeen)))

@@ -153,11 +153,18 @@ func (a *app) peerCmd() *cobra.Command {
 			return err
 		}
 	}
-	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood]"
+	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [routes PREFIX,...]"
 	add := a.verb("add"+settings, "add a peer to a running tunnel", check,
 		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerAdd }))
 	set := a.verb("set"+settings, "change a peer of a running tunnel", check,
 		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerSet }))
+	add.Example = "  gvtep peer add 203.0.113.2 dev gnv0 routes 10.2.0.0/16,fd02::/48"
+	for _, cmd := range []*cobra.Command{add, set} {
+		cmd.Long = `Routes are the networks behind a peer of a mode l3 tunnel; the longest prefix
+decides where a packet goes, and from whom one is taken. They replace those that
+the peer had, and a prefix that another peer has moves over, in one step. "any"
+is 0.0.0.0/0 and ::/0, "none" takes all of them away.`
+	}
 	del := a.verb("del ADDR dev NAME", "remove a peer from a running tunnel",
 		func(args []string) error {
 			_, _, rest, err := target(args, what)

@@ -223,6 +223,7 @@ type Peer struct {
 	Remote   netip.Addr `json:"remote"`
 	Port     uint16     `json:"port"`
 	Flood    bool       `json:"flood"`
+	Routes   []string   `json:"routes,omitempty"`  // of a peer of a mode l3 tunnel; none: all
 	Origin   string     `json:"origin"`            // "config", "accept" (it spoke and was let in), "group", "fdb" (only entries point there)
 	LastSeen *time.Time `json:"last_seen"`         // null: never
 	SeenAgo  *float64   `json:"last_seen_seconds"` // ago; null: never
@@ -275,7 +276,7 @@ type TunnelWrite struct {
 // PeerWrite is a peer to be added, or changed.
 type PeerWrite struct {
 	Remote   string   `json:"remote"`
-	Keywords []string `json:"keywords"` // name TEXT, port PORT, flood or noflood
+	Keywords []string `json:"keywords"` // name TEXT, port PORT, flood or noflood, routes PREFIX
 }
 
 // FDBWrite is an entry to be made.
