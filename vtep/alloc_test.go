@@ -52,3 +52,32 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("%d packets received in %d rounds, want %d", s.RxPackets, rounds, rounds*10)
 	}
 }
+
+// TestNoAllocationsL3: neither do lookups of the longest prefix, both ways.
+func TestNoAllocationsL3(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	dev := h.add(l3Tunnel([]string{"10.0.0.0/8", "fd00::/16"}, []string{"10.1.0.0/16", "fd00:1::/32"}))
+	q, w := dev.queues[0], h.workers[0]
+	q.discard = true
+	sender := new(nullSender)
+	w.sender = sender
+	r := h.underlay.listeners[0].receivers[0]
+	near, far := addr("10.9.0.1"), addr("10.1.0.2")
+	frames := []memFrame{{bytes: innerIP(near, far)}, {bytes: innerIP(addr("fd00:9::1"), addr("fd00:1::2"))}, {bytes: innerIP(near, addr("11.0.0.1"))}}
+	in := datagram(0, 0, 0x0800, testVNI, nil, innerIP(far, near))
+	train := packet.Train{From: addr("192.0.2.3"), Ifindex: 2, Data: in, Size: len(in)}
+	rounds := uint64(0)
+	allocs := testing.AllocsPerRun(1000, func() {
+		q.feed(frames...)
+		r.mu.Lock()
+		r.queued = append(r.queued, train)
+		r.bell.ring()
+		r.mu.Unlock()
+		w.loop(false)
+		rounds++
+	})
+	s := h.State().Tunnels[0]
+	if allocs != 0 || s.Stats.TxPackets != 2*rounds || s.Stats.RxPackets != rounds || s.Drops.Tx[DropNoPeer] != rounds {
+		t.Errorf("%v allocations per round, want 0; in %d rounds %+v", allocs, rounds, s.Stats)
+	}
+}

@@ -154,6 +154,12 @@ func TestDatagrams(t *testing.T) {
 		{name: "V14a IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) { c.Device.L3 = true }},
 		{name: "V14b IPv6 on L3", bytes: datagram(0, 0, 0x86dd, testVNI, nil, ip6), want: ip6, adjust: func(c *Tunnel) { c.Device.L3 = true }},
 		{name: "V14c IPv6 as IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, ip6), reason: DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "a source that is routed to its peer", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) {
+			c.Device.L3, c.Peers[0].Routes = true, []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}
+		}},
+		{name: "a source that is not", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: DropBadSource, adjust: func(c *Tunnel) {
+			c.Device.L3, c.Peers[0].Routes = true, []netip.Prefix{netip.MustParsePrefix("10.98.0.0/24")}
+		}},
 		{name: "Ethernet on L3", bytes: good(inner), reason: DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
 		{name: "V15a other VNI", bytes: datagram(0, 0, 0x6558, testVNI+1, nil, inner), reason: DropUnknownVNI},
 		{name: "V16a group source", bytes: good(swap(inner, 6, 0x03)), reason: DropBadSourceMAC},
