@@ -10,7 +10,7 @@ NEED        := scripts/tools/need.sh
 LABTOOLS    := ip ping iperf3 socat tshark
 # gcc: the race detector needs it, and one test runs a binary with it; python3 holds a port in another.
 # Without root these are only looked for, and the tests that need one skip.
-TESTTOOLS   := gcc nft python3 $(LABTOOLS)
+TESTTOOLS   := curl gcc nft python3 $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
 .PHONY: help build install test race fuzz lint bench demo clean

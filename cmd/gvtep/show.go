@@ -79,11 +79,15 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	for _, p := range g.Peers {
 		lines = append(lines, a.peerLine(p))
 	}
-	last := fmt.Sprintf("  fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
-	if a.stats {
-		last += fmt.Sprintf(", %d moved, %d aged, %d damped, %d frozen", g.FDB.Moved, g.FDB.Aged, g.FDB.Damped, g.FDB.Frozen)
+	last := "  "
+	if g.Mode != "l3" { // that has no table
+		last += fmt.Sprintf("fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
+		if a.stats {
+			last += fmt.Sprintf(", %d moved, %d aged, %d damped, %d frozen", g.FDB.Moved, g.FDB.Aged, g.FDB.Damped, g.FDB.Frozen)
+		}
+		last += "      "
 	}
-	last += fmt.Sprintf("      drops %d%s", g.Drops.Total(), reasons(g.Drops))
+	last += fmt.Sprintf("drops %d%s", g.Drops.Total(), reasons(g.Drops))
 	if a.stats {
 		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies  answered %d",
 			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood, g.Answered))
@@ -124,6 +128,9 @@ func settingLines(t control.Tunnel) []string {
 	}
 	if g.Persist {
 		device += "  persist on"
+	}
+	if g.Mode == "l3" {
+		return []string{outer, "  mode l3", device}
 	}
 	return []string{outer, table, flood, device}
 }

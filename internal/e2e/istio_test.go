@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,85 +112,33 @@ address = "192.168.127.%[3]d/30"
 	m.gzt = m.zt.configured("pistioin", file(t, "zt.toml", fmt.Sprintf(text, port, mode, 2, 1, "p")))
 }
 
-// setUp is what Istio's node agent does, with nft for iptables. It may be done
-// any number of times.
+// setUp is what Istio's node agent does. It may be done any number of times.
 func (m *mesh) setUp(t *testing.T, mode string, port int) {
 	t.Helper()
-	m.node.ok(20*time.Second, "sh", "-ec", fmt.Sprintf(`
-gvtep() { %[1]s -i %[2]s "$@"; }
-for x in "istioin 1000 126" "istioout 1001 127"; do
-  set -- $x
-  ip link del $1 2>/dev/null || true # as Istio does, whoever made it
-  gvtep tunnel del $1
-  gvtep tunnel add $1 type geneve id $2 mode %[3]s local 10.77.0.1 remote 10.77.0.2 dstport %[4]d address 192.168.$3.1/30
-  echo 0 >/proc/sys/net/ipv4/conf/$1/rp_filter
-  echo 1 >/proc/sys/net/ipv4/conf/$1/accept_local
-done
-nft -f - <<END
-table ip ztunnel
-delete table ip ztunnel
-table ip ztunnel {
-  set pods { type ipv4_addr; elements = { 10.244.0.10 } }
-  counter outer {}
-  counter marked {}
-  chain prerouting {
-    type filter hook prerouting priority mangle;
-    iifname "istio*" meta mark != 0 counter name marked
-    iifname "istio*" meta mark set meta mark or 0x200 return
-    udp dport %[4]d meta mark set 0x5 counter name outer return
-    ct mark and 0x220 == 0x220 meta mark set meta mark or 0x220
-    meta mark and 0x200 == 0x200 return
-    iifname != "veth0" ct mark and 0x210 == 0x210 meta mark set meta mark or 0x40
-    meta mark and 0x40 == 0x40 return
-    iifname "veth0" ip saddr != 10.77.0.2 meta mark set meta mark or 0x210
-    meta mark and 0x200 == 0x200 return
-    iifname "veth0" meta mark set meta mark or 0x220
-    meta l4proto udp meta mark set meta mark or 0x220
-    meta mark and 0x200 == 0x200 return
-    meta l4proto tcp ip saddr @pods meta mark set meta mark or 0x100
-  }
-  chain save {
-    meta mark and 0x220 == 0x220 ct mark set ct mark or 0x220
-    meta mark and 0x210 == 0x210 ct mark set ct mark or 0x210
-  }
-  chain forward { type filter hook forward priority mangle; jump save; }
-  chain input { type filter hook input priority mangle; jump save; }
-  chain output { type route hook output priority mangle; ip saddr 10.77.0.1 meta mark set meta mark or 0x220; }
+	for part, h := range map[string]*host{"node": m.node, "ztunnel": m.zt} {
+		h.ok(20*time.Second, "env", "BIN="+bin(t), "GVTEP_INSTANCE="+m.gnode.instance, "MODE="+mode, fmt.Sprint("PORT=", port), istioScript, part)
+	}
 }
-END
-for n in 100 101 102 103; do while ip rule del priority $n 2>/dev/null; do :; done; done
-ip rule add priority 100 fwmark 0x200/0x200 goto 32766
-ip rule add priority 101 fwmark 0x100/0x100 lookup 101
-ip rule add priority 102 fwmark 0x40/0x40 lookup 102
-ip rule add priority 103 lookup 100
-for n in 100 101 102; do ip route replace 10.77.0.2 dev veth0 scope link table $n; done
-ip route replace 10.244.0.10 via 192.168.126.2 dev istioin src 10.77.0.1 table 100
-ip route replace default via 192.168.127.2 dev istioout table 101
-ip route replace default via 10.77.0.2 dev veth0 onlink table 102
-`, m.gnode.binary, m.gnode.instance, mode, port))
-	m.zt.ok(20*time.Second, "sh", "-ec", `
-nft -f - <<END
-table ip ztunnel
-delete table ip ztunnel
-table ip ztunnel {
-  chain prerouting {
-    type filter hook prerouting priority mangle;
-    iifname "pistioin" tcp dport 15008 meta mark set meta mark and 0xfffff000 or 0x400 tproxy to 127.0.0.1:15008 accept
-    iifname "pistioin" meta l4proto tcp meta mark set meta mark and 0xfffff000 or 0x400 tproxy to 127.0.0.1:15006 accept
-    iifname "pistioout" meta l4proto tcp meta mark set meta mark and 0xfffff000 or 0x400 tproxy to 127.0.0.1:15001 accept
-    iifname "veth0" ip daddr != 10.77.0.2 meta l4proto tcp meta mark set meta mark and 0xfffff000 or 0x4d3
-  }
+
+const istioScript = "../../scripts/lab/istio.sh"
+
+// bin is a directory with the built program under its own name.
+func bin(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Symlink(built(t), filepath.Join(dir, "gvtep")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
-END
-for n in 20000 20001 20002 20003; do while ip rule del priority $n 2>/dev/null; do :; done; done
-ip rule add priority 20000 fwmark 0x400/0xfff lookup 100
-ip rule add priority 20001 fwmark 0x401/0xfff lookup 101
-ip rule add priority 20002 fwmark 0x402/0xfff lookup 102
-ip rule add priority 20003 fwmark 0x4d3/0xfff lookup 100
-ip route replace local default dev lo table 100
-ip route replace default via 192.168.127.1 dev pistioout table 101
-ip route replace default via 192.168.126.1 dev pistioin table 102
-`)
+
+// TestIstioScript: the same lab for people, from its beginning to its end.
+func TestIstioScript(t *testing.T) {
+	need(t, "ip", "nft", "socat", "curl")
+	out := newHost(t, "lab").ok(60*time.Second, "env", "BIN="+bin(t), istioScript, "demo")
+	if !strings.HasSuffix(out, "istio, l2: ok\n") {
+		t.Error(out)
+	}
 }
 
 // state is what the set-up has made, without what differs each time.
