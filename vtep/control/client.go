@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -26,12 +27,83 @@ type NotFoundError struct{ Text string }
 
 func (e *NotFoundError) Error() string { return e.Text }
 
-// Client asks a daemon. Its zero value is of no use; it need not be closed.
-// Its methods may be called concurrently.
-type Client struct{ path string }
+// Client asks a daemon. Its zero value is of no use. Its methods may be called
+// concurrently.
+type Client struct {
+	path string
+	keep bool
 
-// NewClient returns a client of the socket at path. Nothing is connected yet.
-func NewClient(path string) *Client { return &Client{path} }
+	mu   sync.Mutex
+	idle *connection // of a session; nil: none
+}
+
+// connection is one to the daemon, with what was read ahead.
+type connection struct {
+	net.Conn
+	in    *bufio.Reader
+	since time.Time // idle
+}
+
+// maxIdle is how long a connection may have been idle to be used again. It is
+// well below the server's own limit, readTimeout, so that the server does not
+// close it under a request of which nobody knows whether it was heard.
+const maxIdle = readTimeout / 2
+
+// NewClient returns a client of the socket at path, with a connection for each
+// question. Nothing is connected yet, and it need not be closed.
+func NewClient(path string) *Client { return &Client{path: path} }
+
+// NewSession returns a client that keeps its connection for the next question.
+// It must be closed.
+func NewSession(path string) *Client { return &Client{path: path, keep: true} }
+
+// Close closes the connection that is kept.
+func (c *Client) Close() error {
+	if conn := c.take(); conn != nil {
+		return conn.Close()
+	}
+	return nil
+}
+
+// take returns the connection that is kept, if it can still be used.
+func (c *Client) take() *connection {
+	c.mu.Lock()
+	conn := c.idle
+	c.idle = nil
+	c.mu.Unlock()
+	if conn != nil && time.Since(conn.since) > maxIdle {
+		conn.Close()
+		return nil
+	}
+	return conn
+}
+
+// give keeps a connection for the next question.
+func (c *Client) give(conn *connection) {
+	conn.since = time.Now()
+	c.mu.Lock()
+	conn, c.idle = c.idle, conn
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Close() // of two at a time one is enough
+	}
+}
+
+// connect returns a connection of the session, or a new one.
+func (c *Client) connect(ctx context.Context) (*connection, error) {
+	if conn := c.take(); conn != nil {
+		return conn, nil
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.path)
+	if err != nil {
+		if op := new(net.OpError); errors.As(err, &op) && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, op.Err)
+		}
+		return nil, err
+	}
+	return &connection{Conn: conn, in: bufio.NewReader(conn)}, nil
+}
 
 // RefusedError says that the daemon cannot do now what it was told.
 type RefusedError struct{ Text string }
@@ -205,48 +277,55 @@ func (c *Client) send(ctx context.Context, method, path string, body any, read f
 	}
 }
 
-// try asks once, on a connection of its own; busy says that the server had no
-// room for us.
+// try asks once; busy says that the server had no room for us.
 func (c *Client) try(ctx context.Context, method, path string, text []byte, read func(io.Reader) error) (busy bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://gvtep"+path, bytes.NewReader(text))
 	if err != nil {
 		return false, err
 	}
-	req.Close = true
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.path)
+	req.Close = !c.keep
+	conn, err := c.connect(ctx)
 	if err != nil {
-		if op := new(net.OpError); errors.As(err, &op) && ctx.Err() == nil {
-			err = fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, op.Err)
-		}
 		return false, err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	undisturbed := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	whole := false // the answer was read to its end, and more may come
+	defer func() {
+		if undisturbed() && whole && c.keep {
+			c.give(conn)
+		} else {
+			conn.Close()
+		}
+	}()
 
 	// A server without room answers and closes before it has read anything,
 	// so an error of writing is not the last word. This is also why there is
 	// no http.Client here: it takes such an answer for a fault.
 	req.Write(conn)
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	resp, err := http.ReadResponse(conn.in, req)
 	if err != nil {
 		return false, c.failed(ctx, err)
 	}
-	defer resp.Body.Close()
+	// The rest, such as a line's end. What the reader did not want has none.
+	drain := func() {
+		n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
+		whole = err == nil && n < maxBody && !resp.Close
+	}
 	switch resp.StatusCode {
 	case http.StatusOK:
-		if read == nil {
-			return false, nil
+		if read != nil {
+			if err := read(resp.Body); err != nil {
+				return false, c.failed(ctx, err)
+			}
 		}
-		if err := read(resp.Body); err != nil {
-			return false, c.failed(ctx, err)
-		}
+		drain()
 		return false, nil
 	case http.StatusServiceUnavailable:
 		return true, nil
 	}
 	var body errorBody
 	text, _ = io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	drain()
 	if json.Unmarshal(text, &body) != nil || body.Error == "" {
 		body.Error = fmt.Sprintf("%s: %s answered %s", c.path, path, resp.Status)
 	}

@@ -333,6 +333,67 @@ func TestClient(t *testing.T) {
 }
 
 // A stream goes on beyond the time-outs of the server, and ends with it.
+// A session asks all its questions on one connection, answers that are errors
+// included, and makes a new one rather than trust one that was idle for long
+// or is gone.
+func TestSession(t *testing.T) {
+	l := &counting{}
+	c := NewSession(start(t, fake{}, time.Minute, time.Minute))
+	defer c.Close()
+	conns := func() *connection {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.idle
+	}
+	var refused *RefusedError
+	for i := range 3 {
+		if _, err := c.Tunnels(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.see(conns())
+		if err := c.TunnelDelete(t.Context(), "refused"); !errors.As(err, &refused) {
+			t.Fatalf("%d: %v", i, err)
+		}
+		l.see(conns())
+	}
+	if len(l.seen) != 1 || l.seen[nil] {
+		t.Errorf("%d connections for one session", len(l.seen))
+	}
+	conns().since = time.Now().Add(-maxIdle - time.Second)
+	if _, err := c.Tunnels(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l.see(conns()); len(l.seen) != 2 {
+		t.Error("a connection was used that the server may be about to close")
+	}
+	// A question that ends early leaves nothing behind for the next one.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Tunnels(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if tunnels, err := c.Tunnels(t.Context()); err != nil || len(tunnels) == 0 {
+		t.Errorf("%v %v", tunnels, err)
+	}
+	conns().Conn.Close()
+	if _, err := c.Tunnels(t.Context()); err == nil {
+		t.Error("an answer on a connection that is closed")
+	}
+	if _, err := c.Tunnels(t.Context()); err != nil {
+		t.Errorf("after a connection that broke: %v", err)
+	}
+}
+
+// counting tells connections apart.
+type counting struct{ seen map[*connection]bool }
+
+func (c *counting) see(conn *connection) {
+	if c.seen == nil {
+		c.seen = map[*connection]bool{}
+	}
+	c.seen[conn] = true
+}
+
 func TestEvents(t *testing.T) {
 	c := NewClient(start(t, fake{}, 50*time.Millisecond, 50*time.Millisecond))
 	for object, want := range map[string]string{"": "tunnel peer lost fdb ", "fdb": "lost fdb "} {

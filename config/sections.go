@@ -1,0 +1,49 @@
+package config
+
+// Section is a table of a configuration file, for manuals and editors.
+type Section struct {
+	Name  string // as it is written in a file; "": the top of it
+	About string
+	Keys  []Keyword // Short ones are words of the command line only
+}
+
+// Sections returns all that can stand in a configuration file.
+func Sections() []Section {
+	of := func(name, about string, keys []Keyword, before ...Keyword) Section {
+		return Section{name, about, append(before, keys...)}
+	}
+	return []Section{
+		of("", "The top of a file.", nil,
+			Keyword{Name: "instance", Arg: "NAME", Text: true, Usage: "name of the instance, and of its directory below /run/gvtep (that of the file)"},
+			Keyword{Name: "include", Kind: List, Arg: "FILE", Text: true, Live: true, Usage: "files to read as well, such as tenants.d/*.toml, relative to the one it stands in"}),
+		of("[log]", "What is logged, and how.", keywordsOf(logKeywords())),
+		of("[socket]", "What all tunnels share.", keywordsOf(socketKeywords())),
+		of("[defaults]", "Keys of [[tunnel]] for all tunnels that do not say otherwise. Those that belong to one tunnel have no place here: name, id, lladdr, address and the tables below it.", nil),
+		of("[[tunnel]]", "A tunnel. There can be any number.", keywordsOf(tunnelKeywords()),
+			Keyword{Name: "name", Arg: "DEVICE", Text: true, Usage: "name of the tunnel's device, at most 15 bytes; with %d in it, and a range such as \"1000-1999\" as id, it is that many tunnels"}),
+		of("[[tunnel.peer]]", "A peer of the tunnel before it, where remote is not enough.", keywordsOf(peerKeywords()),
+			Keyword{Name: "remote", Arg: "ADDR", Text: true, Live: true, Usage: "address of the peer"}),
+		of("[[tunnel.fdb]]", "An entry of the forwarding table of the tunnel before it.", keywordsOf(entryKeywords()),
+			Keyword{Name: "lladdr", Arg: "LLADDR", Text: true, Live: true, Usage: "Ethernet address of the entry"}),
+	}
+}
+
+func keywordsOf[T any](table []entry[T]) (all []Keyword) {
+	for _, e := range table {
+		all = append(all, e.Keyword)
+	}
+	return all
+}
+
+// TunnelKeywords are the words of a tunnel that is added to a process, and
+// PeerKeywords and EntryKeywords those of its peers and forwarding entries.
+func TunnelKeywords() []Keyword { return keywordsOf(tunnelKeywords()) }
+
+// PeerKeywords are the words after the address of a peer.
+func PeerKeywords() []Keyword { return keywordsOf(peerKeywords()) }
+
+// EntryKeywords are the words after the address of a forwarding entry.
+func EntryKeywords() []Keyword { return keywordsOf(append(entryKeywords(), handKeywords()...)) }
+
+// Switched reports whether a file has true or false for it.
+func (k *Keyword) Switched() bool { return k.isSwitch() }
