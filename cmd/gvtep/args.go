@@ -32,7 +32,7 @@ func (f keywordFlag) Type() string {
 
 // addKeywords makes every keyword a flag of cmd. Aliases and no-forms work
 // but are not listed.
-func addKeywords(cmd *cobra.Command, draft *config.Draft) {
+func (a *app) addKeywords(cmd *cobra.Command, draft *config.Draft) {
 	for _, k := range config.Keywords() {
 		for i, word := range k.Words() {
 			usage := k.Usage
@@ -44,35 +44,18 @@ func addKeywords(cmd *cobra.Command, draft *config.Draft) {
 			if k.Kind == config.Switch || k.Kind == config.Short {
 				f.NoOptDefVal = "true"
 			}
-			// The error is that of a flag registered twice.
-			_ = cmd.RegisterFlagCompletionFunc(word, cobra.FixedCompletions(k.Values, cobra.ShellCompDirectiveNoFileComp))
+			a.completingFlag(cmd, word, keywordValues(k))
 		}
 	}
-}
-
-// completeWords completes bare keywords and their values.
-func completeWords(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var words []string
-	if len(args) == 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp // the name of a device to be
-	}
-	for _, k := range config.Keywords() {
-		if slices.Contains(k.Words(), args[len(args)-1]) && k.Arg != "" {
-			return k.Values, cobra.ShellCompDirectiveNoFileComp
-		}
-		words = append(words, k.Words()...)
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
 }
 
 // joinArgs allows what pflag cannot express: a flag with two values (--srcport
-// MIN MAX), and an optional value after a space (-c, -c never).
+// MIN MAX), an optional value after a space (-c, -c never), and the long flags
+// of ip with one dash (-json, -batch FILE, -force).
 func joinArgs(args []string) []string {
-	var pairs []string
-	for _, k := range config.Keywords() {
-		if k.Kind == config.Pair {
-			pairs = append(pairs, "--"+k.Name)
-		}
+	isPair := func(arg string) bool {
+		name, isFlag := strings.CutPrefix(arg, "--")
+		return isFlag && slices.ContainsFunc(config.Keywords(), func(k config.Keyword) bool { return k.Name == name && k.Kind == config.Pair })
 	}
 	var out []string
 	for i := 0; i < len(args); i++ {
@@ -81,10 +64,12 @@ func joinArgs(args []string) []string {
 		switch {
 		case arg == "--":
 			return append(out, args[i:]...)
-		case slices.Contains(pairs, arg) && len(left) >= 2 && isNumber(left[0]) && isNumber(left[1]):
+		case len(left) >= 2 && isNumber(left[0]) && isNumber(left[1]) && isPair(arg):
 			out = append(out, arg+"="+left[0]+"-"+left[1])
 			i += 2
-		case arg == "-c" || arg == "--color":
+		case ipFlags[arg] != "":
+			out = append(out, ipFlags[arg])
+		case arg == "-c" || arg == "-color" || arg == "--color":
 			value := "always"
 			if len(left) > 0 && (left[0] == "auto" || left[0] == "always" || left[0] == "never") {
 				value = left[0]
@@ -96,6 +81,12 @@ func joinArgs(args []string) []string {
 		}
 	}
 	return out
+}
+
+// ipFlags are the long flags of ip and bridge.
+var ipFlags = map[string]string{
+	"-json": "--json", "-pretty": "--pretty", "-stats": "--stats", "-statistics": "--stats", "-details": "--details", "-oneline": "--oneline",
+	"-netns": "--netns", "-batch": "--batch", "-force": "--force", "-Version": "--version",
 }
 
 func isNumber(s string) bool {
@@ -126,6 +117,10 @@ func flagError(cmd *cobra.Command, err error) error {
 		name := unknown.GetSpecifiedName()
 		if len(name) == 1 {
 			err = fmt.Errorf("unknown flag -%s: gvtep %s--help lists them", name, label(cmd, " "))
+			break
+		}
+		if name == "external" || name == "noexternal" {
+			err = config.NewDraft().Set(name, "on") // which says why not
 			break
 		}
 		var all []string
@@ -164,6 +159,24 @@ func label(cmd *cobra.Command, sep string) string {
 	return name + sep
 }
 
+// unknownWord is for a word that is none of some.
+func unknownWord(word string, want []string) error {
+	if near := config.Closest(word, want); near != "" {
+		return fmt.Errorf("unknown word %q: did you mean %s?", word, near)
+	}
+	return fmt.Errorf("unknown word %q: want %s", word, strings.Join(want, ", "))
+}
+
+// errNoShell is for gvtep completion alone. It knows the user's own shell.
+func errNoShell(shells []string, own string) error {
+	if !slices.Contains(shells, own) {
+		own = shells[0]
+	}
+	return fmt.Errorf("no shell: want %s, such as source <(gvtep completion %s)", strings.Join(shells, ", "), own)
+}
+
+func itoa[N int | uint32](n N) string { return fmt.Sprint(n) }
+
 func unknownCommand(cmd *cobra.Command, word string) error {
 	var all []string
 	for _, c := range cmd.Commands() {
@@ -172,5 +185,5 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	if near := config.Closest(word, all); near != "" {
 		return fmt.Errorf("%sunknown command %q: did you mean %s?", label(cmd, ": "), word, near)
 	}
-	return fmt.Errorf("%sunknown command %q: gvtep --help lists them", label(cmd, ": "), word)
+	return fmt.Errorf("%sunknown command %q: gvtep %s--help lists them", label(cmd, ": "), word, label(cmd, " "))
 }

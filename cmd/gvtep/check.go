@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,7 +58,8 @@ it is that of the instance (-i) in ` + confDir + `.`,
 		Example: `  gvtep check fabric.toml
   gvtep check fabric.toml --print    # without includes, defaults and ranges
   gvtep -j check fabric.toml`,
-		Args: atMost(1),
+		Args:              atMost(1),
+		ValidArgsFunction: completeFiles,
 	}
 	cmd.Flags().BoolVar(&print, "print", false, "print each tunnel as it would run; with -d all of its settings")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -102,9 +105,10 @@ it is that of the instance (-i) in ` + confDir + `.`,
 
 func (a *app) configCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "config example|schema",
-		Short: "show examples of configuration files and their schema",
-		Args:  cobra.ArbitraryArgs,
+		Use:     "config example|import|schema",
+		Short:   "show examples of configuration files and their schema, or make one of what the kernel has",
+		Example: "  gvtep config example > /etc/gvtep/p2p.toml",
+		Args:    cobra.ArbitraryArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -114,11 +118,11 @@ func (a *app) configCmd() *cobra.Command {
 	}
 	names := exampleNames()
 	example := &cobra.Command{
-		Use:       "example [" + strings.Join(names, "|") + "]",
-		Short:     "print an example of a configuration file",
-		Example:   "  gvtep config example fabric > /etc/gvtep/fabric.toml",
-		Args:      atMost(1),
-		ValidArgs: names,
+		Use:               "example [" + strings.Join(names, "|") + "]",
+		Short:             "print an example of a configuration file",
+		Example:           "  gvtep config example fabric > /etc/gvtep/fabric.toml",
+		Args:              atMost(1),
+		ValidArgsFunction: a.completing(oneOf(names...)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := "p2p"
 			if len(args) == 1 {
@@ -136,16 +140,63 @@ func (a *app) configCmd() *cobra.Command {
 		},
 	}
 	schema := &cobra.Command{
-		Use:     "schema",
-		Short:   "print the JSON schema of configuration files, for editors",
-		Example: "  gvtep config schema > gvtep.schema.json    # and in the file: #:schema gvtep.schema.json",
-		Args:    atMost(0),
+		Use:               "schema",
+		Short:             "print the JSON schema of configuration files, for editors",
+		Example:           "  gvtep config schema > gvtep.schema.json    # and in the file: #:schema gvtep.schema.json",
+		Args:              atMost(0),
+		ValidArgsFunction: a.completing(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := a.out.Write(config.Schema())
 			return inCommand(cmd, err)
 		},
 	}
-	cmd.AddCommand(example, schema)
+	cmd.AddCommand(example, schema, a.importCmd())
+	return cmd
+}
+
+func (a *app) importCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import [FILE|-]...",
+		Short: "make a configuration of the kernel's vxlan and geneve devices",
+		Long: `Make a configuration of the vxlan and geneve devices that ip tells of, with the
+addresses that ip -d -j addr show has, and with the peers and entries that bridge
+-j fdb show has. FILE is what they print, and - or none the standard input.
+
+What cannot be carried over is said in comments beside the tunnel, and the rest
+passes gvtep check. Nothing is changed in the kernel.`,
+		Example: `  ip -d -j link show type vxlan | gvtep config import - > /etc/gvtep/fabric.toml
+  { ip -d -j addr show type geneve; bridge -j fdb show; } | gvtep config import -
+  gvtep config import links.json fdb.json`,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeFiles,
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if f, ok := a.in.(*os.File); ok && len(args) == 0 && isTerminal(f) {
+			return inCommand(cmd, errors.New("no FILE: ip -d -j link show type vxlan | gvtep config import -"))
+		}
+		if len(args) == 0 {
+			args = []string{"-"}
+		}
+		var inputs []io.Reader
+		for _, name := range args {
+			if name == "-" {
+				inputs = append(inputs, a.in)
+				continue
+			}
+			f, err := os.Open(name)
+			if err != nil {
+				return inCommand(cmd, fmt.Errorf("%s: %w", name, unwrapPath(err)))
+			}
+			defer f.Close()
+			inputs = append(inputs, f)
+		}
+		text, err := config.Import(inputs...)
+		// The comments tell more than the error.
+		if _, err := io.WriteString(a.out, text); err != nil {
+			return inCommand(cmd, err)
+		}
+		return inCommand(cmd, err)
+	}
 	return cmd
 }
 

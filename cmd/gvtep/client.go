@@ -20,12 +20,29 @@ func (a *app) asking(f func(context.Context, *control.Client, []string) error) f
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 		defer cancel()
-		path, err := a.socketPath()
+		c, err := a.client()
 		if err == nil {
-			err = f(ctx, control.NewClient(path), args)
+			err = f(ctx, c, args)
 		}
 		return inCommand(cmd, err)
 	}
+}
+
+// client returns a client of the daemon: the one of the batch for all its
+// commands.
+func (a *app) client() (*control.Client, error) {
+	if a.within != nil && a.within.session != nil {
+		return a.within.session, nil
+	}
+	path, err := a.socketPath()
+	switch {
+	case err != nil:
+		return nil, err
+	case a.within == nil:
+		return control.NewClient(path), nil
+	}
+	a.within.session = control.NewSession(path)
+	return a.within.session, nil
 }
 
 // inCommand puts the name of the command before an error.
@@ -76,20 +93,6 @@ func (a *app) printJSON(v any) error {
 		enc.SetIndent("", "    ")
 	}
 	return enc.Encode(v)
-}
-
-// completeTunnels completes names of tunnels, as the daemon has them.
-func (a *app) completeTunnels(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(context.Background(), a.timeout)
-	defer cancel()
-	var names []string
-	if path, err := a.socketPath(); err == nil && len(args) == 0 {
-		tunnels, _ := control.NewClient(path).Tunnels(ctx)
-		for _, t := range tunnels {
-			names = append(names, t.Ifname)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // unwrapPath is the reason of an error about a file whose name was said already.

@@ -45,20 +45,16 @@ func (a *app) fdbCmd() *cobra.Command {
 		show.SetContext(cmd.Context())
 		return show.RunE(show, args)
 	}
-	complete := func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			switch args[len(args)-1] {
-			case "dev":
-				return a.completeTunnels(nil, nil, "")
-			case "state":
-				return fdbStates, cobra.ShellCompDirectiveNoFileComp
-			case "dst", "vni":
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
+	filters := func() words {
+		return words{
+			{names: []string{"dev"}, usage: "of this tunnel", values: 1, source: (*completion).tunnelNames},
+			{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
+			{names: []string{"vni"}, usage: "of the tunnel of this VNI", values: 1, source: (*completion).vnis},
+			{names: []string{"state"}, usage: "permanent, static or dynamic", values: 1, source: oneOf(fdbStates...)},
+			{names: []string{"dynamic"}, usage: "learned ones only"},
 		}
-		return fdbWords, cobra.ShellCompDirectiveNoFileComp
 	}
-	fdb.ValidArgsFunction, show.ValidArgsFunction = complete, complete
+	fdb.ValidArgsFunction, show.ValidArgsFunction = a.completingWords(filters), a.completingWords(filters)
 	fdb.AddCommand(show)
 	fdb.AddCommand(a.fdbVerbs()...)
 	return fdb
@@ -88,6 +84,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 				return err
 			})
 		cmd.Example = "  gvtep fdb " + verb + " 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static"
+		cmd.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
 		all = append(all, cmd)
 	}
 	del := a.verb("del LLADDR dev NAME [dst ADDR] [port PORT] [vni VNI] [via DEV]", "remove an entry, or one of its destinations", check,
@@ -99,6 +96,8 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 			return err
 		})
 	del.Aliases = []string{"delete"}
+	del.Example = "  gvtep fdb del 02:00:00:00:02:10 dev gnv0\n  gvtep fdb del 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"
+	del.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
 	get := a.verb("get LLADDR dev NAME", "show the entry of one address",
 		func(args []string) error {
 			_, _, rest, err := target(args, what)
@@ -146,8 +145,28 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 			_, err = fmt.Fprintf(a.out, "Flushed %d entries.\n", n) // as bridge says it
 			return err
 		})
+	get.Example = "  gvtep fdb get 02:00:00:00:02:10 dev gnv0\n  gvtep -j fdb get 02:00:00:00:02:10 dev gnv0 | jq -r '.[].dst'"
+	get.ValidArgsFunction = a.completingWords(func() words { return words{onTunnel} }, (*completion).addresses)
+	flush.Example = "  gvtep fdb flush dev gnv0 dst 192.0.2.2 dynamic\n  gvtep fdb flush dev gnv0 nopermanent nostatic"
+	flush.ValidArgsFunction = a.completingWords(func() words {
+		w := words{
+			onTunnel,
+			{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
+			{names: []string{"vni"}, usage: "sent with this VNI", values: 1, source: (*completion).vnis},
+			{names: []string{"port"}, usage: "sent to this port", values: 1, source: (*completion).nothing},
+		}
+		for _, is := range control.FlushWords {
+			w = append(w, word{names: []string{is, "no" + is}, usage: is + " ones, or the others"})
+		}
+		return w
+	})
 	return append(all, del, get, flush)
 }
+
+// onTunnel is what every verb on peers and entries needs.
+var onTunnel = word{names: []string{"dev"}, usage: "of this tunnel", values: 1, source: (*completion).tunnelNames}
+
+func entryWords() words { return append(words{onTunnel}, keywordWords(config.EntryKeywords())...) }
 
 // parseFlush reads the words after "fdb flush dev NAME".
 func parseFlush(words []string) (f control.FDBFlush, err error) {
@@ -207,10 +226,7 @@ func parseFDB(words []string) (q fdbQuery, err error) {
 			continue
 		}
 		if !slices.Contains(fdbWords, word) {
-			if near := config.Closest(word, fdbWords); near != "" {
-				return q, fmt.Errorf("unknown word %q: did you mean %s?", word, near)
-			}
-			return q, fmt.Errorf("unknown word %q: want %s", word, strings.Join(fdbWords, ", "))
+			return q, unknownWord(word, fdbWords)
 		}
 		if len(words) == 0 {
 			return q, fmt.Errorf("%s needs a value", word)

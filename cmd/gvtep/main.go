@@ -3,11 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,38 +23,40 @@ func main() { os.Exit(newApp(control.RunDir).execute(os.Args[1:])) }
 
 // app is the global flags and what surrounds the program.
 type app struct {
+	in          io.Reader
 	out, errOut io.Writer
 	runDir      string // where instances have their directories
+	within      *batch // nil: not a command of a batch
 
-	json, pretty, stats, details, oneline bool
-	color, instance, control, netns       string
-	timeout                               time.Duration
+	json, pretty, stats, details, oneline, force bool
+	color, instance, control, netns, batchFile   string
+	timeout                                      time.Duration
 }
 
 func newApp(runDir string) *app {
-	return &app{out: os.Stdout, errOut: os.Stderr, runDir: runDir}
+	return &app{in: os.Stdin, out: os.Stdout, errOut: os.Stderr, runDir: runDir}
 }
 
-// execute runs one command line and returns the exit code. It is the one
-// place where errors are printed.
+// execute runs the command line of the process and returns the exit code.
 func (a *app) execute(args []string) int {
-	root := a.root()
-	root.SetOut(a.out)
-	root.SetErr(a.errOut)
-	root.SetArgs(joinArgs(args))
-	err := root.ExecuteContext(context.Background())
+	err := a.command(context.Background(), a.root(), args)
 	if err != nil {
-		var faults config.Errors
-		var invalid *control.InvalidError
-		switch {
-		case errors.As(err, &faults):
-			fmt.Fprintln(a.errOut, faults)
-		case errors.As(err, &invalid):
-			fmt.Fprintln(a.errOut, invalid.Text)
-		}
-		fmt.Fprintln(a.errOut, "gvtep:", strings.ReplaceAll(err.Error(), "\n", "; "))
+		a.explain(err)
 	}
 	return exitCode(err)
+}
+
+// explain is the one place where errors are printed.
+func (a *app) explain(err error) {
+	var faults config.Errors
+	var invalid *control.InvalidError
+	switch {
+	case errors.As(err, &faults):
+		fmt.Fprintln(a.errOut, faults)
+	case errors.As(err, &invalid):
+		fmt.Fprintln(a.errOut, invalid.Text)
+	}
+	fmt.Fprintln(a.errOut, "gvtep:", strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 func (a *app) root() *cobra.Command {
@@ -65,14 +69,26 @@ func (a *app) root() *cobra.Command {
 		Version:       buildVersion().Version,
 	}
 	root.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return cmd.Help()
+		switch {
+		case len(args) > 0:
+			return unknownCommand(root, args[0])
+		case a.batchFile != "":
+			return a.runBatch(cmd)
 		}
-		return unknownCommand(root, args[0])
+		return cmd.Help()
 	}
 	root.SetVersionTemplate("gvtep {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if a.within != nil {
+			return cmp.Or(a.within.inherit(cmd), a.checkColor())
+		}
+		switch {
+		case a.batchFile != "" && cmd != root:
+			return fmt.Errorf("%s beside -b: commands come from %s", label(cmd, ""), a.batchFile)
+		case a.batchFile == "" && a.force:
+			return errors.New("--force is for -b FILE")
+		}
 		if err := a.environment(cmd); err != nil {
 			return err
 		}
@@ -82,6 +98,7 @@ func (a *app) root() *cobra.Command {
 		return refused(enterNetns(a.netns))
 	}
 
+	root.Flags().SortFlags = false
 	f := root.PersistentFlags()
 	f.SortFlags = false
 	f.StringVarP(&a.instance, "instance", "i", "", "`INSTANCE` to run or to talk to (run: NAME; else the only one there is)")
@@ -93,10 +110,23 @@ func (a *app) root() *cobra.Command {
 	f.BoolVarP(&a.details, "details", "d", false, "more settings")
 	f.BoolVarP(&a.oneline, "oneline", "o", false, "one line a record")
 	f.StringVarP(&a.color, "color", "c", "auto", "colors: `WHEN` is auto, always or never; -c alone is always")
+	f.StringVarP(&a.batchFile, "batch", "b", "", "run the commands in `FILE`, or - for standard input, one a line, until one fails")
+	f.BoolVar(&a.force, "force", false, "with -b: go on after commands that fail")
 	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "longest `TIME` to wait")
 	root.Flags().BoolP("version", "V", false, "print the version")
 
-	root.AddCommand(a.runCmd(), a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.monitorCmd(), a.statusCmd(), a.waitCmd(), a.configCmd(), a.versionCmd())
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(a.helpCmd())
+	if a.within != nil {
+		root.AddCommand(endless("run"), endless("monitor"))
+	} else {
+		root.AddCommand(a.runCmd(), a.monitorCmd())
+	}
+	root.AddCommand(a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.statusCmd(), a.waitCmd(), a.configCmd(), a.versionCmd(), a.completionCmd())
+	a.completingFlag(root, "instance", (*completion).instances)
+	a.completingFlag(root, "netns", (*completion).namespaces)
+	a.completingFlag(root, "color", oneOf(colors...))
+	a.completingFlag(root, "timeout", (*completion).nothing)
 	return root
 }
 
@@ -112,11 +142,17 @@ func (a *app) environment(cmd *cobra.Command) (err error) {
 			return fmt.Errorf("%s=%s: not a value of --%s", env, v, name)
 		}
 	}
-	if a.color != "auto" && a.color != "always" && a.color != "never" {
+	return a.checkColor()
+}
+
+func (a *app) checkColor() error {
+	if !slices.Contains(colors, a.color) {
 		return fmt.Errorf("color %s: want auto, always or never", a.color)
 	}
 	return nil
 }
+
+var colors = []string{"auto", "always", "never"}
 
 // Exit codes, as those of ip(8) where it has them.
 const (

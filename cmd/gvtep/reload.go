@@ -155,7 +155,7 @@ func (a *app) diffCmd() *cobra.Command {
 
 // changing makes the two commands that compare a configuration with what runs.
 func (a *app) changing(use, short, example string, dryRun bool) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: atMost(1)}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: atMost(1), ValidArgsFunction: completeFiles}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !cmd.Flags().Changed("timeout") && os.Getenv("GVTEP_TIMEOUT") == "" {
 			a.timeout = reloadTimeout

@@ -53,12 +53,12 @@ those that are on or off may be written --noKEYWORD.`,
 		Example: `  gvtep run gnv0 --id 100 --local 198.51.100.1 --remote 203.0.113.1 --address 192.0.2.1/24
   gvtep run gnv0 type geneve id 100 remote 203.0.113.1 noudpcsum
   gvtep run --config /etc/gvtep/fabric.toml`,
-		ValidArgsFunction: completeWords,
+		ValidArgsFunction: a.completingWords(func() words { return keywordWords(config.Keywords()) }, (*completion).nothing),
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&d.path, "config", "", "configuration, a file or a directory: `PATH`")
-	addKeywords(cmd, draft)
+	a.addKeywords(cmd, draft)
 	// The keyword netns hides the global flag of this name.
 	f.StringVarP(&a.netns, "underlay-netns", "n", "", netnsUsage+", sockets included")
 	f.BoolVar(&noControl, "no-control", false, "no control socket")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -15,38 +14,69 @@ import (
 )
 
 func (a *app) showCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "show [NAME|all]",
-		Short:             "show tunnels with their peers and counters",
-		Args:              atMost(1),
-		ValidArgsFunction: a.completeTunnels,
-		RunE: a.asking(func(ctx context.Context, c *control.Client, args []string) error {
-			var tunnels []control.Tunnel
-			var err error
-			if len(args) == 1 && args[0] != "all" {
-				var t control.Tunnel
-				t, err = c.Tunnel(ctx, args[0])
-				tunnels = []control.Tunnel{t}
-			} else {
-				tunnels, err = c.Tunnels(ctx)
-			}
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(tunnels)
-			}
-			for _, t := range tunnels {
-				lines := a.tunnelLines(t)
-				sep := "\n"
-				if a.oneline {
-					sep = "\\" // as ip -o
-				}
-				fmt.Fprintln(a.out, strings.Join(lines, sep))
-			}
-			return nil
-		}),
+	words := views()
+	cmd := &cobra.Command{
+		Use:   "show [NAME|all] [" + strings.Join(words, "|") + "]",
+		Short: "show tunnels with their peers and counters",
+		Long: `Show tunnels with their peers, forwarding tables and drops; with -d also their
+settings, with -s more counters. On a terminal a peer is green that was seen in
+the last ten seconds, yellow in the last minute, and red before that or never.
+
+` + viewsText(),
+		Example: `  gvtep show
+  gvtep -s -d show gnv0
+  gvtep show all dump
+  gvtep show gnv0 last-seen
+  gvtep -j show | jq -r '.[].gvtep.peers[].remote'`,
+		Args:              atMost(2),
+		ValidArgsFunction: a.completing((*completion).tunnelNamesOrAll, oneOf(words...)),
 	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 2 && !slices.Contains(words, args[1]) {
+			return inCommand(cmd, unknownWord(args[1], words))
+		}
+		return a.asking(func(ctx context.Context, c *control.Client, args []string) error {
+			tunnels, err := tunnelsNamed(ctx, c, args)
+			switch {
+			case err != nil && len(args) == 1 && slices.Contains(words, args[0]):
+				return fmt.Errorf("%w; did you mean show all %s?", err, args[0])
+			case err != nil:
+				return err
+			case len(args) == 2:
+				return a.printView(args[1], tunnels, args[0] == "all")
+			}
+			return a.printTunnels(tunnels)
+		})(cmd, args)
+	}
+	return cmd
+}
+
+// tunnelsNamed asks for the tunnel that args begin with, or for all.
+func tunnelsNamed(ctx context.Context, c *control.Client, args []string) ([]control.Tunnel, error) {
+	if len(args) == 0 || args[0] == "all" {
+		return c.Tunnels(ctx)
+	}
+	t, err := c.Tunnel(ctx, args[0])
+	return []control.Tunnel{t}, err
+}
+
+func (a *app) printTunnels(tunnels []control.Tunnel) error {
+	if a.json {
+		return a.printJSON(tunnels)
+	}
+	for _, t := range tunnels {
+		a.printLines(a.tunnelLines(t))
+	}
+	return nil
+}
+
+// printLines prints the lines of one record, on one line with -o.
+func (a *app) printLines(lines []string) {
+	sep := "\n"
+	if a.oneline {
+		sep = "\\" // as ip -o
+	}
+	fmt.Fprintln(a.out, strings.Join(lines, sep))
 }
 
 // tunnelLines is the view of one tunnel for people.
@@ -281,7 +311,12 @@ func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "show the daemon; exit 0 only when it is ready",
-		Args:  atMost(0),
+		Long: `Show the daemon: whether it is ready and why not, its sockets, and the drops of
+packets that belong to no tunnel. With -d also the configuration and how many
+objects live in its heap.`,
+		Example:           "  gvtep status\n  gvtep -j status | jq .ready",
+		Args:              atMost(0),
+		ValidArgsFunction: a.completing(),
 		RunE: a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
 			s, err := c.Status(ctx, a.details)
 			if err != nil {
@@ -290,7 +325,7 @@ func (a *app) statusCmd() *cobra.Command {
 			if a.json {
 				err = a.printJSON(s)
 			} else {
-				a.printStatus(a.out, s)
+				a.printLines(a.statusLines(s))
 			}
 			if err == nil && !s.Ready {
 				err = exitError{exitRefused, fmt.Errorf("not ready: %s", s.Reason)}
@@ -300,25 +335,25 @@ func (a *app) statusCmd() *cobra.Command {
 	}
 }
 
-func (a *app) printStatus(w io.Writer, s control.Status) {
+func (a *app) statusLines(s control.Status) []string {
 	state := a.paint(green, "ready")
 	if !s.Ready {
 		state = a.paint(red, "not ready: "+s.Reason)
 	}
-	fmt.Fprintf(w, "%s  %s  pid %d  version %s  up %s  %d %s  %d %s\n", s.Instance, state, s.PID, s.Version,
-		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))
+	lines := []string{fmt.Sprintf("%s  %s  pid %d  version %s  up %s  %d %s  %d %s", s.Instance, state, s.PID, s.Version,
+		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))}
 	if s.Config != "" && a.details {
-		fmt.Fprintf(w, "  config %s\n", s.Config)
+		lines = append(lines, "  config "+s.Config)
 	}
 	if s.Go != nil {
-		fmt.Fprintf(w, "  go  heap objects %d  goroutines %d\n", s.Go.HeapObjects, s.Go.Goroutines)
+		lines = append(lines, fmt.Sprintf("  go  heap objects %d  goroutines %d", s.Go.HeapObjects, s.Go.Goroutines))
 	}
 	for _, sock := range s.Sockets {
 		dev := ""
 		if sock.Dev != "" {
 			dev = "  dev " + sock.Dev
 		}
-		fmt.Fprintf(w, "  socket %s%s  overflows %d\n", hostPort(sock.Local.String(), sock.Port), dev, sock.Overflows)
+		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", hostPort(sock.Local.String(), sock.Port), dev, sock.Overflows))
 	}
-	fmt.Fprintf(w, "  drops of no tunnel %d%s\n", s.Drops.Total(), reasons(s.Drops))
+	return append(lines, fmt.Sprintf("  drops of no tunnel %d%s", s.Drops.Total(), reasons(s.Drops)))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,12 +25,7 @@ func (a *app) verb(use, short string, check func(args []string) error, do func(c
 		}
 		return a.asking(do)(cmd, args)
 	}
-	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 && args[len(args)-1] == "dev" {
-			return a.completeTunnels(nil, nil, "")
-		}
-		return []string{"dev"}, cobra.ShellCompDirectiveNoFileComp
-	}
+	cmd.ValidArgsFunction = a.completingWords(func() words { return words{onTunnel} })
 	return cmd
 }
 
@@ -68,7 +64,7 @@ func target(args []string, what string) (x, dev string, rest []string, err error
 }
 
 func (a *app) tunnelCmd() *cobra.Command {
-	show := a.showCmd()
+	show := a.tunnelShowCmd()
 	name := func(args []string) error {
 		if len(args) == 0 {
 			return errors.New("no NAME")
@@ -111,17 +107,95 @@ func (a *app) tunnelCmd() *cobra.Command {
 		},
 		func(ctx context.Context, c *control.Client, args []string) error { return c.TunnelDelete(ctx, args[0]) })
 	del.Aliases = []string{"delete"}
-	for _, cmd := range []*cobra.Command{set, del} {
-		cmd.ValidArgsFunction = a.completeTunnels
-	}
-	add.ValidArgsFunction = completeWords
-	cmd := group("tunnel [show|add|set|del]", "show, add, change and remove tunnels of the running process", func(string) bool { return false }, show, add, set, del)
-	cmd.Aliases = []string{"link", "t"}
+	del.Example = "  gvtep tunnel del gnv1"
+	del.ValidArgsFunction = a.completing((*completion).tunnelNames)
+	add.ValidArgsFunction = a.completingWords(func() words { return keywordWords(config.TunnelKeywords()) }, (*completion).nothing)
+	set.ValidArgsFunction = a.completingWords(func() words {
+		live := slices.DeleteFunc(config.TunnelKeywords(), func(k config.Keyword) bool { return !k.Live })
+		return keywordWords(live)
+	}, (*completion).tunnelNames)
+	cmd := group("tunnel [show|add|set|del]", "show, add, change and remove tunnels of the running process", func(word string) bool {
+		// What is no verb, nor nearly one, is a name.
+		return config.Closest(word, []string{"show", "list", "add", "set", "del", "delete"}) == ""
+	}, show, add, set, del)
+	cmd.Aliases, cmd.Example, cmd.ValidArgsFunction = []string{"link", "t"}, "  gvtep tunnel\n  gvtep -d tunnel show gnv0", show.ValidArgsFunction
 	return cmd
 }
 
+// tunnelShowCmd is gvtep show with the filters of ip link show.
+func (a *app) tunnelShowCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show [NAME] [id VNI] [up]", Aliases: []string{"list"}, Args: cobra.ArbitraryArgs,
+		Short:   "show tunnels, as gvtep show does",
+		Example: "  gvtep tunnel show gnv0\n  gvtep -j tunnel show id 100 up",
+	}
+	cmd.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		filters := func() words {
+			return words{
+				{names: []string{"id", "vni"}, usage: "with this VNI", values: 1, source: (*completion).vnis},
+				{names: []string{"up"}, usage: "whose device is up"},
+			}
+		}
+		if len(args) > 0 {
+			return a.completingWords(filters)(c, args, typed)
+		}
+		names, directive := a.completing((*completion).tunnelNames)(c, args, typed)
+		more, _ := a.completingWords(filters)(c, args, typed)
+		return append(names, more...), directive
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		f, err := parseTunnelFilter(args)
+		if err != nil {
+			return inCommand(cmd, err)
+		}
+		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
+			all, err := tunnelsNamed(ctx, c, f.name)
+			if err != nil {
+				return err
+			}
+			return a.printTunnels(slices.DeleteFunc(all, func(t control.Tunnel) bool {
+				return f.up && !slices.Contains(t.Flags, "UP") || f.id >= 0 && uint32(f.id) != t.LinkInfo.Data.ID
+			}))
+		})(cmd, args)
+	}
+	return cmd
+}
+
+// tunnelFilter chooses tunnels.
+type tunnelFilter struct {
+	name []string // none: all
+	id   int      // negative: any
+	up   bool
+}
+
+func parseTunnelFilter(args []string) (tunnelFilter, error) {
+	f := tunnelFilter{id: -1}
+	for i := 0; i < len(args); i++ {
+		switch word := args[i]; {
+		case word == "up":
+			f.up = true
+		case word == "id" || word == "vni":
+			if i++; i == len(args) {
+				return f, fmt.Errorf("%s needs a value: %s VNI", word, word)
+			}
+			n, err := strconv.ParseUint(args[i], 0, 24)
+			if err != nil {
+				return f, fmt.Errorf("%s %s: a VNI is 0 to 16777215", word, args[i])
+			}
+			f.id = int(n)
+		case i == 0:
+			f.name = args[:1]
+		default:
+			return f, unknownWord(word, []string{"id", "up"})
+		}
+	}
+	return f, nil
+}
+
 func (a *app) peerCmd() *cobra.Command {
-	show := &cobra.Command{Use: "show [dev NAME]", Aliases: []string{"list"}, Short: "show peers", Args: cobra.ArbitraryArgs}
+	show := &cobra.Command{Use: "show [dev NAME]", Aliases: []string{"list"}, Short: "show peers", Args: cobra.ArbitraryArgs,
+		Example: "  gvtep peer show dev gnv0\n  gvtep -j peer | jq -r '.[]|select(.last_seen==null).remote'"}
+	show.ValidArgsFunction = a.completingWords(func() words { return words{onTunnel} })
 	show.RunE = func(cmd *cobra.Command, args []string) error {
 		dev := ""
 		if len(args) > 0 {
@@ -184,7 +258,13 @@ is 0.0.0.0/0 and ::/0, "none" takes all of them away.`
 			return err
 		})
 	del.Aliases = []string{"delete"}
-	return group("peer [show|add|set|del]", "show, add, change and remove peers of running tunnels", func(w string) bool { return w == "dev" }, show, add, set, del)
+	peerWords := func() words { return append(words{onTunnel}, keywordWords(config.PeerKeywords())...) }
+	add.Example, add.ValidArgsFunction = "  gvtep peer add 203.0.113.2 dev gnv0 name leaf3 port 6082 noflood", a.completingWords(peerWords, (*completion).nothing)
+	set.Example, set.ValidArgsFunction = "  gvtep peer set 203.0.113.2 dev gnv0 flood", a.completingWords(peerWords, (*completion).peers)
+	del.Example, del.ValidArgsFunction = "  gvtep peer del 203.0.113.2 dev gnv0", a.completingWords(func() words { return words{onTunnel} }, (*completion).peers)
+	cmd := group("peer [show|add|set|del]", "show, add, change and remove peers of running tunnels", func(w string) bool { return w == "dev" }, show, add, set, del)
+	cmd.Example, cmd.ValidArgsFunction = "  gvtep peer", show.ValidArgsFunction
+	return cmd
 }
 
 // about puts what a verb was about before its error.
@@ -240,9 +320,9 @@ func (a *app) monitorCmd() *cobra.Command {
 		Long: `Print each change of tunnels, peers and forwarding entries on one line, with -j
 as JSON, until the daemon ends. If the reader is too slow, a line says how many
 were lost.`,
-		Example:   "  gvtep monitor fdb\n  gvtep -j monitor | jq .mac",
-		Args:      atMost(1),
-		ValidArgs: objects,
+		Example:           "  gvtep monitor fdb\n  gvtep -j monitor | jq .mac",
+		Args:              atMost(1),
+		ValidArgsFunction: a.completing(oneOf(objects...)),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		object := "all"

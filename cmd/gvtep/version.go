@@ -46,9 +46,11 @@ func buildVersion() build {
 func (a *app) versionCmd() *cobra.Command {
 	var daemon bool
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "print the version, with --daemon also that of the running daemon",
-		Args:  atMost(0),
+		Use:               "version",
+		Short:             "print the version, with --daemon also that of the running daemon",
+		Example:           "  gvtep version --daemon\n  gvtep -j version | jq -r .revision",
+		Args:              atMost(0),
+		ValidArgsFunction: a.completing(),
 	}
 	cmd.Flags().BoolVar(&daemon, "daemon", false, "ask the daemon, too")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -22,9 +22,10 @@ func (a *app) waitCmd() *cobra.Command {
 		Example: `  gvtep wait gnv0 --for ready
   gvtep wait gnv0 --for peer=203.0.113.1 --timeout 10s`,
 		Args:              atMost(1),
-		ValidArgsFunction: a.completeTunnels,
+		ValidArgsFunction: a.completing((*completion).tunnelNamesOrAll),
 	}
 	cmd.Flags().StringVar(&what, "for", "ready", "up: the device is up; ready: packets can flow; peer=ADDR: a packet of it came; mac=LLADDR: it is in the FDB")
+	a.completingFlag(cmd, "for", (*completion).goals)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := ""
 		if len(args) == 1 && args[0] != "all" {
@@ -121,9 +122,8 @@ func (a *app) await(ctx context.Context, name string, reached goal) error {
 }
 
 func (a *app) try(ctx context.Context, name string, reached goal) (missing string, err error) {
-	path, err := a.socketPath()
+	c, err := a.client()
 	if err == nil {
-		c := control.NewClient(path)
 		var tunnels []control.Tunnel
 		if tunnels, err = c.Tunnels(ctx); err == nil {
 			if name != "" {
