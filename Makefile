@@ -8,12 +8,13 @@ BENCHTIME   ?= 1s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NEED        := scripts/tools/need.sh
 LABTOOLS    := ip ping iperf3 socat tshark
-# gcc: the race detector needs it, and one test runs a binary with it; python3 holds a port in another.
+# gcc: the race detector needs it, and one test runs a binary with it; python3 holds a port in another;
+# mandoc and groff find what is wrong with the manual pages.
 # Without root these are only looked for, and the tests that need one skip.
-TESTTOOLS   := curl gcc nft python3 $(LABTOOLS)
+TESTTOOLS   := curl gcc groff mandoc nft python3 $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
-.PHONY: help build install test race fuzz lint bench demo clean
+.PHONY: help build install test race fuzz lint bench man demo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -51,6 +52,10 @@ lint: ## gofmt, vet, staticcheck, shellcheck
 
 bench: ## Go benchmarks with allocations, BENCHTIME=1s each
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Of the day of the last change, so that two builds of it are the same.
+man: build ## bin/man/gvtep.8 and bin/man/gvtep.toml.5, from what the program says of itself
+	bin/gvtep -j help | $(GO) run ./scripts/tools/man -date "$${DATE:-$$(git log -1 --format=%cs 2>/dev/null || date -u +%F)}" bin/man
 
 demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything removed
 	@$(NEED) $(LABTOOLS)

@@ -329,7 +329,7 @@ func socketKeywords() []entry[Socket] {
 				}
 				return []string{s.BusyPoll.String()}
 			}),
-		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "dstport of tunnels that have none of their own",
+		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "the dstport of tunnels that have none of their own",
 			Min: 1, Max: 65535, want: wantPort},
 			func(s *Socket) *uint16 { return &s.Port }),
 		number(Keyword{Name: "ports", Arg: "N", Default: "64", Live: true, Usage: "number of UDP source ports, 1-1024",

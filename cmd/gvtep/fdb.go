@@ -70,11 +70,12 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 		}
 		return err
 	}
-	for verb, short := range map[string]string{
-		"add":     "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list",
-		"append":  "add one more destination for a group address or to the flood list",
-		"replace": "make an entry, whether or not there is one",
+	for _, v := range []struct{ verb, short, example string }{
+		{"add", "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static"},
+		{"append", "add one more destination for a group address or to the flood list", "00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"},
+		{"replace", "make an entry, whether or not there is one", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn"},
 	} {
+		verb, short := v.verb, v.short
 		cmd := a.verb(verb+" LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] [dst ADDR] [port PORT] [vni VNI] [via DEV]", short, check,
 			func(ctx context.Context, c *control.Client, args []string) error {
 				mac, dev, rest, err := target(args, what)
@@ -83,7 +84,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 				}
 				return err
 			})
-		cmd.Example = "  gvtep fdb " + verb + " 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static"
+		cmd.Example = "  gvtep fdb " + verb + " " + v.example
 		cmd.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
 		all = append(all, cmd)
 	}

@@ -24,7 +24,7 @@ func (a *app) waitCmd() *cobra.Command {
 		Args:              atMost(1),
 		ValidArgsFunction: a.completing((*completion).tunnelNamesOrAll),
 	}
-	cmd.Flags().StringVar(&what, "for", "ready", "up: the device is up; ready: packets can flow; peer=ADDR: a packet of it came; mac=LLADDR: it is in the FDB")
+	cmd.Flags().StringVar(&what, "for", "ready", "wait for `GOAL`: up, the device is up; ready, packets can flow; peer=ADDR, a packet of it came; mac=LLADDR, it is in the FDB")
 	a.completingFlag(cmd, "for", (*completion).goals)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := ""

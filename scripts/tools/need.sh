@@ -7,7 +7,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # not in the path of Debian's ordinar
 
 declare -A package=( # where the program is not called like its package
   [ip]=iproute2 [ss]=iproute2 [bridge]=iproute2 [tc]=iproute2
-  [ping]=iputils-ping [nft]=nftables [gcc]="gcc libc6-dev"
+  [ping]=iputils-ping [nft]=nftables [groff]=groff-base [gcc]="gcc libc6-dev"
 )
 missing=()
 for tool; do
