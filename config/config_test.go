@@ -106,6 +106,9 @@ func TestWords(t *testing.T) {
 		{short + "master br0 netns blue txqueuelen 500 persist on", func(t *Tunnel) {
 			t.Master, t.Netns, t.TxQueue, t.Persist = "br0", "blue", 500, true
 		}},
+		{"gnv0 mtu 1400 address 02:00:00:00:0a:01 txqlen 500 type geneve id 100 remote 203.0.113.1 address 192.0.2.1/24", func(t *Tunnel) {
+			t.MTU, t.LLAddr, t.TxQueue, t.Addresses = 1400, "02:00:00:00:0a:01", 500, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
+		}},
 		{short + "netns /run/netns/blue", func(t *Tunnel) { t.Netns = "/run/netns/blue" }},
 		{short + "queues auto offload off log-level debug rcvbuf 1M", func(t *Tunnel) { t.Offload = OffloadOff }},
 		{short + "innerprotoinherit", func(t *Tunnel) { t.L3 = true }},
@@ -190,7 +193,7 @@ func TestErrors(t *testing.T) {
 		{short + "mtu 65536", "mtu 65536: want auto or 68 to 65535"},
 		{short + "address 192.0.2.1", "address 192.0.2.1: no prefix length, write for example 192.0.2.1/24"},
 		{short + "address 192.0.2.1/33", "address 192.0.2.1/33: want an address with prefix length, such as 192.0.2.1/24"},
-		{short + "address 02:00:00:00:0a:01", "address 02:00:00:00:0a:01: address is for IP addresses, the Ethernet address of the device is lladdr"},
+		{short + "address 02:00:00:00:0a:01 lladdr 02:00:00:00:0a:02", "lladdr is given twice"},
 		{short + "address 192.0.2.1/24 address 192.0.2.1/24", "address 192.0.2.1/24: given twice"},
 		{short + "lladdr 01:00:5e:00:00:01", "lladdr 01:00:5e:00:00:01: a group address, the first byte must be even"},
 		{short + "lladdr 00:00:00:00:00:00", "lladdr 00:00:00:00:00:00: not the address of a device"},

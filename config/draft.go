@@ -62,6 +62,8 @@ func (d *Draft) Set(word, value string) error {
 	}
 	k := s.keyword
 	switch {
+	case k.Name == "address" && isMAC(value):
+		return d.Set("lladdr", value) // as in ip link add NAME address LLADDR type geneve
 	case k.Kind == Short:
 		if value != "on" && value != "true" {
 			return fmt.Errorf("%s takes no value", word)

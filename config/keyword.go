@@ -207,7 +207,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *string { return &t.Master }, deviceName),
 		text(Keyword{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay"},
 			func(t *Tunnel) *string { return &t.Netns }, netnsName),
-		number(Keyword{Name: "txqueuelen", Arg: "N", Usage: "length of the device's queue, in packets (as the kernel has it)",
+		number(Keyword{Name: "txqueuelen", Aliases: []string{"txqlen", "qlen"}, Arg: "N", Usage: "length of the device's queue, in packets (as the kernel has it)",
 			Min: 1, Max: 1 << 20, want: "want 1 to 1048576 packets"},
 			func(t *Tunnel) *int { return &t.TxQueue }),
 		word(Keyword{Name: "persist", Default: "off", Usage: "the device outlives the process"},

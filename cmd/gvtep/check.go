@@ -109,6 +109,8 @@ func (a *app) configCmd() *cobra.Command {
 		Short:   "show examples of configuration files and their schema, or make one of what the kernel has",
 		Example: "  gvtep config example > /etc/gvtep/p2p.toml",
 		Args:    cobra.ArbitraryArgs,
+
+		ValidArgsFunction: a.completing(),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {

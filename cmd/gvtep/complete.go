@@ -59,9 +59,9 @@ func (a *app) completingWords(grammar func() words, positions ...candidates) com
 		c, cancel := a.completion(cmd, args, typed)
 		defer cancel()
 		if len(args) < len(positions) {
-			return positions[len(args)](c), cobra.ShellCompDirectiveNoFileComp
+			return c.begun(positions[len(args)](c)), cobra.ShellCompDirectiveNoFileComp
 		}
-		return grammar().complete(c, args[len(positions):]), cobra.ShellCompDirectiveNoFileComp
+		return c.begun(grammar().complete(c, args[len(positions):])), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -74,7 +74,7 @@ func (a *app) completingFlag(cmd *cobra.Command, flag string, values candidates)
 	if err := cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		c, cancel := a.completion(cmd, args, typed)
 		defer cancel()
-		return values(c), cobra.ShellCompDirectiveNoFileComp
+		return c.begun(values(c)), cobra.ShellCompDirectiveNoFileComp
 	}); err != nil {
 		panic(err)
 	}
@@ -89,6 +89,11 @@ func (a *app) completion(cmd *cobra.Command, args []string, typed string) (*comp
 		}
 	}
 	return c, cancel
+}
+
+// begun are the words that begin as what was typed does.
+func (c *completion) begun(words []string) []string {
+	return slices.DeleteFunc(slices.Clone(words), func(w string) bool { return !strings.HasPrefix(w, c.word) })
 }
 
 // completeFiles leaves it to the shell.
@@ -122,7 +127,11 @@ func (w words) complete(c *completion, args []string) (out []string) {
 		for i, name := range k.names {
 			// An alias is offered to those who began to write it.
 			if i == 0 || c.word != "" || strings.HasPrefix(name, "no") {
-				out = append(out, described(name, k.usage))
+				usage := k.usage
+				if name == "no"+k.names[0] {
+					usage = "not: " + usage
+				}
+				out = append(out, described(name, usage))
 			}
 		}
 	}

@@ -17,12 +17,13 @@ import (
 
 func (a *app) fdbCmd() *cobra.Command {
 	const filter = "[dev NAME] [dst ADDR] [vni VNI] [state STATE] [dynamic]"
-	const example = `  gvtep fdb show dev gnv0
-  gvtep -s fdb show dst 203.0.113.1
+	const example = `  gvtep fdb
+  gvtep -s fdb dst 203.0.113.1
   gvtep -j fdb | jq -r '.[]|select(.state=="").mac'`
 	show := &cobra.Command{
-		Use: "show " + filter, Aliases: []string{"list"}, Example: example,
-		Short: "show forwarding entries; addresses behind the own device only with -d",
+		Use: "show " + filter, Aliases: []string{"list"}, Args: cobra.ArbitraryArgs,
+		Example: "  gvtep fdb show dev gnv0\n  gvtep -j fdb show dev gnv0 | jq -r '.[]|select(.state==\"\").mac'",
+		Short:   "show forwarding entries; addresses behind the own device only with -d",
 	}
 	show.RunE = func(cmd *cobra.Command, args []string) error {
 		q, err := parseFDB(args)
@@ -157,7 +158,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 			{names: []string{"port"}, usage: "sent to this port", values: 1, source: (*completion).nothing},
 		}
 		for _, is := range control.FlushWords {
-			w = append(w, word{names: []string{is, "no" + is}, usage: is + " ones, or the others"})
+			w = append(w, word{names: []string{is, "no" + is}, usage: is + " ones"})
 		}
 		return w
 	})

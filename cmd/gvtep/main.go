@@ -123,6 +123,7 @@ func (a *app) root() *cobra.Command {
 		root.AddCommand(a.runCmd(), a.monitorCmd())
 	}
 	root.AddCommand(a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.statusCmd(), a.waitCmd(), a.configCmd(), a.versionCmd(), a.completionCmd())
+	root.InitDefaultHelpCmd()
 	a.completingFlag(root, "instance", (*completion).instances)
 	a.completingFlag(root, "netns", (*completion).namespaces)
 	a.completingFlag(root, "color", oneOf(colors...))

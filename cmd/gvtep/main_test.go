@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -18,7 +19,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"gvtep/config"
@@ -34,12 +34,13 @@ var update = flag.Bool("update", false, "write what the scripts expect anew")
 // Instances are below $RUN.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"gvtep": func() { os.Exit(newApp(os.Getenv("RUN")).execute(os.Args[1:])) },
+		"gvtep": func() { os.Exit(recorded(os.Args[1:])) },
 		"fake":  fakeDaemon,
 	})
 }
 
 func TestScripts(t *testing.T) {
+	runs, begun := recording(t)
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: *update,
@@ -51,6 +52,10 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(run) })
 			e.Setenv("RUN", filepath.Join(run, "gvtep"))
+			script := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
+			begun(script)
+			e.Setenv("GVTEP_RECORD", runs)
+			e.Setenv("GVTEP_SCRIPT", script)
 			// The race detector's runtime keeps each process for a second.
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
@@ -206,6 +211,37 @@ func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
 	})
 }
 
+func (f fakeSource) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
+	all := slices.DeleteFunc(f.FDB(control.FDBFilter{Dev: dev}), func(e control.FDBEntry) bool { return e.MAC != mac })
+	if len(all) == 0 {
+		return nil, errNotFound
+	}
+	return all, nil
+}
+
+// FDBFlush takes the flood list for all there is.
+func (f fakeSource) FDBFlush(dev string, _ control.FDBFlush) (int, error) {
+	return len(f.FDB(control.FDBFilter{Dev: dev})), nil
+}
+
+// Events are one of each kind, and then the daemon has no more to say.
+func (f fakeSource) Events(context.Context) iter.Seq[control.Event] {
+	remote, old := netip.MustParseAddrPort("192.0.2.2:6081"), netip.MustParseAddrPort("192.0.2.3:6081")
+	return func(yield func(control.Event) bool) {
+		for _, e := range []vtep.Event{
+			{Time: begin, Object: "tunnel", Action: "changed", Tunnel: "gnv0"},
+			{Time: begin, Object: "peer", Action: "new", Tunnel: "gnv0", Remote: remote},
+			{Time: begin, Object: "fdb", Action: "moved", Tunnel: "gnv0", MAC: packet.MAC{2, 0, 0, 0, 2, 0x10}, Remote: remote, From: old, State: fdb.Static},
+			{Time: begin, Object: "fdb", Action: "new", Tunnel: "gnv0", MAC: packet.MAC{2, 0, 0, 0, 2, 0xaa}, Local: true, State: fdb.Dynamic},
+		} {
+			if !yield(eventOf(e)) {
+				return
+			}
+		}
+		yield(control.Event{Time: begin, Object: "lost", Lost: 7})
+	}
+}
+
 // fakeDaemon is "fake INSTANCE [unready]".
 func fakeDaemon() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -283,21 +319,6 @@ func TestVtepTunnel(t *testing.T) {
 	if d := cmp.Diff(want, vtepTunnel(&in), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
-}
-
-// Every command has what its help and the manual need, and none speaks in
-// cobra's voice about wrong words.
-func TestCommands(t *testing.T) {
-	var walk func(*cobra.Command)
-	walk = func(c *cobra.Command) {
-		if c.Short == "" || c.RunE == nil {
-			t.Errorf("%s: no short text or nothing to do", c.CommandPath())
-		}
-		for _, sub := range c.Commands() {
-			walk(sub)
-		}
-	}
-	walk(newApp(t.TempDir()).root())
 }
 
 // Making the commands and flags is the part of the start-up that grows with the

@@ -194,7 +194,7 @@ func parseTunnelFilter(args []string) (tunnelFilter, error) {
 
 func (a *app) peerCmd() *cobra.Command {
 	show := &cobra.Command{Use: "show [dev NAME]", Aliases: []string{"list"}, Short: "show peers", Args: cobra.ArbitraryArgs,
-		Example: "  gvtep peer show dev gnv0\n  gvtep -j peer | jq -r '.[]|select(.last_seen==null).remote'"}
+		Example: "  gvtep peer show dev gnv0\n  gvtep -j peer show | jq -r '.[]|select(.last_seen==null).remote'"}
 	show.ValidArgsFunction = a.completingWords(func() words { return words{onTunnel} })
 	show.RunE = func(cmd *cobra.Command, args []string) error {
 		dev := ""
