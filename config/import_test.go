@@ -53,7 +53,7 @@ func TestImportRefuses(t *testing.T) {
 		"[1]":              "not the JSON of ip -d -j link",
 		"[]":               "no vxlan or geneve device in it",
 		"[{}]":             "no vxlan or geneve device in it",
-		`[{"ifname":"eth0","linkinfo":{"info_kind":"veth"}}]`:                                                     "no vxlan or geneve device in it",
+		`[{"ifname":"eth0","linkinfo":{"info_kind":"veth"}}]`:                                                    "no vxlan or geneve device in it",
 		`[{"ifname":"gnv0","linkinfo":{"info_kind":"geneve","info_data":{"external":true,"id":0,"port":6081}}}]`: "none of the devices can be carried over",
 	} {
 		text, err := Import(strings.NewReader(input))
