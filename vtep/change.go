@@ -110,6 +110,11 @@ func (e *Endpoint) apply(c Change) (err error) {
 	if err := e.closeTunnels(removed); err != nil {
 		e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
 	}
+	for _, t := range removed {
+		for i := range t.drops {
+			e.goneDrops.add(&t.drops[i])
+		}
+	}
 	e.checkPaths(append(opened, changed...))
 	e.tell(opened, "new")
 	e.tell(changed, "changed")
@@ -194,6 +199,8 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
 		if gone {
 			t.fdb.FlushNexthop(p.nexthop)
+			stats, _ := p.told()
+			t.gone.add(stats)
 		}
 		if gone && e.events.wanted() {
 			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.name, Remote: p.dest.remote})

@@ -70,6 +70,8 @@ type Endpoint struct {
 	sockets map[ListenOptions]*socket
 	admit   map[admission]*peer // of all tunnels
 	lastID  uint32
+
+	goneDrops Drops // of tunnels that are no longer there
 }
 
 // New makes an endpoint without tunnels. Close or Run must be called for its

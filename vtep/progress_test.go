@@ -85,3 +85,41 @@ func TestProgress(t *testing.T) {
 	}
 	asking.Wait()
 }
+
+// TestDeviceFaults: a device that is down or deleted shows, unless it was
+// meant to be down.
+func TestDeviceFaults(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	first := h.add(testTunnel("gnv0", "192.0.2.2"))
+	second := testTunnel("gnv1", "192.0.2.2")
+	second.VNI, second.Device.Down = 7, true
+	h.add(second).down = true
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	eventually(t, "ready", func() bool { return h.Health().Ready })
+	set := func(down, closed bool) {
+		first.mu.Lock()
+		defer first.mu.Unlock()
+		first.down, first.closed = down, closed
+	}
+	defer set(false, false) // else closing it again is an error
+	for _, c := range []struct {
+		down, closed bool
+		want         []string
+	}{
+		{true, false, []string{"device gnv0 is down"}},
+		{false, false, nil},
+		{false, true, []string{"device gnv0 was deleted"}},
+	} {
+		set(c.down, c.closed)
+		health, s := h.Health(), h.State()
+		if !slices.Equal(health.Faults, c.want) || !slices.Equal(s.Faults, c.want) || health.Ready != (c.want == nil) || s.Ready != health.Ready {
+			t.Errorf("Health %+v, State ready %t %q; want %q", health, s.Ready, s.Faults, c.want)
+		}
+		if s.Tunnels[0].Up != (c.want == nil) || s.Tunnels[1].Up {
+			t.Errorf("%q: up %t and %t, want %t and false", c.want, s.Tunnels[0].Up, s.Tunnels[1].Up, c.want == nil)
+		}
+	}
+}

@@ -10,9 +10,9 @@ type traffic struct {
 	rxPackets, rxBytes atomic.Uint64
 	txPackets, txBytes atomic.Uint64
 	txFlood, txFailed  atomic.Uint64
+	txFloodBytes       atomic.Uint64
 	// seen is the endpoint's clock at the last packet admitted, in ns.
-	seen atomic.Int64
-	_    [8]byte // fills the cache line
+	seen atomic.Int64 // together they fill a cache line
 }
 
 // dropCounters counts what one worker dropped.
@@ -29,10 +29,12 @@ func sumTraffic(all []traffic) (s Stats, seen int64) {
 		s.TxPackets += t.txPackets.Load()
 		s.TxBytes += t.txBytes.Load()
 		s.TxFlood += t.txFlood.Load()
+		s.TxFloodBytes += t.txFloodBytes.Load()
 		seen = max(seen, t.seen.Load())
 		failed += t.txFailed.Load()
 	}
 	s.TxPackets -= min(failed, s.TxPackets)
+	s.TxFlood = min(s.TxFlood, s.TxPackets)
 	return s, seen
 }
 
@@ -42,12 +44,35 @@ func (s *Stats) add(o Stats) {
 	s.TxPackets += o.TxPackets
 	s.TxBytes += o.TxBytes
 	s.TxFlood += o.TxFlood
+	s.TxFloodBytes += o.TxFloodBytes
+	s.TxGroup += o.TxGroup
+	s.TxGroupBytes += o.TxGroupBytes
+}
+
+// told returns the counters of a peer as they are told: a failed send is known
+// only after it was counted, and nobody may see a counter go back. e.mu is held.
+func (p *peer) told() (s Stats, seen int64) {
+	s, seen = sumTraffic(p.traffic)
+	s.TxPackets = max(s.TxPackets, p.last.TxPackets)
+	s.TxFlood = max(s.TxFlood, p.last.TxFlood)
+	p.last = s
+	if p.dest.remote.Addr().IsMulticast() {
+		s.TxGroup, s.TxGroupBytes = s.TxFlood, s.TxFloodBytes
+	}
+	return s, seen
 }
 
 func (d *Drops) add(c *dropCounters) {
 	for r := range numReasons {
 		d.Rx[r] += c.rx[r].Load()
 		d.Tx[r] += c.tx[r].Load()
+	}
+}
+
+func (d *Drops) join(o *Drops) {
+	for r := range numReasons {
+		d.Rx[r] += o.Rx[r]
+		d.Tx[r] += o.Tx[r]
 	}
 }
 

@@ -57,6 +57,7 @@ type worker struct {
 	heads   []byte           // headers of the pieces made of them
 	headLen int              // used part of heads
 	cutter  offload.Cutter
+	pieces  int // of the frame being sent
 	single  [1][]byte
 	reply   [neigh.MaxReply]byte // to an ARP or ND request
 
@@ -76,7 +77,10 @@ type worker struct {
 	parked    []parked // datagrams whose sender is being let in
 	unpacking bool     // they are being taken up
 
-	drops  dropCounters // of packets that belong to no tunnel
+	drops   dropCounters // of packets that belong to no tunnel
+	options optionCounters
+	batches struct{ udpReceive, tapReceive, tapTransmit packet.Batches }
+
 	events [maxEvents]unix.EpollEvent
 
 	// passed is the newest generation at which the worker has begun a loop.

@@ -106,7 +106,7 @@ func fakeState(ready bool) vtep.State {
 			TTL: 64, DF: config.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096, Up: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")},
 		}),
-		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
+		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Up: true, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
 		Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6 | packet.OffloadUSO,
 		Stats:   vtep.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
 		Peers:   []vtep.PeerState{peer("leaf2", "192.0.2.2", 400*time.Millisecond), peer("", "192.0.2.3", 0)},
@@ -145,7 +145,7 @@ func fakeState(ready bool) vtep.State {
 func (f fakeSource) Status(details bool) control.Status {
 	state := fakeState(f.ready)
 	if f.stuck {
-		state.Stuck = []int{1}
+		state.Stuck, state.Faults = []int{1}, []string{vtep.StuckText([]int{1})}
 	}
 	s := statusOf(state, f.instance, "v0.1.0", begin)
 	s.PID = 4242

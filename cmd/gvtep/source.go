@@ -75,15 +75,10 @@ func statusOf(s vtep.State, instance, version string, now time.Time) control.Sta
 		Drops: dropsOf(&s.Drops),
 	}
 	switch {
-	case len(s.Stuck) > 0:
-		st.Reason = vtep.StuckText(s.Stuck)
+	case len(s.Faults) > 0:
+		st.Reason = strings.Join(s.Faults, ", ")
 	case !s.Ready:
 		st.Reason = "starting or stopping"
-	}
-	for _, t := range s.Tunnels {
-		if t.Failed {
-			st.Ready, st.Reason = false, fmt.Sprintf("device %s was deleted", t.Config.Device.Name)
-		}
 	}
 	for _, sock := range s.Sockets {
 		st.Sockets = append(st.Sockets, control.Socket{
@@ -100,7 +95,7 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		Flags: []string{}, LinkType: "ether", Address: t.LLAddr.String(),
 		LinkInfo: control.LinkInfo{Kind: "geneve", Data: infoOf(cfg)},
 	}
-	if !cfg.Device.Down && !t.Failed {
+	if t.Up {
 		out.Flags = []string{"UP", "LOWER_UP"}
 	}
 	var rxDrops, txDrops uint64
