@@ -294,12 +294,13 @@ func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
 
 func (w *worker) countOut(to *peer, packets, bytes int, flood bool) {
 	t := &to.traffic[w.id]
+	if flood {
+		t.floodPackets.Add(uint64(packets))
+		t.floodBytes.Add(uint64(bytes))
+		return
+	}
 	t.txPackets.Add(uint64(packets))
 	t.txBytes.Add(uint64(bytes))
-	if flood {
-		t.txFlood.Add(uint64(packets))
-		t.txFloodBytes.Add(uint64(bytes))
-	}
 }
 
 // flushOut sends what the turn has gathered and counts what could not be sent.

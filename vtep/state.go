@@ -57,6 +57,7 @@ type PeerState struct {
 	Dynamic  bool // let in by accept when it first spoke
 	Given    bool // one of Tunnel.Peers
 	Flood    bool // gets copies of flooded frames
+	Speaks   bool // what it sends is let in; not so a group, or where only entries point
 	Stats    Stats
 	LastSeen time.Time // of the last packet admitted; zero: never
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
@@ -175,7 +176,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	for _, p := range t.peers {
 		stats, seen := p.told()
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Stats: stats}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats}
 		if seen != 0 {
 			ps.LastSeen = e.started.Add(time.Duration(seen))
 		}

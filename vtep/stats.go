@@ -5,14 +5,16 @@ import "sync/atomic"
 // Counters are kept per worker, so that no two threads write one cache line,
 // and added up by whoever looks at them.
 
-// traffic counts what one worker exchanged with one peer.
+// traffic counts what one worker exchanged with one peer. Copies of flooded
+// frames are counted apart, not twice: read one after the other, a part and
+// the whole of it never fit.
 type traffic struct {
-	rxPackets, rxBytes atomic.Uint64
-	txPackets, txBytes atomic.Uint64
-	txFlood, txFailed  atomic.Uint64
-	txFloodBytes       atomic.Uint64
+	rxPackets, rxBytes       atomic.Uint64
+	txPackets, txBytes       atomic.Uint64 // without floods
+	floodPackets, floodBytes atomic.Uint64
+	txFailed                 atomic.Uint64 // of either
 	// seen is the endpoint's clock at the last packet admitted, in ns.
-	seen atomic.Int64 // together they fill a cache line
+	seen atomic.Int64 // all together fill a cache line
 }
 
 // dropCounters counts what one worker dropped.
@@ -21,20 +23,23 @@ type dropCounters struct {
 }
 
 func sumTraffic(all []traffic) (s Stats, seen int64) {
-	var failed uint64
+	var packets, failed uint64
 	for i := range all {
 		t := &all[i]
 		s.RxPackets += t.rxPackets.Load()
 		s.RxBytes += t.rxBytes.Load()
-		s.TxPackets += t.txPackets.Load()
+		packets += t.txPackets.Load()
 		s.TxBytes += t.txBytes.Load()
-		s.TxFlood += t.txFlood.Load()
-		s.TxFloodBytes += t.txFloodBytes.Load()
-		seen = max(seen, t.seen.Load())
+		s.TxFlood += t.floodPackets.Load()
+		s.TxFloodBytes += t.floodBytes.Load()
 		failed += t.txFailed.Load()
+		seen = max(seen, t.seen.Load())
 	}
-	s.TxPackets -= min(failed, s.TxPackets)
-	s.TxFlood = min(s.TxFlood, s.TxPackets)
+	// Nobody knows which of them the kernel refused.
+	of := min(failed, packets)
+	packets -= of
+	s.TxFlood -= min(failed-of, s.TxFlood)
+	s.TxPackets, s.TxBytes = packets+s.TxFlood, s.TxBytes+s.TxFloodBytes
 	return s, seen
 }
 
@@ -53,8 +58,9 @@ func (s *Stats) add(o Stats) {
 // only after it was counted, and nobody may see a counter go back. e.mu is held.
 func (p *peer) told() (s Stats, seen int64) {
 	s, seen = sumTraffic(p.traffic)
-	s.TxPackets = max(s.TxPackets, p.last.TxPackets)
+	unicast := max(s.TxPackets-s.TxFlood, p.last.TxPackets-p.last.TxFlood)
 	s.TxFlood = max(s.TxFlood, p.last.TxFlood)
+	s.TxPackets = unicast + s.TxFlood
 	p.last = s
 	if p.dest.remote.Addr().IsMulticast() {
 		s.TxGroup, s.TxGroupBytes = s.TxFlood, s.TxFloodBytes
