@@ -147,10 +147,13 @@ func (w *worker) poke() {
 func (w *worker) run() {
 	// A thread of its own: descriptors, caches and the TUN driver's flow
 	// table all favour staying on one. It is never unlocked and so ends with
-	// the worker, whose name it has in ps -L, top -H and the like.
+	// the worker, whose name it has in ps -L, top -H and the like. The name of
+	// the first thread is that of the process, and stays.
 	runtime.LockOSThread()
-	name, _ := unix.BytePtrFromString(fmt.Sprintf("gvtep-w%d", w.id))
-	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+	if unix.Gettid() != unix.Getpid() {
+		name, _ := unix.BytePtrFromString(fmt.Sprintf("gvtep-w%d", w.id))
+		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+	}
 	w.thread.Store(int32(unix.Gettid()))
 	for w.loop(true) {
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ import (
 
 	"gvtep/config"
 	"gvtep/fdb"
+	scrapes "gvtep/internal/metrics"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/control"
@@ -84,6 +86,7 @@ func labCondition() (bool, error) {
 type fakeSource struct {
 	control.Source // nothing of it can be changed
 	instance       string
+	logs           *logState
 	ready, stuck   bool
 }
 
@@ -93,7 +96,7 @@ func fakeState(ready bool) vtep.State {
 	peer := func(name, remote string, seen time.Duration) vtep.PeerState {
 		p := vtep.PeerState{
 			Peer: vtep.Peer{Name: name, Remote: netip.MustParseAddr(remote)}, Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 6081),
-			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true,
+			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true, Speaks: true,
 		}
 		if seen > 0 {
 			p.LastSeen = begin.Add(-seen)
@@ -140,6 +143,20 @@ func fakeState(ready bool) vtep.State {
 	}
 	s.Drops.Rx[vtep.DropUnknownVNI] = 5
 	return s
+}
+
+func (f fakeSource) Health() control.Health {
+	return control.Health{Ready: f.ready}
+}
+
+func (f fakeSource) LogLevel() control.LogLevel { return f.logs.LogLevel() }
+
+func (f fakeSource) SetLogLevel(w control.LogLevelWrite) error { return f.logs.SetLogLevel(w) }
+
+func (f fakeSource) Metrics() http.Handler {
+	return scrapes.Handler(scrapes.New(scrapes.Build{Version: "v0.1.0", Revision: "abc", GoVersion: "go"}, func() scrapes.Snapshot {
+		return scrapes.Snapshot{State: fakeState(f.ready), Reloaded: true, ReloadedAt: begin, Logged: f.logs.counts(), MaxPeers: 10}
+	}))
 }
 
 func (f fakeSource) Status(details bool) control.Status {
@@ -216,7 +233,7 @@ func fakeDaemon() {
 	defer stop()
 	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
 	if err == nil {
-		err = control.Serve(ctx, l, fakeSource{instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")})
+		err = control.Serve(ctx, l, fakeSource{logs: newLogState("info"), instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake:", err)
