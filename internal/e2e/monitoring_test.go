@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -329,7 +330,7 @@ func (h *host) freePort() int {
 
 // client asks from within the host's namespace.
 func (h *host) client() *http.Client {
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, address string) (c net.Conn, err error) {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, network, address string) (c net.Conn, err error) {
 		err = h.try(func() error {
 			c, err = net.DialTimeout(network, address, 5*time.Second)
 			return err
@@ -388,7 +389,7 @@ func TestMetrics(t *testing.T) {
 	b.tunnel("gnv0", "--id", "42", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--address", "192.0.2.2/24")
 	a.neighbour("gnv0", "192.0.2.2", b.mac("gnv0"))
 	b.neighbour("gnv0", "192.0.2.1", a.mac("gnv0"))
-	over := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(_, _ string) (net.Conn, error) { return net.Dial("unix", socket) }}}
+	over := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}}
 	scrape := func() string {
 		t.Helper()
 		resp, err := over.Get("http://gvtep/metrics")
