@@ -70,7 +70,8 @@ func TestOutput(t *testing.T) {
 	}
 	var ours strings.Builder
 	for line := range strings.Lines(text) {
-		if strings.Contains(line, "gvtep_") {
+		// Each reason to drop has a line; those that moved will do.
+		if strings.Contains(line, "gvtep_") && !(strings.HasPrefix(line, "gvtep_dropped") && strings.HasSuffix(line, " 0\n")) {
 			ours.WriteString(line)
 		}
 	}
