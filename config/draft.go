@@ -29,12 +29,13 @@ type spelling struct {
 // NewDraft starts with the default values.
 func NewDraft() *Draft {
 	d := &Draft{
-		config: Config{Log: defaultLog(), Socket: defaultSocket()}, tunnel: defaults(),
+		config: defaultConfig(), tunnel: defaults(),
 		words: map[string]spelling{}, given: map[string]bool{}, help: "gvtep run --help",
 	}
 	bind(d, tunnelKeywords(), &d.tunnel, "")
 	bind(d, slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) }), &d.config.Socket, "")
 	bind(d, logKeywords(), &d.config.Log, logPrefix)
+	bind(d, metricsWords(), &d.config.Metrics, "")
 	return d
 }
 
@@ -256,6 +257,7 @@ func (d *Draft) Amend(cfg *Config) error {
 		{"busypoll", func() { cfg.Socket.BusyPoll = d.config.Socket.BusyPoll }},
 		{"log-level", func() { cfg.Log.Level = d.config.Log.Level }},
 		{"log-format", func() { cfg.Log.Format = d.config.Log.Format }},
+		{"metrics", func() { cfg.Metrics.Listen = d.config.Metrics.Listen }},
 	} {
 		if d.given[change.word] {
 			change.do()

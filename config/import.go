@@ -140,7 +140,9 @@ func (im *importer) text() (string, error) {
 			continue
 		}
 		loader.cfg.Tunnels = append(loader.cfg.Tunnels, t.tunnel)
-		b.WriteString(Print(Config{Log: defaultLog(), Socket: defaultSocket(), Tunnels: []Tunnel{t.tunnel}}, false))
+		cfg := defaultConfig()
+		cfg.Tunnels = []Tunnel{t.tunnel}
+		b.WriteString(Print(cfg, false))
 	}
 	if len(loader.cfg.Tunnels) == 0 {
 		return b.String(), errors.New("none of the devices can be carried over; the comments say why")

@@ -66,6 +66,9 @@ func Keywords() []Keyword {
 		e.Name = logPrefix + e.Name
 		all = append(all, e.Keyword)
 	}
+	for _, e := range metricsWords() {
+		all = append(all, e.Keyword)
+	}
 	return all
 }
 
@@ -344,10 +347,49 @@ func logKeywords() []entry[Log] {
 		choice(Keyword{Name: "level", Arg: "LEVEL", Values: []string{"debug", "info", "warn", "error"}, Default: "info", Live: true,
 			Usage: "log this and what is worse: debug, info, warn or error"},
 			func(l *Log) *string { return &l.Level }, "debug", "info", "warn", "error"),
-		choice(Keyword{Name: "format", Arg: "FORMAT", Values: []string{"auto", "console", "json"}, Default: "auto",
-			Usage: "auto, console or json; auto is console on a terminal"},
-			func(l *Log) *string { return &l.Format }, "auto", "console", "json"),
+		choice(Keyword{Name: "format", Arg: "FORMAT", Values: []string{"auto", "console", "json", "journal"}, Default: "auto",
+			Usage: "auto, console, json or journal; auto is journal under systemd, console on a terminal, else json"},
+			func(l *Log) *string { return &l.Format }, "auto", "console", "json", "journal"),
 	}
+}
+
+// metricsKeywords are the keys of [metrics].
+func metricsKeywords() []entry[Metrics] {
+	return []entry[Metrics]{
+		text(Keyword{Name: "listen", Arg: "ADDR:PORT|unix:PATH",
+			Usage: "serve metrics and health there, such as 9681 (on 127.0.0.1) or unix:/run/gvtep/metrics.sock (only on the control socket)"},
+			func(m *Metrics) *string { return &m.Listen }, listenAddress),
+		number(Keyword{Name: "peers", Arg: "N", Default: "1000", Live: true, Usage: "peers that have series of their own at most",
+			Min: 0, Max: 1e6, want: "want 0 to 1000000 peers"},
+			func(m *Metrics) *int { return &m.Peers }),
+	}
+}
+
+// metricsWords is the one key of [metrics] that the command line has, under
+// the name of the section.
+func metricsWords() []entry[Metrics] {
+	listen := metricsKeywords()[:1]
+	listen[0].Name = "metrics"
+	return listen
+}
+
+// listenAddress reads where to listen. A port alone is one of this host only.
+func listenAddress(v string) (string, error) {
+	const want = "want a port, ADDR:PORT such as 127.0.0.1:9681 or [::1]:9681, or unix:/PATH"
+	if path, ok := strings.CutPrefix(v, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") || len(path) > 107 { // sun_path, unix(7)
+			return "", wrong("want an absolute path of at most 107 bytes behind unix:")
+		}
+		return v, nil
+	}
+	if port, err := parseNumber(strings.TrimPrefix(v, ":"), 1, 65535, want); err == nil {
+		return "127.0.0.1:" + itoa(port), nil
+	}
+	a, err := netip.ParseAddrPort(v)
+	if err != nil || a.Port() == 0 {
+		return "", wrong(want)
+	}
+	return a.String(), nil
 }
 
 // defaults are the values of a tunnel before any keyword.
@@ -363,12 +405,19 @@ func defaults() Tunnel {
 
 func defaultEntry() Entry { return Entry{State: "permanent"} }
 
+// defaultConfig is what an empty file says.
+func defaultConfig() Config {
+	return Config{Log: defaultLog(), Socket: defaultSocket(), Metrics: defaultMetrics()}
+}
+
 // DefaultSocket is [socket] where a file says nothing.
 func DefaultSocket() Socket { return defaultSocket() }
 
 func defaultSocket() Socket {
 	return Socket{Rcvbuf: DefaultRcvbuf, Port: DefaultDstPort, Ports: DefaultSrcPorts}
 }
+
+func defaultMetrics() Metrics { return Metrics{Peers: 1000} }
 
 func defaultLog() Log { return Log{Level: "info", Format: "auto"} }
 

@@ -57,11 +57,12 @@ func parse(name, text string) (Config, error) {
 
 // tables are the keywords of the parts of a file, made once for all of it.
 type tables struct {
-	tunnel index[Tunnel]
-	peer   index[Peer]
-	fdb    index[Entry]
-	socket index[Socket]
-	log    index[Log]
+	tunnel  index[Tunnel]
+	peer    index[Peer]
+	fdb     index[Entry]
+	socket  index[Socket]
+	log     index[Log]
+	metrics index[Metrics]
 }
 
 // index finds the keywords of a table by name.
@@ -82,11 +83,12 @@ func newIndex[T any](table []entry[T], extra ...string) index[T] {
 
 func newTables() tables {
 	return tables{
-		tunnel: newIndex(tunnelKeywords(), "name", "peer", "fdb"),
-		peer:   newIndex(peerKeywords(), "remote"),
-		fdb:    newIndex(entryKeywords(), "lladdr"),
-		socket: newIndex(socketKeywords()),
-		log:    newIndex(logKeywords()),
+		tunnel:  newIndex(tunnelKeywords(), "name", "peer", "fdb"),
+		peer:    newIndex(peerKeywords(), "remote"),
+		fdb:     newIndex(entryKeywords(), "lladdr"),
+		socket:  newIndex(socketKeywords()),
+		log:     newIndex(logKeywords()),
+		metrics: newIndex(metricsKeywords()),
 	}
 }
 
@@ -224,7 +226,7 @@ func resolved(name string) string {
 
 // config makes the configuration of all files read.
 func (l *loader) config() (Config, error) {
-	l.cfg = Config{Log: defaultLog(), Socket: defaultSocket()}
+	l.cfg = defaultConfig()
 	l.base, l.inherited = defaults(), map[string]bool{}
 	l.seen = newClaims()
 	given := map[string]place{} // settings by their full name
@@ -254,7 +256,7 @@ func (l *loader) config() (Config, error) {
 }
 
 // sections are the keys at the top of a file.
-var sections = [...]string{"instance", "include", "log", "socket", "defaults", "tunnel"}
+var sections = [...]string{"instance", "include", "log", "socket", "metrics", "defaults", "tunnel"}
 
 // settings reads what concerns the process. given is what other files said.
 func (l *loader) settings(f *file, given map[string]place) {
@@ -279,6 +281,10 @@ func (l *loader) settings(f *file, given map[string]place) {
 		case "socket":
 			if t := l.section(f, key, n); t != nil {
 				fill(l, f, t, &l.cfg.Socket, l.tables.socket, key, given)
+			}
+		case "metrics":
+			if t := l.section(f, key, n); t != nil {
+				fill(l, f, t, &l.cfg.Metrics, l.tables.metrics, key, given)
 			}
 		case "defaults":
 			l.section(f, key, n)

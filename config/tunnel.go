@@ -57,13 +57,20 @@ type Config struct {
 	Instance string // "": not said
 	Log      Log
 	Socket   Socket
+	Metrics  Metrics
 	Tunnels  []Tunnel // at least one, in the order of the file
 }
 
 // Log says what is logged and how.
 type Log struct {
 	Level  string // debug, info, warn or error
-	Format string // auto, console or json
+	Format string // auto, console, json or journal
+}
+
+// Metrics says who may ask for metrics and health, beside the control socket.
+type Metrics struct {
+	Listen string // "": nowhere; ADDR:PORT, or unix:PATH with an absolute path
+	Peers  int    // peers that have series of their own at most
 }
 
 // Socket is what all tunnels share.

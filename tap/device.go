@@ -75,6 +75,17 @@ func (d *Device) MTU() (mtu int, err error) {
 	return mtu, err
 }
 
+// Link tells the MTU and whether the device is administratively up.
+func (d *Device) Link() (mtu int, up bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err = d.kernel(func(_ *conn, link netlink.Link) error {
+		mtu, up = link.Attrs().MTU, link.Attrs().RawFlags&unix.IFF_UP != 0
+		return nil
+	})
+	return mtu, up, err
+}
+
 // SetMTU changes the MTU, 68 to 65,521 bytes on a TAP, to 65,535 on a TUN.
 func (d *Device) SetMTU(mtu int) error {
 	if err := checkMTU(d.name, d.l3, mtu); err != nil {

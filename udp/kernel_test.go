@@ -894,6 +894,9 @@ func TestOverflow(t *testing.T) {
 		s.Add(path, 0, 0, 0, make([]byte, 100), nil)
 	}
 	s.Flush()
+	if l.Receiver(0).Overflows() == 0 {
+		t.Error("no overflows before anything is received: nobody asked the kernel")
+	}
 	drain()
 	s.Add(path, 0, 0, 0, []byte("tells"), nil)
 	s.Flush()

@@ -17,6 +17,7 @@ type Listener struct {
 	options   ListenOptions
 	receivers []*Receiver // by worker; all but one nil if it is a group's
 	rcvbuf    int
+	gro       bool
 }
 
 // Listen opens the receive sockets of one address.
@@ -53,6 +54,9 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 	// The kernel reports twice what was asked for (socket(7)).
 	if n, err := unix.GetsockoptInt(workers[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
 		l.rcvbuf = n / 2
+	}
+	if n, err := unix.GetsockoptInt(workers[0].fd, unix.SOL_UDP, unix.UDP_GRO); err == nil {
+		l.gro = n != 0
 	}
 	u.mu.Lock()
 	u.listeners[l] = struct{}{}
@@ -161,6 +165,9 @@ func (l *Listener) Receiver(worker int) *Receiver { return l.receivers[worker] }
 // Rcvbuf is the receive buffer each socket was granted, in bytes as asked for
 // in Config. It is smaller than that if net.core.rmem_max limits us.
 func (l *Listener) Rcvbuf() int { return l.rcvbuf }
+
+// GRO reports whether trains are received.
+func (l *Listener) GRO() bool { return l.gro }
 
 // Close closes all sockets. No worker may use a Receiver any more.
 func (l *Listener) Close() error {

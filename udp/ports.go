@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -70,6 +69,7 @@ func (u *Underlay) Release(set *packet.PortSet) {
 			return
 		}
 		delete(u.sets, o)
+		u.gone[o.sender()] += datagrams(set)
 		for _, p := range set.Ports {
 			h := heldPort{o.Family, p}
 			if u.held[h]--; u.held[h] == 0 {
@@ -97,18 +97,12 @@ func (o PortOptions) check() error {
 
 // openPorts opens the sockets of a new set. Caller holds u.mu.
 func (u *Underlay) openPorts(o PortOptions) (*packet.PortSet, error) {
-	local := o.Local
-	if !local.IsValid() {
-		local = netip.IPv4Unspecified()
-		if o.Family == 6 {
-			local = netip.IPv6Unspecified()
-		}
-	}
+	local := o.sender().local
 	prep, err := prepareTransmit(o, u.cfg.Sndbuf)
 	if err != nil {
 		return nil, err
 	}
-	set := &packet.PortSet{FD: make([][]int32, u.cfg.Workers)}
+	set := &packet.PortSet{FD: make([][]int32, u.cfg.Workers), Sent: make([]packet.Counter, u.cfg.Workers)}
 	var busy error
 	for port := range u.candidates(o) {
 		if len(set.Ports) == o.Count {

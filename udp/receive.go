@@ -39,7 +39,7 @@ type Receiver struct {
 	trains []packet.Train
 	used   int // entries the kernel wrote to last time
 
-	lastDrops uint32
+	// overflows is the kernel's counter, whose 32 bits wrap, in 64.
 	overflows atomic.Uint64
 	truncated atomic.Uint64
 }
@@ -73,8 +73,21 @@ func (r *Receiver) FD() int { return r.fd }
 
 // Overflows is how many datagrams the kernel dropped at this socket since it was
 // opened: for want of room, mostly, and those with a wrong checksum. The
-// kernel tells it along with the next datagram that does arrive.
-func (r *Receiver) Overflows() uint64 { return r.overflows.Load() }
+// worker hears of it with the next datagram that does arrive (SO_RXQ_OVFL);
+// what came since, on a socket that is stuck, say, is asked for here. Not to be
+// called while the socket is closed.
+func (r *Receiver) Overflows() uint64 {
+	seen := r.overflows.Load()
+	// SK_MEMINFO_VARS numbers, the last of them SK_MEMINFO_DROPS (linux/sock_diag.h).
+	var info [9]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(r.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno == 0 && size == uint32(unsafe.Sizeof(info)) {
+		seen += uint64(info[8] - uint32(seen))
+	}
+	return seen
+}
 
 // Truncated is how many datagrams were longer than a receive buffer, which no
 // UDP datagram can be; they were dropped.
@@ -126,10 +139,10 @@ func (r *Receiver) collect(n int) []packet.Train {
 			continue
 		}
 		c := parseCmsgs(r.ctrl[i][:min(int(m.hdr.Controllen), ctrlLen)])
-		if c.hasDrops && c.drops != r.lastDrops {
-			// The kernel counts in 32 bits and wraps.
-			r.overflows.Add(uint64(c.drops - r.lastDrops))
-			r.lastDrops = c.drops
+		if c.hasDrops {
+			if seen := r.overflows.Load(); uint32(seen) != c.drops {
+				r.overflows.Add(uint64(c.drops - uint32(seen)))
+			}
 		}
 		start, length := i*rxStride, int(m.len)
 		size := length

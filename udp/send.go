@@ -40,6 +40,8 @@ type Sender struct {
 	whole   encoder
 	single  encoder
 
+	batches packet.Batches
+
 	failures []packet.Failure
 	handed   bool // failures were returned by Flush and may be forgotten
 }
@@ -149,6 +151,7 @@ func (s *Sender) deliver(set *packet.PortSet, fd int32, e *encoder, msgs []messa
 		for i := 0; i < n; {
 			sent, errno := s.send(fd, e.hdrs[i:n])
 			if sent > 0 {
+				s.count(set, msgs[i:i+sent])
 				i += sent
 				again = false
 				continue
@@ -179,6 +182,16 @@ func (s *Sender) deliver(set *packet.PortSet, fd int32, e *encoder, msgs []messa
 		msgs = msgs[n:]
 	}
 	return true
+}
+
+// count counts what one system call took.
+func (s *Sender) count(set *packet.PortSet, msgs []message) {
+	n := 0
+	for i := range msgs {
+		n += int(msgs[i].count)
+	}
+	s.batches.Add(n)
+	set.Sent[s.worker].Add(uint64(n))
 }
 
 // verdict is what to do about a message that was refused.

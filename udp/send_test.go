@@ -16,7 +16,7 @@ import (
 )
 
 func testSet(id, ports int) *packet.PortSet {
-	s := &packet.PortSet{ID: id, FD: make([][]int32, 1)}
+	s := &packet.PortSet{ID: id, FD: make([][]int32, 1), Sent: make([]packet.Counter, 1)}
 	for i := range ports {
 		s.Ports = append(s.Ports, uint16(50000+i))
 		s.FD[0] = append(s.FD[0], int32(1000*id+i))

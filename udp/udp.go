@@ -97,7 +97,8 @@ type Underlay struct {
 	sets      map[PortOptions]*sharedSet
 	held      map[heldPort]int // source ports held by our sets, and by how many
 	nextID    int
-	groups    int // opened so far
+	gone      map[sender]uint64 // datagrams sent from sets that are closed
+	groups    int               // opened so far
 }
 
 // New prepares an underlay; it opens no UDP socket yet.
@@ -126,6 +127,7 @@ func New(cfg Config) (*Underlay, error) {
 		listeners: map[*Listener]struct{}{},
 		sets:      map[PortOptions]*sharedSet{},
 		held:      map[heldPort]int{},
+		gone:      map[sender]uint64{},
 	}, nil
 }
 

@@ -7,10 +7,15 @@ import (
 )
 
 // nullSender forgets what it is given.
-type nullSender struct{ added int }
+type nullSender struct {
+	added   int
+	batches packet.Batches
+}
 
 func (s *nullSender) Add(*packet.Path, uint32, uint8, uint8, []byte, []byte) { s.added++ }
-func (s *nullSender) Flush() []packet.Failure                                { return nil }
+func (s *nullSender) Batches() *packet.Batches                               { return &s.batches }
+
+func (s *nullSender) Flush() []packet.Failure { return nil }
 
 // TestNoAllocations: a worker's round allocates nothing, whichever way the
 // packets go, alone, in trains and as super-frames.

@@ -33,6 +33,9 @@ func (e *Endpoint) apply(c Change) (err error) {
 	if e.closed {
 		return errClosed
 	}
+	if err := e.stuckError(); err != nil {
+		return err
+	}
 
 	// Open all that is new beside what is there. Nothing is taken away yet, so
 	// that going back is only closing again.
@@ -107,6 +110,11 @@ func (e *Endpoint) apply(c Change) (err error) {
 	if err := e.closeTunnels(removed); err != nil {
 		e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
 	}
+	for _, t := range removed {
+		for i := range t.drops {
+			e.goneDrops.add(&t.drops[i])
+		}
+	}
 	e.checkPaths(append(opened, changed...))
 	e.tell(opened, "new")
 	e.tell(changed, "changed")
@@ -131,6 +139,9 @@ func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
 
 // rewire changes one tunnel below its configuration. e.mu is held.
 func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
+	if err := e.stuckError(); err != nil {
+		return err
+	}
 	t, err := e.change(old, edit)
 	if err != nil {
 		return err
@@ -188,6 +199,8 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
 		if gone {
 			t.fdb.FlushNexthop(p.nexthop)
+			stats, _ := p.told()
+			t.gone.add(stats)
 		}
 		if gone && e.events.wanted() {
 			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.name, Remote: p.dest.remote})

@@ -35,9 +35,9 @@ func TestSet(t *testing.T) {
 	}
 	h.step()
 	s := h.State().Tunnels[0]
-	if len(h.devices.opened) != 1 || dev.closed || s.Stats.RxPackets != 1 || s.FDB.Limit != 7 {
-		t.Errorf("after Set: %d devices, closed %v, %d packets of the peer that stayed, limit %d; want 1, false, 1, 7",
-			len(h.devices.opened), dev.closed, s.Stats.RxPackets, s.FDB.Limit)
+	if len(h.devices.opened) != 1 || dev.closed || s.Stats.RxPackets != 2 || s.Peers[0].Stats.RxPackets != 1 || s.FDB.Limit != 7 {
+		t.Errorf("after Set: %d devices, closed %v, %d packets, %d of the peer that stayed, limit %d; want 1, false, 2, 1, 7",
+			len(h.devices.opened), dev.closed, s.Stats.RxPackets, s.Peers[0].Stats.RxPackets, s.FDB.Limit)
 	}
 	known := func(mac packet.MAC) bool {
 		return slices.ContainsFunc(h.FDB(), func(e FDBEntry) bool { return e.MAC == mac })

@@ -300,7 +300,7 @@ func TestTwoEndpoints(t *testing.T) {
 			t.Errorf("A did not learn %s at %s: %v", macB, family[1], a.FDB())
 		}
 		s := a.State().Tunnels[0]
-		want := Stats{RxPackets: 1, RxBytes: uint64(len(back)), TxPackets: 1, TxBytes: uint64(len(there)), TxFlood: 1}
+		want := Stats{RxPackets: 1, RxBytes: uint64(len(back)), TxPackets: 1, TxBytes: uint64(len(there)), TxFlood: 1, TxFloodBytes: uint64(len(there))}
 		if diff := cmp.Diff(want, s.Stats); diff != "" {
 			t.Errorf("counters of A (-want +got):\n%s", diff)
 		}

@@ -25,26 +25,33 @@ func (w *worker) socketTurn(i uint32) {
 		w.ep.socketFailed(s, err)
 		return
 	}
+	n := 0
 	for i := range trains {
 		t := &trains[i]
 		if t.Ifindex != 0 && w.snap.isOwn(t.Ifindex) {
 			// A GENEVE packet that was carried inside the overlay: tenants
 			// do not speak to us (RFC 8926 section 6.2).
 			w.drops.rx[DropReinjected].Add(t.Count())
+			n += int(t.Count())
 			continue
 		}
 		for data := t.Data; ; {
-			n := min(t.Size, len(data))
-			if reason := w.inbound(s, t, data[:n:n]); reason != delivered {
+			size := min(t.Size, len(data))
+			if reason := w.inbound(s, t, data[:size:size]); reason != delivered {
 				w.countDrop(reason)
 			}
-			if data = data[n:]; len(data) == 0 {
+			n++
+			if data = data[size:]; len(data) == 0 {
 				break
 			}
 		}
 	}
 	w.flushIn()
 	w.leavePeer() // the trains are the receiver's again
+	if n > 0 {
+		w.batches.udpReceive.Add(n)
+		s.received[w.id].Add(uint64(n))
+	}
 }
 
 func (snap *snapshot) isOwn(ifindex int32) bool {
@@ -65,6 +72,9 @@ const delivered = numReasons
 // is the peer it was admitted for, nil if it was not.
 func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 	hdr, frame, err := geneve.Parse(datagram)
+	if hdr.Options != nil {
+		w.options.count(hdr.Options, err == geneve.ErrCritical)
+	}
 	if err != nil {
 		w.leavePeer()
 		return headerReason(err)
@@ -222,6 +232,7 @@ func (w *worker) flushIn() {
 	p := w.joinPeer.port
 	w.joinPeer = nil
 	n := w.joiner.Count()
+	w.batches.tapTransmit.Add(n)
 	parts := w.joiner.Frame(&w.rest)
 	err := p.queues[w.id].Write(&w.rest, parts)
 	if err == nil {

@@ -53,6 +53,7 @@ type memDevice struct {
 
 	mu     sync.Mutex
 	mtu    int
+	down   bool // set by hand
 	closed bool
 }
 
@@ -67,6 +68,15 @@ func (d *memDevice) MTU() (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.mtu, nil
+}
+
+func (d *memDevice) Link() (int, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return 0, false, unix.EBADFD
+	}
+	return d.mtu, !d.down, nil
 }
 
 func (d *memDevice) SetMTU(mtu int) error {
@@ -262,6 +272,8 @@ func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
 	return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil
 }
 
+func (u *memUnderlay) Sent() []packet.Sent { return nil }
+
 func (u *memUnderlay) Renew() (int, error) { return 0, nil }
 
 func (u *memUnderlay) Uppers([]int) ([]int, error) { return nil, nil }
@@ -301,6 +313,9 @@ func (l *memListener) Receiver(i int) Receiver {
 	return l.receivers[i]
 }
 
+func (l *memListener) Rcvbuf() int { return 1 << 20 }
+func (l *memListener) GRO() bool   { return false }
+
 func (l *memListener) Close() error {
 	l.u.mu.Lock()
 	defer l.u.mu.Unlock()
@@ -339,7 +354,10 @@ type memSender struct {
 	pending  []memDatagram
 	paths    []*packet.Path
 	failures []packet.Failure
+	batches  packet.Batches
 }
+
+func (s *memSender) Batches() *packet.Batches { return &s.batches }
 
 func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte) {
 	s.paths = append(s.paths, path)
@@ -350,6 +368,9 @@ func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, ta
 
 func (s *memSender) Flush() []packet.Failure {
 	s.failures = s.failures[:0]
+	if len(s.pending) > 0 {
+		s.batches.Add(len(s.pending))
+	}
 	for i, d := range s.pending {
 		if s.u.fail != nil {
 			s.failures = append(s.failures, packet.Failure{Path: s.paths[i], Count: 1, Err: s.u.fail})

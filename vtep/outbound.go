@@ -32,7 +32,9 @@ func (w *worker) deviceTurn(i uint32) {
 			}
 			break
 		}
+		w.pieces = 1
 		w.outbound(p, &w.virtio, frame)
+		w.batches.tapReceive.Add(w.pieces)
 		// Sent frames stay where they are until the flush; the next goes
 		// behind, on a cache line of its own.
 		used += (packet.VirtioHdrLen + len(frame) + 63) &^ 63
@@ -89,6 +91,7 @@ func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame 
 		seg.drops[w.id].tx[DropBadOffload].Add(1)
 		return
 	}
+	w.pieces = pieces
 	inner := w.cutter.HeadLen() - len(header) // headers of each piece
 	path := w.way(seg, to, frame, min(inner+int(hdr.GSOSize), len(frame)))
 	if path == nil {
@@ -291,11 +294,13 @@ func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
 
 func (w *worker) countOut(to *peer, packets, bytes int, flood bool) {
 	t := &to.traffic[w.id]
+	if flood {
+		t.floodPackets.Add(uint64(packets))
+		t.floodBytes.Add(uint64(bytes))
+		return
+	}
 	t.txPackets.Add(uint64(packets))
 	t.txBytes.Add(uint64(bytes))
-	if flood {
-		t.txFlood.Add(uint64(packets))
-	}
 }
 
 // flushOut sends what the turn has gathered and counts what could not be sent.

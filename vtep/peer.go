@@ -150,7 +150,7 @@ func (e *Endpoint) assemble(t *tunnel) {
 		accept: t.accept,
 	}
 	t.port = &port{
-		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, mac: t.device.LLAddr(),
+		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.LLAddr(),
 		device: t.device, segment: seg, portState: t.state,
 	}
 	for i := range e.workers {
@@ -226,7 +226,7 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 			return nil, err
 		}
 		e.lastID++
-		s = &socket{id: e.lastID, options: opts, listener: l}
+		s = &socket{id: e.lastID, options: opts, listener: l, received: make([]packet.Counter, len(e.workers))}
 		for i := range e.workers {
 			s.receivers = append(s.receivers, l.Receiver(i))
 		}

@@ -48,6 +48,8 @@ type Device interface {
 	Offload() packet.Offload
 	Queue(worker int) Queue
 	MTU() (int, error)
+	// Link tells the MTU and whether the device is administratively up.
+	Link() (mtu int, up bool, err error)
 	SetMTU(int) error
 	// Close detaches all queues; the device goes unless it persists.
 	Close() error
@@ -87,6 +89,8 @@ type Underlay interface {
 	// Uppers returns the devices stacked on those given, to any depth:
 	// bridges and bonds they are in, VLAN and macvlan devices over them.
 	Uppers(ifindexes []int) ([]int, error)
+	// Sent tells what has left so far, for each local address and device.
+	Sent() []packet.Sent
 	// Watch sends a value after links, addresses or routes have changed,
 	// one for many changes, until ctx ends.
 	Watch(ctx context.Context) (<-chan struct{}, error)
@@ -120,6 +124,10 @@ type Listener interface {
 	// Receiver is the socket of a worker. A group has one socket only: for
 	// all workers but one it is nil.
 	Receiver(worker int) Receiver
+	// Rcvbuf is the receive buffer of each socket in bytes, and GRO whether
+	// the kernel hands over trains.
+	Rcvbuf() int
+	GRO() bool
 	Close() error
 }
 
@@ -131,6 +139,7 @@ type Receiver interface {
 	// returned only when the descriptor is of no more use.
 	Receive() ([]packet.Train, error)
 	// Overflows is how many datagrams the kernel dropped for want of room.
+	// Anybody may call it until the listener is closed.
 	Overflows() uint64
 }
 
@@ -144,6 +153,8 @@ type Sender interface {
 	// Flush sends all that is queued and returns what could not be sent
 	// since the last Flush, valid until the next Add.
 	Flush() []packet.Failure
+	// Batches is how many datagrams each system call carried.
+	Batches() *packet.Batches
 }
 
 // Route is how datagrams to a remote leave.

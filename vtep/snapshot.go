@@ -47,8 +47,9 @@ type socket struct {
 	id        uint32
 	options   ListenOptions
 	listener  Listener
-	receivers []Receiver // by worker
-	users     int        // tunnels; guarded by Endpoint.mu
+	receivers []Receiver       // by worker
+	received  []packet.Counter // datagrams, by worker
+	users     int              // tunnels; guarded by Endpoint.mu
 }
 
 // port is where a device meets a segment.
@@ -58,6 +59,7 @@ type port struct {
 	device  Device
 	queues  []Queue // by worker
 	l3      bool
+	down    bool // its device is meant to be down
 	mac     packet.MAC
 	segment *segment
 	*portState
@@ -141,6 +143,7 @@ type peerState struct {
 	noRoute bool
 
 	traffic []traffic // by worker
+	last    Stats     // as last told; guarded by Endpoint.mu
 }
 
 // header returns the GENEVE header for an inner packet of an IP version.

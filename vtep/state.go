@@ -13,12 +13,21 @@ import (
 // State is the endpoint at one moment, for people and programs to look at.
 type State struct {
 	Workers int
+	Stuck   []int // workers that do not go round any more; see Progress
 	Started time.Time
-	Ready   bool
-	// Drops are the packets that belong to no tunnel.
+	Ready   bool // packets can flow
+	// Faults are what keeps packets from flowing though all is started, such
+	// as "device gnv0 is down".
+	Faults []string
+	// Drops are the packets that belong to no tunnel, Dropped all.
 	Drops   Drops
+	Dropped Drops
 	Tunnels []TunnelState // sorted by name
 	Sockets []SocketState
+	Sent    []packet.Sent
+	// Packets of each system call of the workers.
+	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
+	Options                                          []OptionState // sorted by class
 }
 
 // TunnelState is one tunnel at one moment.
@@ -30,6 +39,7 @@ type TunnelState struct {
 	MTUAuto bool
 	Accept  []netip.Prefix // from where anybody may speak
 	Failed  bool           // the device was deleted under us
+	Up      bool           // the device is administratively up
 	Offload packet.Offload
 	Since   time.Time
 	Stats   Stats
@@ -47,6 +57,7 @@ type PeerState struct {
 	Dynamic  bool // let in by accept when it first spoke
 	Given    bool // one of Tunnel.Peers
 	Flood    bool // gets copies of flooded frames
+	Speaks   bool // what it sends is let in; not so a group, or where only entries point
 	Stats    Stats
 	LastSeen time.Time // of the last packet admitted; zero: never
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
@@ -58,21 +69,29 @@ type Stats struct {
 	RxPackets, RxBytes uint64
 	TxPackets, TxBytes uint64
 	// TxFlood are those of TxPackets that were copies of flooded frames.
-	TxFlood uint64
+	TxFlood, TxFloodBytes uint64
+	// TxGroup are those of TxFlood that went to a multicast group.
+	TxGroup, TxGroupBytes uint64
 }
 
 // FDBState sums up a forwarding table.
 type FDBState struct {
 	Learned, Static, Limit int
+	Permanent              int    // of Static
+	Entered                uint64 // addresses learned so far
 	Moved, Aged            uint64
+	Full, Own              uint64 // not learned: no room; an address of our own
 	Damped, Frozen         uint64 // moves not made of flapping addresses, and how often one was frozen
 }
 
 // SocketState is one address that is listened on.
 type SocketState struct {
-	Local     netip.AddrPort
+	Local     netip.AddrPort // with a group its address
 	Device    string
+	Received  uint64 // datagrams
 	Overflows uint64 // datagrams the kernel dropped for want of room
+	Rcvbuf    int    // bytes, of each worker's socket
+	GRO       bool
 }
 
 // FDBEntry is one entry of a tunnel's forwarding table with its peer
@@ -93,15 +112,40 @@ type FDBEntry struct {
 func (e *Endpoint) State() State {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := State{Workers: len(e.workers), Started: e.started, Ready: e.ready.Load()}
+	s := State{Workers: len(e.workers), Stuck: e.stuckWorkers(), Started: e.started}
+	if len(s.Stuck) > 0 {
+		s.Faults = append(s.Faults, StuckText(s.Stuck))
+	}
+	options := make(map[int]*OptionState)
 	for _, w := range e.workers {
 		s.Drops.add(&w.drops)
+		w.batches.udpReceive.AddTo(&s.UDPReceive)
+		w.batches.tapReceive.AddTo(&s.TAPReceive)
+		w.batches.tapTransmit.AddTo(&s.TAPTransmit)
+		w.sender.Batches().AddTo(&s.UDPTransmit)
+		w.options.addTo(options)
 	}
+	s.Options = sortedOptions(options)
+	s.Sent = e.underlay.Sent()
+	s.Dropped = e.goneDrops
+	s.Dropped.join(&s.Drops)
 	for _, t := range e.sorted() {
 		s.Tunnels = append(s.Tunnels, t.report(e))
+		last := &s.Tunnels[len(s.Tunnels)-1]
+		s.Dropped.join(&last.Drops)
+		s.Faults = append(s.Faults, deviceFaults(t.port.name, last.Failed, last.Up || t.config.Device.Down)...)
 	}
 	for _, sock := range e.sockets {
-		state := SocketState{Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device}
+		state := SocketState{
+			Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device,
+			Rcvbuf: sock.listener.Rcvbuf(), GRO: sock.listener.GRO(),
+		}
+		if group := sock.options.Group; group.IsValid() {
+			state.Local = netip.AddrPortFrom(group.WithZone(""), sock.options.Port)
+		}
+		for i := range sock.received {
+			state.Received += sock.received[i].Load()
+		}
 		for _, r := range sock.receivers {
 			if r != nil { // a group has one only
 				state.Overflows += r.Overflows()
@@ -109,6 +153,7 @@ func (e *Endpoint) State() State {
 		}
 		s.Sockets = append(s.Sockets, state)
 	}
+	s.Ready = e.ready.Load() && len(s.Faults) == 0
 	slices.SortFunc(s.Sockets, func(a, b SocketState) int { return a.Local.Compare(b.Local) })
 	return s
 }
@@ -121,16 +166,17 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		MTU: t.mtu, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: t.state.failed.Load(),
 		Offload: packet.Offload(t.state.offload.Load()), Since: t.since, Answered: t.state.answered.Load(),
 	}
-	if mtu, err := d.MTU(); err == nil {
-		s.MTU = mtu
-	}
+	mtu, up, deleted := linkOf(d)
+	s.Failed = s.Failed || deleted
+	s.MTU, s.Up = mtu, up && !s.Failed
+	s.Stats = t.gone
 	for i := range seg.drops {
 		s.Drops.add(&seg.drops[i])
 	}
 	for _, p := range t.peers {
-		stats, seen := sumTraffic(p.traffic)
+		stats, seen := p.told()
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Stats: stats}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats}
 		if seen != 0 {
 			ps.LastSeen = e.started.Add(time.Duration(seen))
 		}
@@ -148,7 +194,8 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	}
 	counts, stats := seg.fdb.Count(), seg.fdb.Stats()
 	s.FDB = FDBState{
-		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Limit: seg.fdb.Limit(),
+		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Permanent: counts.Permanent, Limit: seg.fdb.Limit(),
+		Entered: stats.Learned, Full: stats.Full, Own: stats.Own,
 		Moved: stats.Moved, Aged: stats.Aged, Damped: stats.Damped, Frozen: stats.Frozen,
 	}
 	return s

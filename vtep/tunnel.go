@@ -32,6 +32,7 @@ type tunnel struct {
 	since       time.Time
 	fdb         *fdb.Table
 	drops       []dropCounters // by worker
+	gone        Stats          // of peers that are no longer there
 	state       *portState
 	bumDue      *atomic.Int64
 	neighbours  *neigh.Table // what neigh_suppress answers from; nil: off

@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"fmt"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,7 @@ type worker struct {
 	heads   []byte           // headers of the pieces made of them
 	headLen int              // used part of heads
 	cutter  offload.Cutter
+	pieces  int // of the frame being sent
 	single  [1][]byte
 	reply   [neigh.MaxReply]byte // to an ARP or ND request
 
@@ -75,13 +77,17 @@ type worker struct {
 	parked    []parked // datagrams whose sender is being let in
 	unpacking bool     // they are being taken up
 
-	drops  dropCounters // of packets that belong to no tunnel
+	drops   dropCounters // of packets that belong to no tunnel
+	options optionCounters
+	batches struct{ udpReceive, tapReceive, tapTransmit packet.Batches }
+
 	events [maxEvents]unix.EpollEvent
 
 	// passed is the newest generation at which the worker has begun a loop.
 	passed atomic.Uint64
 	// loops counts the loops, for whoever wants to see progress.
-	loops atomic.Uint64
+	loops  atomic.Uint64
+	thread atomic.Int32 // its number, as in /proc/PID/task
 }
 
 // slot is a descriptor in the worker's epoll set. epoll reports its index
@@ -140,9 +146,15 @@ func (w *worker) poke() {
 // run carries frames until a closing snapshot is published.
 func (w *worker) run() {
 	// A thread of its own: descriptors, caches and the TUN driver's flow
-	// table all favour staying on one.
+	// table all favour staying on one. It is never unlocked and so ends with
+	// the worker, whose name it has in ps -L, top -H and the like. The name of
+	// the first thread is that of the process, and stays.
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		name, _ := unix.BytePtrFromString(fmt.Sprintf("gvtep-w%d", w.id))
+		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+	}
+	w.thread.Store(int32(unix.Gettid()))
 	for w.loop(true) {
 	}
 }

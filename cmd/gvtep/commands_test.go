@@ -27,6 +27,7 @@ import (
 var quiet = map[string]string{
 	"":               "prints help",
 	"run":            "logs",
+	"metrics":        "prints what Prometheus reads",
 	"wait":           "prints nothing",
 	"completion":     "prints a script",
 	"config":         "prints help",

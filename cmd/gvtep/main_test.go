@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"iter"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ import (
 
 	"gvtep/config"
 	"gvtep/fdb"
+	scrapes "gvtep/internal/metrics"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/control"
@@ -89,7 +91,8 @@ func labCondition() (bool, error) {
 type fakeSource struct {
 	control.Source // nothing of it can be changed
 	instance       string
-	ready          bool
+	logs           *logState
+	ready, stuck   bool
 }
 
 var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -98,7 +101,7 @@ func fakeState(ready bool) vtep.State {
 	peer := func(name, remote string, seen time.Duration) vtep.PeerState {
 		p := vtep.PeerState{
 			Peer: vtep.Peer{Name: name, Remote: netip.MustParseAddr(remote)}, Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 6081),
-			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true,
+			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true, Speaks: true,
 		}
 		if seen > 0 {
 			p.LastSeen = begin.Add(-seen)
@@ -111,7 +114,7 @@ func fakeState(ready bool) vtep.State {
 			TTL: 64, DF: config.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096, Up: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")},
 		}),
-		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
+		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Up: true, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
 		Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6 | packet.OffloadUSO,
 		Stats:   vtep.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
 		Peers:   []vtep.PeerState{peer("leaf2", "192.0.2.2", 400*time.Millisecond), peer("", "192.0.2.3", 0)},
@@ -147,8 +150,26 @@ func fakeState(ready bool) vtep.State {
 	return s
 }
 
+func (f fakeSource) Health() control.Health {
+	return control.Health{Ready: f.ready}
+}
+
+func (f fakeSource) LogLevel() control.LogLevel { return f.logs.LogLevel() }
+
+func (f fakeSource) SetLogLevel(w control.LogLevelWrite) error { return f.logs.SetLogLevel(w) }
+
+func (f fakeSource) Metrics() http.Handler {
+	return scrapes.Handler(scrapes.New(scrapes.Build{Version: "v0.1.0", Revision: "abc", GoVersion: "go"}, func() scrapes.Snapshot {
+		return scrapes.Snapshot{State: fakeState(f.ready), Reloaded: true, ReloadedAt: begin, Logged: f.logs.counts(), MaxPeers: 10}
+	}))
+}
+
 func (f fakeSource) Status(details bool) control.Status {
-	s := statusOf(fakeState(f.ready), f.instance, "v0.1.0", begin)
+	state := fakeState(f.ready)
+	if f.stuck {
+		state.Stuck, state.Faults = []int{1}, []string{vtep.StuckText([]int{1})}
+	}
+	s := statusOf(state, f.instance, "v0.1.0", begin)
 	s.PID = 4242
 	if details {
 		s.Config, s.Go = "/etc/gvtep/p1.toml", &control.Runtime{HeapObjects: 12345, Goroutines: 7}
@@ -242,13 +263,13 @@ func (f fakeSource) Events(context.Context) iter.Seq[control.Event] {
 	}
 }
 
-// fakeDaemon is "fake INSTANCE [unready]".
+// fakeDaemon is "fake INSTANCE [unready|stuck]".
 func fakeDaemon() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
 	if err == nil {
-		err = control.Serve(ctx, l, fakeSource{instance: os.Args[1], ready: len(os.Args) == 2})
+		err = control.Serve(ctx, l, fakeSource{logs: newLogState("info"), instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake:", err)

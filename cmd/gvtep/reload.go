@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -27,6 +28,9 @@ type reloader struct {
 	mu      sync.Mutex
 	path    string // "": there is none
 	running config.Config
+	// Whether the configuration was loaded when last tried, and when it was.
+	loaded   bool
+	loadedAt time.Time
 }
 
 // onSignal reloads with each SIGHUP.
@@ -51,6 +55,14 @@ func (r *reloader) config() string {
 	return r.path
 }
 
+// outcome is what became of the last try to load the configuration, and what
+// of it the metrics follow.
+func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.loaded, r.loadedAt, r.running.Metrics.Peers
+}
+
 // Reload makes the differences between what runs and what the files say, all
 // of them or none.
 func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
@@ -61,8 +73,10 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	switch {
 	case req.DryRun:
 	case err != nil:
+		r.loaded = false
 		log.Error("not reloaded; what ran before goes on", zap.NamedError("err", err))
 	default:
+		r.loaded, r.loadedAt = true, time.Now()
 		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
 			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
 	}
@@ -110,9 +124,10 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if err := r.endpoint.Apply(change); err != nil {
 		return control.Reload{}, err
 	}
-	r.daemon.level.SetLevel(logLevel(cfg.Log.Level))
+	r.daemon.level.configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
 	now.Instance, now.Socket.Workers, now.Socket.Rcvbuf, now.Log.Format = r.running.Instance, r.running.Socket.Workers, r.running.Socket.Rcvbuf, r.running.Log.Format
+	now.Metrics.Listen = r.running.Metrics.Listen
 	r.running, r.path = now, path
 	out.Applied = true
 	r.daemon.warn(changes.Added)

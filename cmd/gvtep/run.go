@@ -34,7 +34,7 @@ type daemon struct {
 	named    bool   // the instance was named on the command line
 	control  string // path of the control socket; "": none
 	log      *zap.Logger
-	level    zap.AtomicLevel
+	level    *logState
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -81,7 +81,11 @@ those that are on or off may be written --noKEYWORD.`,
 				d.path, err = filepath.Abs(d.path) // for reloads
 			}
 		}
-		d.log, d.level = newLogger(os.Stderr, d.config.Log)
+		log, level, logErr := newLogger(os.Stderr, d.config.Log)
+		d.log, d.level = log, level
+		if err == nil && logErr != nil {
+			err = refused(logErr)
+		}
 		d.named = a.instance != ""
 		d.instance = firstOf(a.instance, d.config.Instance, called)
 		if err == nil {
@@ -146,6 +150,13 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		defer l.Close()
 	}
+	var watching net.Listener
+	if cfg.Metrics.Listen != "" {
+		if watching, err = d.listenMetrics(cfg.Metrics.Listen); err != nil {
+			return err
+		}
+		defer watching.Close()
+	}
 	offload := slices.ContainsFunc(cfg.Tunnels, func(t config.Tunnel) bool { return t.Offload != config.OffloadOff })
 	under, err := udp.New(udp.Config{Workers: workers, Rcvbuf: cfg.Socket.Rcvbuf, GSO: offload, GRO: offload})
 	if err != nil {
@@ -168,12 +179,19 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer parts.Wait()
 	defer cancel()
-	reload := &reloader{daemon: d, endpoint: ep, path: d.path, running: *cfg}
+	reload := &reloader{daemon: d, endpoint: ep, path: d.path, running: *cfg, loaded: true, loadedAt: time.Now()}
+	src := newSource(ep, reload, d)
 	if l != nil {
-		src := &source{endpoint: ep, reloader: reload, instance: d.instance, version: buildVersion().Version}
 		parts.Go(func() {
 			if err := control.Serve(ctx, l, src); err != nil {
 				d.log.Error("no longer answering; the tunnels go on", zap.NamedError("err", err))
+			}
+		})
+	}
+	if watching != nil {
+		parts.Go(func() {
+			if err := control.ServeMetrics(ctx, watching, src); err != nil {
+				d.log.Error("metrics are no longer served; the tunnels go on", zap.NamedError("err", err))
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"strings"
+	"sync"
 	"time"
 
 	"gvtep/fdb"
@@ -20,25 +21,49 @@ import (
 type source struct {
 	endpoint *vtep.Endpoint
 	*reloader
+	*logState
+	monitoring
 	instance string
 	version  string
+	runtime  lookout
+}
+
+func newSource(ep *vtep.Endpoint, r *reloader, d *daemon) *source {
+	s := &source{endpoint: ep, reloader: r, logState: d.level, instance: d.instance, version: buildVersion().Version}
+	s.monitoring = newMonitoring(s)
+	return s
 }
 
 func (s *source) Status(details bool) control.Status {
 	st := statusOf(s.endpoint.State(), s.instance, s.version, time.Now())
 	st.Config = s.reloader.config()
 	if details {
-		st.Go = goRuntime()
+		st.Go = s.runtime.look()
 	}
 	return st
 }
 
-// goRuntime collects garbage first, so that only what lives is counted.
-func goRuntime() *control.Runtime {
-	runtime.GC()
-	objects := []metrics.Sample{{Name: "/gc/heap/objects:objects"}}
-	metrics.Read(objects)
-	return &control.Runtime{HeapObjects: objects[0].Value.Uint64(), Goroutines: runtime.NumGoroutine()}
+// lookout looks at the Go runtime. It collects garbage first, so that only
+// what lives is counted, but not more than once a second: whoever may ask
+// could otherwise keep a processor busy with it.
+type lookout struct {
+	mu   sync.Mutex
+	at   time.Time
+	last control.Runtime
+}
+
+func (l *lookout) look() *control.Runtime {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.at) > time.Second {
+		runtime.GC()
+		objects := []metrics.Sample{{Name: "/gc/heap/objects:objects"}}
+		metrics.Read(objects)
+		l.last = control.Runtime{HeapObjects: objects[0].Value.Uint64(), Goroutines: runtime.NumGoroutine()}
+		l.at = time.Now()
+	}
+	last := l.last
+	return &last
 }
 
 func (s *source) Tunnels() []control.Tunnel {
@@ -71,16 +96,14 @@ func statusOf(s vtep.State, instance, version string, now time.Time) control.Sta
 	st := control.Status{
 		Instance: instance, PID: os.Getpid(), Version: version,
 		Ready: s.Ready, Started: s.Started, Uptime: seconds(now.Sub(s.Started)),
-		Workers: s.Workers, Tunnels: len(s.Tunnels), Sockets: []control.Socket{},
+		Workers: s.Workers, Stuck: append([]int{}, s.Stuck...), Tunnels: len(s.Tunnels), Sockets: []control.Socket{},
 		Drops: dropsOf(&s.Drops),
 	}
-	if !s.Ready {
+	switch {
+	case len(s.Faults) > 0:
+		st.Reason = strings.Join(s.Faults, ", ")
+	case !s.Ready:
 		st.Reason = "starting or stopping"
-	}
-	for _, t := range s.Tunnels {
-		if t.Failed {
-			st.Ready, st.Reason = false, fmt.Sprintf("device %s was deleted", t.Config.Device.Name)
-		}
 	}
 	for _, sock := range s.Sockets {
 		st.Sockets = append(st.Sockets, control.Socket{
@@ -97,7 +120,7 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		Flags: []string{}, LinkType: "ether", Address: t.LLAddr.String(),
 		LinkInfo: control.LinkInfo{Kind: "geneve", Data: infoOf(cfg)},
 	}
-	if !cfg.Device.Down && !t.Failed {
+	if t.Up {
 		out.Flags = []string{"UP", "LOWER_UP"}
 	}
 	var rxDrops, txDrops uint64

@@ -64,6 +64,8 @@ type PortSet struct {
 	// NoGSO is set by a sender once the kernel has refused UDP_SEGMENT here,
 	// or by the maker where it can never work (zero outer checksum).
 	NoGSO atomic.Bool
+	// Sent counts the datagrams handed to the kernel, by worker.
+	Sent []Counter
 }
 
 // Path is the way to one peer: all that is needed to send it a datagram and

@@ -228,6 +228,24 @@ func (c *Client) Events(ctx context.Context, object string, ready func(), each f
 	})
 }
 
+// LogLevel asks for the log level.
+func (c *Client) LogLevel(ctx context.Context) (l LogLevel, err error) {
+	return l, c.get(ctx, "/v1/log/level", &l)
+}
+
+// SetLogLevel changes the log level.
+func (c *Client) SetLogLevel(ctx context.Context, w LogLevelWrite) error {
+	return c.send(ctx, http.MethodPut, "/v1/log/level", w, nil)
+}
+
+// Metrics returns the metrics as text.
+func (c *Client) Metrics(ctx context.Context) (text []byte, err error) {
+	return text, c.send(ctx, http.MethodGet, "/metrics", nil, func(answer io.Reader) (err error) {
+		text, err = io.ReadAll(answer)
+		return err
+	})
+}
+
 // FDB asks for forwarding entries.
 func (c *Client) FDB(ctx context.Context, f FDBFilter) (e []FDBEntry, err error) {
 	return e, c.get(ctx, "/v1/fdb?"+f.query().Encode(), &e)

@@ -12,6 +12,7 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -47,6 +48,18 @@ type fake struct {
 	Source
 	entries int
 }
+
+func (fake) Health() Health {
+	return Health{Faults: []string{"worker 1 is stuck", "device gnv0 is down"}}
+}
+
+func (fake) Metrics() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "gvtep_ready 0\n") })
+}
+
+func (fake) LogLevel() LogLevel { return LogLevel{Level: "debug", Until: &epoch, Then: "info"} }
+
+func (fake) SetLogLevel(w LogLevelWrite) error { return told(w.Level) }
 
 // told does what the name says.
 func told(name string) error {
@@ -99,7 +112,7 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func (fake) Status(details bool) Status {
 	s := Status{
-		Instance: "p1", PID: 42, Version: "v0.1.0", Ready: false, Reason: "starting", Started: epoch, Uptime: 1.5, Workers: 2, Tunnels: 2,
+		Instance: "p1", PID: 42, Version: "v0.1.0", Ready: false, Reason: "starting", Started: epoch, Uptime: 1.5, Workers: 2, Stuck: []int{}, Tunnels: 2,
 		Sockets: []Socket{{Local: netip.MustParseAddr("198.51.100.1"), Port: 6081, Dev: "eth0", Overflows: 7}},
 		Drops:   Drops{RX: map[string]uint64{"unknown_vni": 9, "short": 1}, TX: map[string]uint64{}},
 		Config:  "/etc/gvtep/p1.toml",
@@ -258,8 +271,11 @@ func TestAnswers(t *testing.T) {
 		code        int
 		body        string
 	}{
-		{"GET", "/healthz", 200, "ok\n"},
-		{"GET", "/readyz", 503, "starting\n"},
+		{"GET", "/healthz", 503, "worker 1 is stuck\ndevice gnv0 is down\n"},
+		{"GET", "/readyz", 503, "worker 1 is stuck\ndevice gnv0 is down\n"},
+		{"GET", "/metrics", 200, "gvtep_ready 0\n"},
+		{"GET", "/debug/pprof/cmdline", 200, "*"},
+		{"GET", "/v1/log/level", 200, `{"level":"debug","until":"2026-01-02T03:04:05Z","then":"info"}` + "\n"},
 		{"GET", "/v1/tunnels/gnv9", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/tunnels/gnv9/fdb", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/tunnels/gnv9/peers", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
@@ -267,9 +283,9 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/fdb?vni=16777216", 400, `{"error":"vni 16777216: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni or dst"}` + "\n"},
-		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /healthz, /readyz"}` + "\n"},
+		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
 		{"POST", "/v1/tunnels", 400, `{"error":"not the JSON of a control.TunnelWrite: EOF"}` + "\n"},
-		{"PUT", "/v1/status", 405, `{"error":"here one can only ask; what can be told is below /v1/tunnels, and POST /v1/reload"}` + "\n"},
+		{"PUT", "/v1/status", 405, `{"error":"here one can only ask; what can be told is below /v1/tunnels, POST /v1/reload and PUT /v1/log/level"}` + "\n"},
 		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
 		{"DELETE", "/v1/tunnels/refused/peers/192.0.2.1", 409, `{"error":"File exists"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=192.0.2.1&vni=5&port=7&static=true&sticky=false", 200, `{"flushed":102}` + "\n"},
@@ -282,7 +298,7 @@ func TestAnswers(t *testing.T) {
 		{"DELETE", "/v1/tunnels/gnv0", 200, "{}\n"},
 	} {
 		code, body := get(t, path, tt.method, tt.url)
-		if code != tt.code || body != tt.body {
+		if code != tt.code || body != tt.body && tt.body != "*" {
 			t.Errorf("%s %s: got %d %q, want %d %q", tt.method, tt.url, code, body, tt.code, tt.body)
 		}
 	}
@@ -426,7 +442,7 @@ func TestMayWrite(t *testing.T) {
 		// Of this thread only, which ends with the goroutine.
 		runtime.LockOSThread()
 		unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534)
-		for _, request := range []string{"DELETE /v1/tunnels/gnv0", "POST /v1/reload", "POST /v1/reload?dry_run&config=/x", "POST /v1/reload?dry_run", "GET /v1/tunnels/gnv0"} {
+		for _, request := range []string{"DELETE /v1/tunnels/gnv0", "POST /v1/reload", "POST /v1/reload?dry_run&config=/x", "PUT /v1/log/level", "GET /debug/pprof/heap", "GET /debug/", "POST /v1/reload?dry_run", "GET /v1/tunnels/gnv0", "GET /metrics", "GET /v1/log/level"} {
 			conn, err := net.Dial("unix", path)
 			if err != nil {
 				answers <- err.Error()
@@ -439,7 +455,7 @@ func TestMayWrite(t *testing.T) {
 			answers <- string(line)
 		}
 	}()
-	for _, want := range []string{"HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 200", "HTTP/1.1 200"} {
+	for _, want := range []string{"HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 403", "HTTP/1.1 200", "HTTP/1.1 200", "HTTP/1.1 200", "HTTP/1.1 200"} {
 		if got := <-answers; got != want {
 			t.Errorf("another user got %q, want %q", got, want)
 		}
@@ -690,4 +706,83 @@ func skip(t testing.TB, args ...any) {
 		t.Fatal(append([]any{"GVTEP_TEST_REQUIRE is set: "}, args...)...)
 	}
 	t.Skip(args...)
+}
+
+// TestLimits: those who follow events leave room for others, a large name does
+// not come back whole, and slow readers do not keep others from being served.
+func TestLimits(t *testing.T) {
+	path := start(t, fake{}, 300*time.Millisecond, time.Second)
+	c := NewClient(path)
+	var streams []net.Conn
+	defer func() {
+		for _, s := range streams {
+			s.Close()
+		}
+	}()
+	follow := func() string {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, conn)
+		fmt.Fprint(conn, "GET /v1/events HTTP/1.1\r\nHost: gvtep\r\n\r\n")
+		line := make([]byte, 12)
+		io.ReadFull(conn, line)
+		return string(line)
+	}
+	for i := range maxStreams {
+		if got := follow(); got != "HTTP/1.1 200" {
+			t.Fatalf("stream %d: %q", i, got)
+		}
+	}
+	if got := follow(); got != "HTTP/1.1 503" {
+		t.Errorf("one stream too many: %q, want 503", got)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := c.Status(ctx, false); err != nil {
+		t.Errorf("a client beside %d that follow events: %v", maxStreams, err)
+	}
+
+	name := strings.Repeat("x", 64<<10)
+	err := c.PeerAdd(ctx, "gnv0", PeerWrite{Remote: "192.0.2.1", Keywords: []string{name}})
+	if err != nil && len(err.Error()) > maxError+100 {
+		t.Errorf("an error of %d bytes, want at most %d", len(err.Error()), maxError)
+	}
+	rec := httptest.NewRecorder()
+	refuse(rec, http.StatusBadRequest, name)
+	if n := rec.Body.Len(); n > maxError+100 {
+		t.Errorf("an answer of %d bytes, want at most %d", n, maxError)
+	}
+}
+
+// TestServeMetrics: a listener that anybody may reach has health and metrics
+// and nothing else.
+func TestServeMetrics(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- ServeMetrics(ctx, l, fake{}) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, want := range map[string]int{
+		"/metrics": 200, "/healthz": 503, "/readyz": 503, "/v1/status": 404, "/debug/pprof/": 404, "/v1/log/level": 404, "/": 404,
+	} {
+		resp, err := client.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -41,6 +42,15 @@ type Source interface {
 	FDBGet(dev, mac string) ([]FDBEntry, error)
 	// Events returns what happens from now on, until ctx ends.
 	Events(ctx context.Context) iter.Seq[Event]
+
+	// Health must answer also while a change hangs.
+	Health() Health
+	// Metrics answers GET /metrics.
+	Metrics() http.Handler
+	// LogLevel returns what is logged now; SetLogLevel changes it, for For
+	// seconds unless that is 0.
+	LogLevel() LogLevel
+	SetLogLevel(LogLevelWrite) error
 }
 
 // UsageError says that the words of a request are wrong.
@@ -66,6 +76,17 @@ const (
 	reloadTimeout = 5 * time.Minute
 	maxBody       = 1 << 20
 	maxHeader     = 16 << 10
+
+	// maxLarge is how many answers that can be large are in the making or on
+	// their way to slow readers at once: a table of 100,000 entries is some
+	// 50 MiB of objects and JSON.
+	maxLarge = 8
+	// maxStreams is how many clients may follow events. They stay, so that
+	// without a limit they would leave no connection to others.
+	maxStreams = MaxClients / 2
+	// maxError is the longest text of an error: who sends a name of 64 KiB
+	// need not read it again.
+	maxError = 4 << 10
 )
 
 // Serve answers on l until ctx ends, and closes it.
@@ -74,8 +95,23 @@ func Serve(ctx context.Context, l net.Listener, src Source) error {
 }
 
 func serve(ctx context.Context, l net.Listener, src Source, read, write time.Duration) error {
+	return serveHandler(ctx, l, handler(src, read, write), read, write)
+}
+
+// ServeMetrics answers /metrics, /healthz and /readyz on l, which anybody may
+// reach, until ctx ends, and closes it.
+func ServeMetrics(ctx context.Context, l net.Listener, src Source) error {
+	mux := http.NewServeMux()
+	watched(mux, src)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, "no such path: /metrics, /healthz, /readyz")
+	})
+	return serveHandler(ctx, Limit(l), mux, readTimeout, writeTimeout)
+}
+
+func serveHandler(ctx context.Context, l net.Listener, h http.Handler, read, write time.Duration) error {
 	srv := &http.Server{
-		Handler:           handler(src, write),
+		Handler:           h,
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ReadHeaderTimeout: read,
 		ReadTimeout:       read,
@@ -90,7 +126,7 @@ func serve(ctx context.Context, l net.Listener, src Source, read, write time.Dur
 		return nil
 	}
 	srv.Close()
-	return fmt.Errorf("control socket: %w", err)
+	return fmt.Errorf("%s: %w", l.Addr(), err)
 }
 
 // connKey finds the connection of a request in its context.
@@ -99,8 +135,72 @@ type connKey struct{}
 // objects are what events are about.
 var objects = []string{"tunnel", "peer", "fdb"}
 
-func handler(src Source, write time.Duration) http.Handler {
+// watched adds what monitoring asks for.
+func watched(mux *http.ServeMux, src Source) {
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) { src.Metrics().ServeHTTP(w, r) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		h := src.Health()
+		health(w, len(h.Faults) == 0, strings.Join(h.Faults, "\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		h := src.Health()
+		reason := "starting or stopping"
+		if len(h.Faults) > 0 {
+			reason = strings.Join(h.Faults, "\n")
+		}
+		health(w, h.Ready, reason)
+	})
+}
+
+// profiles adds what net/http/pprof has. Profiles tell what is in memory:
+// they are for root.
+func profiles(mux *http.ServeMux) {
+	for path, f := range map[string]http.HandlerFunc{
+		"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
+	} {
+		mux.HandleFunc("GET /debug/pprof/"+path, func(w http.ResponseWriter, r *http.Request) {
+			// Those that take a time set their own deadline for writing.
+			http.NewResponseController(w).SetReadDeadline(time.Time{})
+			f(w, r)
+		})
+	}
+}
+
+// gate lets a limited number through.
+type gate chan struct{}
+
+// pass reports whether there is room, for which it waits if patience is not 0.
+func (g gate) pass(ctx context.Context, patience time.Duration) bool {
+	select {
+	case g <- struct{}{}:
+		return true
+	default:
+	}
+	if patience == 0 {
+		return false
+	}
+	select {
+	case g <- struct{}{}:
+		return true
+	case <-ctx.Done():
+	case <-time.After(patience):
+	}
+	return false
+}
+
+func (g gate) leave() { <-g }
+
+func handler(src Source, read, write time.Duration) http.Handler {
 	mux := http.NewServeMux()
+	watched(mux, src)
+	profiles(mux)
+	large, streams := make(gate, maxLarge), make(gate, maxStreams)
+	mux.HandleFunc("GET /v1/log/level", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, http.StatusOK, src.LogLevel())
+	})
+	mux.HandleFunc("PUT /v1/log/level", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, src.SetLogLevel)
+	})
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		details := r.URL.Query().Has("details")
 		answer(w, http.StatusOK, src.Status(details))
@@ -169,6 +269,11 @@ func handler(src Source, write time.Duration) http.Handler {
 			refuse(w, http.StatusBadRequest, fmt.Sprintf("object %q: want %s", object, strings.Join(objects, ", ")))
 			return
 		}
+		if !streams.pass(r.Context(), 0) {
+			refuse(w, http.StatusServiceUnavailable, "too many clients follow events")
+			return
+		}
+		defer streams.leave()
 		rc := http.NewResponseController(w)
 		rc.SetReadDeadline(time.Time{}) // the reader has nothing more to say
 		events := src.Events(r.Context())
@@ -218,21 +323,13 @@ func handler(src Source, write time.Duration) http.Handler {
 		w.Header().Set("Allow", "POST")
 		refuse(w, http.StatusMethodNotAllowed, "a reload is a POST")
 	})
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		src.Status(false) // waits while a change does not come to its end
-		health(w, true, "")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		st := src.Status(false)
-		health(w, st.Ready, st.Reason)
-	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
-			refuse(w, http.StatusMethodNotAllowed, "here one can only ask; what can be told is below /v1/tunnels, and POST /v1/reload")
+			refuse(w, http.StatusMethodNotAllowed, "here one can only ask; what can be told is below /v1/tunnels, POST /v1/reload and PUT /v1/log/level")
 			return
 		}
-		refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /healthz, /readyz")
+		refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if changes(r) {
@@ -240,6 +337,20 @@ func handler(src Source, write time.Duration) http.Handler {
 				refuse(w, http.StatusForbidden, "Operation not permitted (changes are for root and the user of the daemon)")
 				return
 			}
+		}
+		if strings.HasPrefix(r.URL.Path, "/debug/") {
+			if c, ok := r.Context().Value(connKey{}).(*conn); !ok || !c.isRoot() {
+				refuse(w, http.StatusForbidden, "Operation not permitted (profiles are for root)")
+				return
+			}
+		}
+		if reads := r.Method == http.MethodGet || r.Method == http.MethodHead; reads && strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != "/v1/events" {
+			// Slow readers do not stay longer than the time-out for writing.
+			if !large.pass(r.Context(), read) {
+				refuse(w, http.StatusServiceUnavailable, "too many answers are on their way")
+				return
+			}
+			defer large.leave()
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		mux.ServeHTTP(w, r)
@@ -373,6 +484,9 @@ type errorBody struct {
 }
 
 func refuse(w http.ResponseWriter, status int, text string) {
+	if len(text) > maxError {
+		text = strings.ToValidUTF8(text[:maxError], "") + " ..."
+	}
 	answer(w, status, errorBody{Error: text})
 }
 

@@ -99,7 +99,7 @@ func Listen(path string) (net.Listener, error) {
 		undo()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	return &listener{UnixListener: l, undo: sync.OnceFunc(undo)}, nil
+	return &listener{Limit(l), sync.OnceFunc(undo)}, nil
 }
 
 // lockFile makes and locks path.lock. Whoever ends removes the file, so a
@@ -180,16 +180,24 @@ func removeDirs(path string) {
 	}
 }
 
-// listener limits the number of connections.
+// listener is the control socket.
 type listener struct {
-	*net.UnixListener
-	clients atomic.Int32
-	undo    func()
+	net.Listener // limited
+	undo         func()
 }
 
-func (l *listener) Accept() (net.Conn, error) {
+// limited limits the number of connections.
+type limited struct {
+	net.Listener
+	clients atomic.Int32
+}
+
+// Limit serves MaxClients connections of l at once.
+func Limit(l net.Listener) net.Listener { return &limited{Listener: l} }
+
+func (l *limited) Accept() (net.Conn, error) {
 	for {
-		c, err := l.UnixListener.Accept()
+		c, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
@@ -213,29 +221,45 @@ func busyAnswer() string {
 }
 
 func (l *listener) Close() error {
-	err := l.UnixListener.Close()
+	err := l.Listener.Close()
 	l.undo()
 	return err
 }
 
 type conn struct {
-	net.Conn // of a unix socket
-	done     func()
+	net.Conn
+	done func()
 }
 
 // mayWrite reports whether the other end may change things: root and the user
 // that the daemon runs as. Others that file permissions let in may look.
 func (c *conn) mayWrite() bool {
-	raw, err := c.Conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return false
+	uid, ok := c.peer()
+	return ok && (uid == 0 || uid == os.Geteuid())
+}
+
+func (c *conn) isRoot() bool {
+	uid, ok := c.peer()
+	return ok && uid == 0
+}
+
+// peer is the user at the other end, which only a unix socket knows.
+func (c *conn) peer() (uid int, ok bool) {
+	u, ok := c.Conn.(*net.UnixConn)
+	if !ok {
+		return 0, false
 	}
-	ok := false
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
 	raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		ok = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+		cred, e := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err = e; e == nil {
+			uid = int(cred.Uid)
+		}
 	})
-	return ok
+	return uid, err == nil
 }
 
 func (c *conn) Close() error {

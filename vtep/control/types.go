@@ -16,7 +16,11 @@
 //	POST /v1/tunnels/NAME/fdb         FDBWrite
 //	DELETE /v1/tunnels/NAME/fdb/LLADDR?keyword=  the keywords of FDBWrite
 //	DELETE /v1/tunnels/NAME/fdb?dst=&port=&vni=&permanent=&static=&dynamic=&sticky=&extern_learn=  Flushed
-//	GET /healthz, /readyz             200, or 503 and the reason
+//	GET, PUT /v1/log/level            LogLevel, LogLevelWrite
+//	GET /metrics                      Prometheus
+//	GET /healthz                      200, or 503 and what is wrong: a worker is stuck, a device is down
+//	GET /readyz                       the same, and 503 before all is started and while it stops
+//	GET /debug/pprof/                 net/http/pprof, for root only
 //
 // Errors are {"error": "..."} with a fitting status: 422 for a configuration
 // that is wrong, 400 for words that are, 409 for what cannot be done now, 403
@@ -46,6 +50,7 @@ type Status struct {
 	Started  time.Time `json:"started"`
 	Uptime   float64   `json:"uptime_seconds"`
 	Workers  int       `json:"workers"`
+	Stuck    []int     `json:"stuck_workers"` // by number; not ready while there is one
 	Tunnels  int       `json:"tunnels"`
 	Sockets  []Socket  `json:"sockets"`
 	Drops    Drops     `json:"drops"` // of packets that belong to no tunnel
@@ -322,6 +327,26 @@ type Event struct {
 	Flags []string `json:"flags,omitempty"`
 	State string   `json:"state,omitempty"` // "permanent" or "static"
 	Lost  uint64   `json:"lost,omitempty"`  // events before this one that the reader was too slow for
+}
+
+// Health is whether packets can flow.
+type Health struct {
+	Ready  bool     // all is started and nothing is wrong
+	Faults []string // what is wrong
+}
+
+// LogLevel is from which level on messages are logged.
+type LogLevel struct {
+	Level string `json:"level"` // "debug", "info", "warn" or "error"
+	// Until and Then are when another level comes back, and which.
+	Until *time.Time `json:"until,omitempty"`
+	Then  string     `json:"then,omitempty"`
+}
+
+// LogLevelWrite is the level to log from now on.
+type LogLevelWrite struct {
+	Level string  `json:"level"`
+	For   float64 `json:"for_seconds"` // 0: until it is changed again
 }
 
 // FDBFilter chooses entries; its zero value takes all.

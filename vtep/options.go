@@ -1,0 +1,103 @@
+package vtep
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+
+	"gvtep/vtep/geneve"
+)
+
+// maxOptionClasses is how many option classes a worker counts one by one. A
+// sender can make up 65,536 of them, and each would be a metric.
+const maxOptionClasses = 16
+
+// OptionState counts received packets that carried an option of a class.
+type OptionState struct {
+	Class   uint16
+	Other   bool   // all classes beyond the first that were seen
+	Ignored uint64 // with options that we may not know
+	Dropped uint64 // with critical options that we do not know
+}
+
+// optionCounters counts options of received packets. One worker writes.
+type optionCounters struct {
+	used    atomic.Int32 // of classes, the last is for all others
+	packets uint64       // with options, so far
+	classes [maxOptionClasses + 1]struct {
+		class            uint16 // set before used counts it
+		packet           uint64 // the last one it was counted for
+		ignored, dropped atomic.Uint64
+	}
+}
+
+// count counts the options of one packet. If it is dropped because of an
+// option, only the critical ones count: the others had no chance.
+func (o *optionCounters) count(options geneve.Options, critical bool) {
+	o.packets++
+	for opt := range options.All() {
+		if critical && !opt.Critical() {
+			continue
+		}
+		c := &o.classes[o.find(opt.Class)]
+		if c.packet == o.packets {
+			continue // a packet counts once
+		}
+		c.packet = o.packets
+		if critical {
+			c.dropped.Add(1)
+		} else {
+			c.ignored.Add(1)
+		}
+	}
+}
+
+func (o *optionCounters) find(class uint16) int {
+	used := int(o.used.Load())
+	for i := range o.classes[:used] {
+		if o.classes[i].class == class {
+			return i
+		}
+	}
+	if used < maxOptionClasses {
+		o.classes[used].class = class
+		o.used.Store(int32(used + 1))
+	}
+	return used
+}
+
+// addTo adds the counts to those of other workers, under -1 what has no class
+// of its own.
+func (o *optionCounters) addTo(all map[int]*OptionState) {
+	used := int(o.used.Load())
+	for i := range o.classes {
+		c := &o.classes[i]
+		ignored, dropped := c.ignored.Load(), c.dropped.Load()
+		if i >= used && (i != maxOptionClasses || ignored+dropped == 0) {
+			continue
+		}
+		key := -1
+		if i < maxOptionClasses {
+			key = int(c.class)
+		}
+		if all[key] == nil {
+			all[key] = &OptionState{Class: uint16(max(key, 0)), Other: key < 0}
+		}
+		all[key].Ignored += ignored
+		all[key].Dropped += dropped
+	}
+}
+
+func sortedOptions(all map[int]*OptionState) []OptionState {
+	var out []OptionState
+	for _, o := range all {
+		out = append(out, *o)
+	}
+	slices.SortFunc(out, func(a, b OptionState) int {
+		if a.Other != b.Other {
+			return map[bool]int{true: 1, false: -1}[a.Other]
+		}
+		return cmp.Compare(a.Class, b.Class)
+	})
+	return out
+}
