@@ -120,6 +120,17 @@ func (t *Tunnel) DeleteVLANs(first, last uint16) bool {
 	return true
 }
 
+// HasVLAN reports whether all of v is mapped so.
+func (t *Tunnel) HasVLAN(v VLAN) bool {
+	there := 0
+	for vid, vni := range t.segments() {
+		if v.First <= vid && vid <= v.Last && vni == v.VNI+uint32(vid-v.First) {
+			there++
+		}
+	}
+	return there == int(v.Last-v.First)+1
+}
+
 // tidyVLANs sorts a map and joins what is one range.
 func tidyVLANs(all []VLAN) (tidy []VLAN) {
 	slices.SortFunc(all, func(a, b VLAN) int { return cmp.Compare(a.First, b.First) })

@@ -96,7 +96,7 @@ func (a *app) root() *cobra.Command {
 	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "longest `TIME` to wait")
 	root.Flags().BoolP("version", "V", false, "print the version")
 
-	root.AddCommand(a.runCmd(), a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.monitorCmd(), a.statusCmd(), a.waitCmd(), a.configCmd(), a.versionCmd())
+	root.AddCommand(a.runCmd(), a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.vlanCmd(), a.monitorCmd(), a.statusCmd(), a.waitCmd(), a.configCmd(), a.versionCmd())
 	return root
 }
 

@@ -111,11 +111,26 @@ func (a *app) tunnelCmd() *cobra.Command {
 		},
 		func(ctx context.Context, c *control.Client, args []string) error { return c.TunnelDelete(ctx, args[0]) })
 	del.Aliases = []string{"delete"}
-	for _, cmd := range []*cobra.Command{set, del} {
+	state := func(word, short string) *cobra.Command {
+		cmd := a.verb(word+" NAME", short,
+			func(args []string) error {
+				if len(args) > 1 {
+					return fmt.Errorf("unexpected word %q: gvtep tunnel %s --help tells more", args[1], word)
+				}
+				return name(args)
+			},
+			func(ctx context.Context, c *control.Client, args []string) error {
+				keyword := map[string]string{"up": "up", "down": "noup"}[word]
+				return c.TunnelSet(ctx, control.TunnelWrite{Name: args[0], Keywords: []string{keyword}})
+			})
+		return cmd
+	}
+	up, down := state("up", "bring the device of a running tunnel up, as ip link set up"), state("down", "take the device of a running tunnel down: nothing passes until it is up again")
+	for _, cmd := range []*cobra.Command{set, del, up, down} {
 		cmd.ValidArgsFunction = a.completeTunnels
 	}
 	add.ValidArgsFunction = completeWords
-	cmd := group("tunnel [show|add|set|del]", "show, add, change and remove tunnels of the running process", func(string) bool { return false }, show, add, set, del)
+	cmd := group("tunnel [show|add|set|up|down|del]", "show, add, change and remove tunnels of the running process", func(string) bool { return false }, show, add, set, up, down, del)
 	cmd.Aliases = []string{"link", "t"}
 	return cmd
 }
@@ -153,7 +168,7 @@ func (a *app) peerCmd() *cobra.Command {
 			return err
 		}
 	}
-	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [routes PREFIX,...]"
+	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [bum_limit PPS] [routes PREFIX,...]"
 	add := a.verb("add"+settings, "add a peer to a running tunnel", check,
 		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerAdd }))
 	set := a.verb("set"+settings, "change a peer of a running tunnel", check,
@@ -291,6 +306,9 @@ func eventLine(e control.Event) string {
 		words = append(words, "peer", e.Dst, "dev", e.Ifname)
 	default:
 		words = append(words, e.MAC, "dev", e.Ifname)
+		if e.VLAN != 0 {
+			words = append(words, "vlan", fmt.Sprint(e.VLAN))
+		}
 		if e.Dst != "" && !e.Local {
 			words = append(words, "dst", e.Dst)
 		}
