@@ -92,8 +92,8 @@ func (e *Endpoint) sweep() {
 	for _, p := range e.snap.Load().ports {
 		p.segment.sweep(now)
 		if p.trunk != nil {
-			for _, seg := range p.trunk.byVNI {
-				seg.sweep(now)
+			for i := range p.trunk.vlans {
+				p.trunk.vlans[i].sweep(now)
 			}
 		}
 	}

@@ -96,6 +96,10 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 		n += int(r.Last-r.First) + 1
 	}
 	all := make([]domain, 0, n)
+	var own packet.MAC
+	if t.device != nil {
+		own = t.device.LLAddr()
+	}
 	add := func(vid uint16, vni geneve.VNI) {
 		d := domain{vid: vid, vni: vni}
 		if i, ok := slices.BinarySearchFunc(before, vid, domain.compare); ok && before[i].vni == vni {
@@ -106,9 +110,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 				Limit: cfg.MaxAddress, Ageing: cfg.Ageing, NoDamping: cfg.NoMoveDamping,
 				OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, vid, t.state, c) },
 			})
-			if t.device != nil {
-				d.fdb.SetOwn(t.device.LLAddr())
-			}
+			d.fdb.SetOwn(own)
 			if vid != 0 {
 				d.traffic = make([]traffic, len(e.workers))
 			}
@@ -144,6 +146,7 @@ func (t *tunnel) domain(vid uint16) *domain {
 
 // trunk finds the segments of a trunk's VLANs.
 type trunk struct {
+	vlans []segment
 	byVID [vidMask + 1]*segment // the first is that of frames without a tag, if there is one
 	byVNI map[geneve.VNI]*segment
 }
@@ -158,9 +161,9 @@ func (t *tunnel) newTrunk(own *segment) *trunk {
 	if !t.config.NoVNI {
 		tr.byVID[0] = own
 	}
-	all := make([]segment, len(t.domains)-1)
-	for i := range all {
-		seg := &all[i]
+	tr.vlans = make([]segment, len(t.domains)-1)
+	for i := range tr.vlans {
+		seg := &tr.vlans[i]
 		*seg = t.segment(&t.domains[i+1], own.rules)
 		tr.byVID[seg.vid], tr.byVNI[seg.vni] = seg, seg
 	}

@@ -82,8 +82,9 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	if t.device, err = e.devices.Open(opts); err != nil {
 		return nil, err
 	}
+	own := t.device.LLAddr()
 	for _, d := range t.domains {
-		d.fdb.SetOwn(t.device.LLAddr())
+		d.fdb.SetOwn(own)
 	}
 	t.state.offload.Store(uint32(t.device.Offload()))
 	e.assemble(t)

@@ -215,7 +215,11 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) {
 	for {
 		if s := ep.State(); s.Ready && len(s.Tunnels) == 1 {
 			t := s.Tunnels[0]
-			d.log.Info("ready", zap.String("device", t.Config.Device.Name), zap.Uint32("vni", uint32(t.Config.VNI)),
+			vni := zap.Uint32("vni", uint32(t.Config.VNI))
+			if t.Config.NoVNI {
+				vni = zap.Skip()
+			}
+			d.log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
 				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
 				zap.Strings("offload", offloadNames(t.Offload)), zap.Int("workers", s.Workers))
 			return
