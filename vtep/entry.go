@@ -143,7 +143,7 @@ func (entry *Entry) check(cfg *Tunnel) error {
 	switch r := entry.Remote; {
 	case cfg.Device.L3:
 		return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
-	case !cfg.has(entry.VLAN):
+	case !entry.MAC.IsZero() && !cfg.has(entry.VLAN):
 		return cfg.noSegment(entry.VLAN)
 	case entry.Local && r.IsValid():
 		return fmt.Errorf("local and dst exclude each other: %w", unix.EINVAL)
@@ -300,9 +300,6 @@ func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 	return e.Update(name, func(cfg *Tunnel) error {
 		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 {
 			return fmt.Errorf("local, vni, vlan, src_vni and via are not for the flood list, which is one for the tunnel: %w", unix.EINVAL)
-		}
-		if cfg.NoVNI && len(cfg.VLANs) > 0 {
-			entry.VLAN = cfg.VLANs[0].First // any will do for the check
 		}
 		if err := entry.check(cfg); err != nil {
 			return err

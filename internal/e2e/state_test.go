@@ -185,4 +185,5 @@ lladdr = "%s"
 	if got := inner.await(2*time.Second, few, 0, received("free")); len(got) != few {
 		t.Errorf("without a limit %d of %d arrived", len(got), few)
 	}
+	ga.stop()
 }

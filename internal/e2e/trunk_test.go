@@ -203,6 +203,8 @@ func TestTrunkAll(t *testing.T) {
 	if len(entries) != 2 || entries[0].VLAN != 4094 || entries[0].SrcVNI != 104_094 {
 		t.Errorf("entries of VLAN 4094: %+v, want two, with src_vni 104094", entries)
 	}
+	ga.stop()
+	gb.stop()
 }
 
 // same compares two lists whatever their order.
@@ -380,6 +382,8 @@ func TestTrunkTCP(t *testing.T) {
 			}
 		}
 	}
+	ga.stop()
+	gb.stop()
 }
 
 // transfer sends bytes over TCP and compares what comes out.
@@ -428,7 +432,7 @@ func TestTrunkLive(t *testing.T) {
 	a, b := underlay(t)
 	ga := a.tunnel("gnvt", "--vlan", "10:5010", "--vlan", "2000-3000:12000-13000", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--workers", "2")
 	gb := b.tunnel("gnvt", "--vlan", "10:5010", "--vlan", "2000-3000:12000-13000", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--workers", "2")
-	from, to := a.capture("gnvt", 0), b.capture("gnvt", 100_000)
+	from, flow, to := a.capture("gnvt", 0), a.capture("gnvt", 0), b.capture("gnvt", 100_000)
 	stop, sent := make(chan struct{}), make(chan int, 1)
 	go func() {
 		n := 0
@@ -441,7 +445,7 @@ func TestTrunkLive(t *testing.T) {
 			}
 			n++
 			data := labelled(farMAC, nearMAC, 10, fmt.Sprint("steady ", n))
-			if unix.Sendto(from.fd, data, 0, &from.to) != nil {
+			if unix.Sendto(flow.fd, data, 0, &flow.to) != nil {
 				n--
 			}
 		}
@@ -504,4 +508,6 @@ func TestTrunkLive(t *testing.T) {
 	if moved := gb.moved(before, "rx.unknown_vni"); moved["rx.unknown_vni"] != 1 {
 		t.Errorf("a frame of a segment that is gone: %v, want one unknown_vni", moved)
 	}
+	ga.stop()
+	gb.stop()
 }
