@@ -65,14 +65,16 @@ func (l *loader) claim(d definition, t *Tunnel) {
 		l.seen.inOrder = append(l.seen.inOrder, claimedSocket{s, claimant{t.Name, name}})
 	}
 	for i, p := range t.Peers {
-		key := admission{t.listening(p.Remote), t.VNI, p.Remote}
-		if by, ok := l.seen.peers[key]; ok {
-			at := d.place("remote", i)
-			l.fault(at.file, at.at, "remote %s: tunnel %s (%s) has id %d with it on the same socket; one of id, remote, local and dstport must differ",
-				p.Remote, by.tunnel, by.where(), t.VNI)
-			continue
+		for _, vni := range t.segments() {
+			key := admission{t.listening(p.Remote), vni, p.Remote}
+			if by, ok := l.seen.peers[key]; ok {
+				at := d.place("remote", i)
+				l.fault(at.file, at.at, "remote %s: tunnel %s (%s) has id %d with it on the same socket; one of id, remote, local and dstport must differ",
+					p.Remote, by.tunnel, by.where(), vni)
+				break
+			}
+			l.seen.peers[key] = claimant{t.Name, name}
 		}
-		l.seen.peers[key] = claimant{t.Name, name}
 	}
 }
 

@@ -34,6 +34,8 @@ func (l *loader) tunnel(f *file, n *node) {
 			t.Name, named = v.text, true
 		case key == "peer":
 			l.peers(f, v, &t, at)
+		case key == "vlan" && isTables(v):
+			l.vlans(f, v, &t, at)
 		case key == "fdb":
 			l.entries(f, v, &t, at)
 		case key == "id" && v.kind == unstable.String && strings.Contains(v.text, "-"):
@@ -86,7 +88,7 @@ func (l *loader) tunnel(f *file, n *node) {
 	}
 	template := t.Name
 	for id := ids.from; id <= ids.to; id++ {
-		t.VNI = uint32(id)
+		t.VNI, t.NoVNI = uint32(id), false
 		t.Name = strings.Replace(template, "%d", itoa(id), 1)
 		if !l.complete(d, t) {
 			return // the others of the range have the same mistake
@@ -167,6 +169,12 @@ func (l *loader) items(f *file, v *node, key string) []*node {
 		}
 	}
 	return v.items
+}
+
+// isTables reports whether a value is a list of tables, however written.
+func isTables(v *node) bool {
+	return v.kind == unstable.ArrayTable || v.kind == unstable.Table ||
+		v.kind == unstable.Array && slices.ContainsFunc(v.items, func(n *node) bool { return n.kind == unstable.Table })
 }
 
 // entries reads the [[tunnel.fdb]] of a tunnel.

@@ -52,12 +52,12 @@ func (c *Changes) Restart() bool {
 
 // keepFixed sets the keywords of t that are not live to those of old.
 func keepFixed(t Tunnel, old *Tunnel) Tunnel {
-	t.VNI, t.L3, t.DstPort, t.Dev, t.AcceptZ6 = old.VNI, old.L3, old.DstPort, old.Dev, old.AcceptZ6
+	t.VNI, t.NoVNI, t.L3, t.DstPort, t.Dev, t.AcceptZ6 = old.VNI, old.NoVNI, old.L3, old.DstPort, old.Dev, old.AcceptZ6
 	if given := func(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }; given(t.Local) || given(old.Local) {
 		t.Local = old.Local
 	}
 	t.Addresses, t.LLAddr, t.Master, t.Netns = old.Addresses, old.LLAddr, old.Master, old.Netns
-	t.TxQueue, t.Persist, t.Up, t.Offload = old.TxQueue, old.Persist, old.Up, old.Offload
+	t.TxQueue, t.Persist, t.Offload = old.TxQueue, old.Persist, old.Offload
 	return t
 }
 
@@ -136,12 +136,16 @@ func changedKeys[T any](prefix string, table []entry[T], from, to *T) (keys []Ke
 }
 
 // entryKey is what an entry of a table is known by: group addresses have
-// several destinations.
+// several destinations, and each VLAN its own.
 func entryKey(e *Entry) string {
-	if isGroup(e.LLAddr) {
-		return e.LLAddr + " dst " + e.Dst.String()
+	key := e.LLAddr
+	if e.VLAN != 0 {
+		key += " vlan " + itoa(int(e.VLAN))
 	}
-	return e.LLAddr
+	if isGroup(e.LLAddr) {
+		key += " dst " + e.Dst.String()
+	}
+	return key
 }
 
 // changedItems compares peers, or entries, by their key. Their order means

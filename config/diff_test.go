@@ -52,7 +52,7 @@ func TestDiff(t *testing.T) {
 		{one, "[defaults]\nmtu = 1400\n" + one + two, []string{"+ b", `~ a mtu: "auto" > 1400`}},
 		{one, strings.Replace(one, "id = 1", "id = 3", 1), []string{"! a id: 1 > 3"}},
 		{one, one + "dstport = 7\npersist = true\nup = false\naddress = \"10.0.0.1/8\"\n",
-			[]string{"! a dstport: 6081 > 7", `! a address:  > "10.0.0.1/8"`, "! a persist: false > true", "! a up: true > false"}},
+			[]string{"! a dstport: 6081 > 7", `! a address:  > "10.0.0.1/8"`, "! a persist: false > true", "~ a up: true > false"}},
 		{one, "socket.port = 7\n" + one, []string{"! a dstport: 6081 > 7"}},
 		{one, "socket.ports = 7\n" + one, []string{"~ a ports: 64 > 7"}},
 		{one, one + "srcport = [5000, 5001]\n", []string{"~ a srcport: [49152, 65535] > [5000, 5001]"}},
@@ -102,7 +102,7 @@ func TestDiffKeywords(t *testing.T) {
 		"id": "2", "mode": "l3", "local": "192.0.2.9", "dev": "eth9", "dstport": "7", "srcport": "8-9", "ttl": "inherit", "tos": "4", "df": "unset",
 		"udpcsum": "off", "udp6zerocsumtx": "on", "udp6zerocsumrx": "on", "fwmark": "1", "learning": "off", "ageing": "1", "maxaddress": "1",
 		"l2_control": "pass", "vlan_tags": "drop", "mtu": "1400", "address": "10.0.0.1/8", "lladdr": "02:00:00:00:00:01", "master": "br0",
-		"netns": "blue", "txqueuelen": "5", "persist": "on", "up": "off", "offload": "off",
+		"vlan": "10-12:20-22", "isolated": "on", "netns": "blue", "txqueuelen": "5", "persist": "on", "up": "off", "offload": "off",
 	}
 	for _, e := range tunnelKeywords() {
 		if e.Kind == Short || e.Name == "remote" {

@@ -88,6 +88,8 @@ func (d *Draft) Set(word, value string) error {
 			d.tunnel.Peers = nil
 		case "accept":
 			d.tunnel.Accept = nil
+		case "vlan":
+			d.tunnel.VLANs = nil
 		case "address":
 			d.tunnel.Addresses = nil
 		}
@@ -195,8 +197,8 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 	return t, err
 }
 
-// ParsePeer reads a peer, "ADDR [name TEXT] [port PORT] [flood|noflood] [routes
-// PREFIX]...", over the settings that it has. Routes replace all that there were.
+// ParsePeer reads a peer, "ADDR [name TEXT] [port PORT] [flood|noflood]
+// [bum_limit PPS] [routes PREFIX]...", over the settings that it has. Routes replace all that there were.
 func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
 	if p.Remote, err = remote(addr); err != nil {
 		return p, fmt.Errorf("%s: %w", plain(addr), err)
@@ -212,7 +214,7 @@ func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
 
 // ParseEntry reads an entry of a forwarding table in the words of bridge(8),
 // "LLADDR [local|static|dynamic|permanent] [sticky] [extern_learn] [dst ADDR]
-// [port PORT] [vni VNI] [via DEV]". The zero address is the flood list.
+// [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]". The zero address is the flood list.
 func ParseEntry(addr string, words []string) (Entry, error) {
 	e := defaultEntry()
 	var err error
@@ -268,7 +270,7 @@ func (d *Draft) Amend(cfg *Config) error {
 
 func (d *Draft) unknown(word string) error {
 	if word == "external" || word == "noexternal" {
-		return fmt.Errorf("%s: a TAP has no metadata per packet, use one tunnel for each VNI", word)
+		return fmt.Errorf("%s: a TAP has no metadata per packet, use one tunnel for each VNI, or vlan", word)
 	}
 	if near := Closest(word, slices.Sorted(maps.Keys(d.words))); near != "" {
 		return fmt.Errorf("unknown keyword %q: did you mean %s?", word, near)

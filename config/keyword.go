@@ -79,12 +79,29 @@ const logPrefix = "log-"
 // and so of no use where there is one.
 func fileOnly(name string) bool { return name == "port" || name == "ports" }
 
+const wantPPS = "want 0 to 1000000000 frames a second"
+
 // tunnelKeywords is the grammar of a tunnel.
 func tunnelKeywords() []entry[Tunnel] {
 	return []entry[Tunnel]{
-		number(Keyword{Name: "id", Aliases: []string{"vni"}, Arg: "VNI", Usage: "virtual network identifier, 0-16777215",
-			Min: 0, Max: 1<<24 - 1, want: "a VNI is 0 to 16777215"},
-			func(t *Tunnel) *uint32 { return &t.VNI }),
+		custom(Keyword{Name: "id", Aliases: []string{"vni"}, Arg: "VNI", Usage: "virtual network identifier, 0-16777215",
+			Number: true, Min: 0, Max: 1<<24 - 1, want: wantVNI},
+			setID,
+			func(t *Tunnel) []string {
+				if t.NoVNI {
+					return nil
+				}
+				return []string{itoa(int(t.VNI))}
+			}),
+		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make it a trunk: frames with these VLAN tags are segments of their own"},
+			setVLAN,
+			func(t *Tunnel) []string {
+				var all []string
+				for _, v := range t.VLANs {
+					all = append(all, v.String())
+				}
+				return all
+			}),
 		choice(Keyword{Name: "mode", Arg: "l2|l3", Values: []string{"l2", "l3"}, Default: "l2",
 			Usage: "Ethernet frames in a TAP, or IP packets in a TUN"},
 			func(t *Tunnel) *bool { return &t.L3 }, false, true),
@@ -167,7 +184,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			Number: true, Min: 0, Max: 1e9, Text: true},
 			setAgeing,
 			func(t *Tunnel) []string { return []string{itoa(int(t.Ageing / time.Second))} }),
-		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned addresses at most",
+		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned addresses at most, in each VLAN",
 			Min: 1, Max: 1 << 24, want: "want 1 to 16777216"},
 			func(t *Tunnel) *int { return &t.MaxAddress }),
 		word(Keyword{Name: "flood", Default: "on", Live: true, Usage: "flood frames to addresses that are not known"},
@@ -176,9 +193,11 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.NoMcastFlood }, false),
 		word(Keyword{Name: "bcast_flood", Default: "on", Live: true, Usage: "flood broadcast"},
 			func(t *Tunnel) *bool { return &t.NoBcastFlood }, false),
-		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "frames flooded in a second at most; 0 is no limit",
-			Min: 0, Max: 1e9, want: "want 0 to 1000000000 frames a second"},
+		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "frames flooded in a second at most, in each VLAN; 0 is no limit",
+			Min: 0, Max: 1e9, want: wantPPS},
 			func(t *Tunnel) *int { return &t.BUMLimit }),
+		word(Keyword{Name: "isolated", Default: "off", Live: true, Usage: "the bridge passes nothing between the device and other isolated ports"},
+			func(t *Tunnel) *bool { return &t.Isolated }, true),
 		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "let only addresses with a static entry speak"},
 			func(t *Tunnel) *bool { return &t.Locked }, true),
 		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "hold addresses that flap between peers where they are for a while"},
@@ -215,7 +234,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *int { return &t.TxQueue }),
 		word(Keyword{Name: "persist", Default: "off", Usage: "the device outlives the process"},
 			func(t *Tunnel) *bool { return &t.Persist }, true),
-		onoff(Keyword{Name: "up", Default: "true", Usage: "bring the device up"},
+		onoff(Keyword{Name: "up", Default: "true", Live: true, Usage: "bring the device up"},
 			func(t *Tunnel) *bool { return &t.Up }),
 		choice(Keyword{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
 			Usage: "super-frames to and from the device, UDP GSO and GRO"},
@@ -246,6 +265,18 @@ func peerKeywords() []entry[Peer] {
 					return []string{noRoutes}
 				}
 				return prefixTexts(p.Routes)
+			}),
+		custom(Keyword{Name: "bum_limit", Arg: "PPS", Live: true, Usage: "broadcast, unknown unicast and multicast frames of it let in in a second at most; 0, which is the default, is no limit",
+			Number: true, Min: 0, Max: 1e9},
+			func(p *Peer, v string) (err error) {
+				p.BUMLimit, err = parseNumber(v, 0, 1e9, wantPPS)
+				return err
+			},
+			func(p *Peer) []string {
+				if p.BUMLimit == 0 {
+					return nil
+				}
+				return []string{itoa(p.BUMLimit)}
 			}),
 	}
 }
@@ -281,6 +312,20 @@ func entryKeywords() []entry[Entry] {
 					return nil
 				}
 				return []string{itoa(int(e.VNI))}
+			}),
+		number(Keyword{Name: "vlan", Arg: "VID", Live: true, Usage: "VLAN of a trunk that the address is in", Min: 1, Max: 4094, want: wantVID},
+			func(e *Entry) *uint16 { return &e.VLAN }),
+		custom(Keyword{Name: "src_vni", Arg: "VNI", Live: true, Usage: "the same, by its VNI", Number: true, Min: 0, Max: 1<<24 - 1},
+			func(e *Entry, v string) error {
+				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
+				e.SrcVNI, e.HasSrcVNI = uint32(n), err == nil
+				return err
+			},
+			func(e *Entry) []string {
+				if !e.HasSrcVNI {
+					return nil
+				}
+				return []string{itoa(int(e.SrcVNI))}
 			}),
 		text(Keyword{Name: "via", Arg: "DEVICE", Live: true, Usage: "underlay device, if the route does not decide"},
 			func(e *Entry) *string { return &e.Via }, deviceName),
@@ -395,6 +440,7 @@ func listenAddress(v string) (string, error) {
 // defaults are the values of a tunnel before any keyword.
 func defaults() Tunnel {
 	return Tunnel{
+		NoVNI:      true, // until there is an id
 		DstPort:    DefaultDstPort,
 		SrcPortMin: DefaultSrcPortMin, SrcPortMax: DefaultSrcPortMax,
 		TTL: DefaultTTL, DF: DFSet, UDPCsum: true,
@@ -420,6 +466,14 @@ func defaultSocket() Socket {
 func defaultMetrics() Metrics { return Metrics{Peers: 1000} }
 
 func defaultLog() Log { return Log{Level: "info", Format: "auto"} }
+
+func setID(t *Tunnel, v string) error {
+	n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
+	if err == nil {
+		t.VNI, t.NoVNI = uint32(n), false
+	}
+	return err
+}
 
 func setSrcPort(t *Tunnel, v string) error {
 	const want = "want two ports from 1 to 65535, the smaller first"

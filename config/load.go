@@ -344,7 +344,7 @@ func fill[T any](l *loader, f *file, t *table, to *T, x index[T], section string
 }
 
 // ownKeys are the keys of a tunnel that no other can share.
-var ownKeys = []string{"name", "id", "lladdr", "address", "peer", "fdb"}
+var ownKeys = []string{"name", "id", "lladdr", "address", "peer", "fdb", "vlan"}
 
 // defaults reads [defaults] into the base of all tunnels.
 func (l *loader) defaults(f *file, t *table, given map[string]place) {

@@ -25,10 +25,17 @@ func Print(cfg Config, all bool) string {
 		if slices.ContainsFunc(peers, func(p Peer) bool { return !p.equal(Peer{Remote: p.Remote}) }) {
 			t.Peers = nil
 		}
-		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\nid = %d\n", quote(t.Name), t.VNI)
+		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\n", quote(t.Name))
+		if !t.NoVNI {
+			fmt.Fprintf(&b, "id = %d\n", t.VNI)
+		}
 		lines(&b, "", slices.DeleteFunc(slices.Clone(tunnel), func(e entry[Tunnel]) bool {
-			return e.Name == "id" || t.L3 && slices.Contains(l2Keys(), e.Name)
+			return e.Name == "id" || e.Name == "vlan" || t.L3 && slices.Contains(l2Keys(), e.Name)
 		}), t, base, all)
+		for _, v := range t.VLANs {
+			vid, id, _ := strings.Cut(v.String(), ":")
+			fmt.Fprintf(&b, "  [[tunnel.vlan]]\n  vid = %s\n  id = %s\n", quote(vid), quote(id))
+		}
 		if t.Peers != nil {
 			peers = nil
 		}

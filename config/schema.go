@@ -29,9 +29,19 @@ func Schema() []byte {
 	tunnel["name"] = object{"type": "string", "minLength": 1, "maxLength": 15, "description": "name of the tunnel's device; with %d for a range of ids"}
 	fdb := properties(entryKeywords())
 	fdb["lladdr"] = object{"type": "string", "description": "Ethernet address of the entry"}
+	half := func(description string) object {
+		return object{"type": []string{"integer", "string"}, "description": description}
+	}
+	tunnel["vlan"] = object{"anyOf": []object{
+		{"type": "array", "items": tableOf(object{"vid": half("VLAN ID, or a range"), "id": half("VNI, or as long a range")}, "vid", "id")},
+		{"type": "string"},
+		{"type": "array", "items": object{"type": "string"}, "minItems": 1},
+	}, "description": "VLANs of a trunk and the segments they are"}
 	tunnel["fdb"] = object{"type": "array", "items": tableOf(fdb, "lladdr", "dst"), "description": "entries of the forwarding table"}
 	tunnel["peer"] = object{"type": "array", "items": tableOf(peer, "remote"), "description": "remote endpoints, where remote is not enough"}
 
+	tunnels := tableOf(tunnel, "name")
+	tunnels["anyOf"] = []object{{"required": []string{"id"}}, {"required": []string{"vlan"}}}
 	text, err := json.MarshalIndent(object{
 		"$schema":              "http://json-schema.org/draft-07/schema#",
 		"title":                "gvtep configuration",
@@ -44,7 +54,7 @@ func Schema() []byte {
 			"socket":   tableOf(properties(socketKeywords())),
 			"metrics":  tableOf(properties(metricsKeywords())),
 			"defaults": tableOf(shared),
-			"tunnel":   object{"type": "array", "items": tableOf(tunnel, "name", "id")},
+			"tunnel":   object{"type": "array", "items": tunnels},
 		},
 	}, "", "  ")
 	if err != nil {

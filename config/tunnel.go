@@ -94,11 +94,14 @@ type Peer struct {
 	// Routes are the networks behind a peer of a mode l3 tunnel; nil: not said,
 	// which is all of them if it is the only peer. Empty, it has none.
 	Routes []netip.Prefix
+	// BUMLimit is how many broadcast, unknown unicast and multicast frames a
+	// second it may send; 0: no limit.
+	BUMLimit int
 }
 
 // equal reports whether two peers are the same in all.
 func (p Peer) equal(o Peer) bool {
-	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood &&
+	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood && p.BUMLimit == o.BUMLimit &&
 		(p.Routes == nil) == (o.Routes == nil) && slices.Equal(p.Routes, o.Routes)
 }
 
@@ -112,6 +115,11 @@ type Entry struct {
 	VNI    uint32
 	HasVNI bool
 	Via    string // underlay device
+	// VLAN is where it is, of a trunk; 0: among frames without a tag. SrcVNI is
+	// another way to say so, until Place.
+	VLAN      uint16
+	SrcVNI    uint32
+	HasSrcVNI bool
 
 	// Of entries made by hand in a running process only.
 	Local, Dynamic, Sticky, ExternLearn bool
@@ -122,6 +130,9 @@ type Tunnel struct {
 	Name string
 	VNI  uint32 // 0-16777215
 	L3   bool   // IP packets in a TUN instead of Ethernet frames in a TAP
+	// NoVNI is a trunk that has no segment for frames without a tag. VNI is 0.
+	NoVNI bool
+	VLANs []VLAN // make it a trunk; in their order, without overlap
 
 	Local   netip.Addr     // unspecified: any of the family of the peers; invalid: any at all
 	Peers   []Peer         // of both families only if Local is invalid; may be none with Group or Accept
@@ -149,7 +160,7 @@ type Tunnel struct {
 
 	NoFlood, NoMcastFlood, NoBcastFlood bool // drop instead of flooding: unknown unicast, multicast, broadcast
 
-	BUMLimit      int  // flooded frames a second; 0: no limit
+	BUMLimit      int  // frames flooded in a second, of each segment; 0: no limit
 	Locked        bool // let only addresses with an entry in Entries speak
 	NoMoveDamping bool // let addresses move as often as they like
 	NeighSuppress bool // answer ARP and ND for what is behind peers
@@ -160,7 +171,8 @@ type Tunnel struct {
 	Addresses []netip.Prefix
 	Netns     string // name or absolute path; "": stay
 	Master    string
-	TxQueue   int // 0: leave as it is
+	Isolated  bool // as a port of its bridge
+	TxQueue   int  // 0: leave as it is
 	Persist   bool
 	Up        bool
 	Offload   Offload
@@ -171,6 +183,9 @@ func (t Tunnel) Warnings() []string {
 	var w []string
 	if t.VNI == 1 {
 		w = append(w, "id 1 is the recommended management VNI (RFC 9772 section 2.2): better not used for a tenant")
+	}
+	if t.Isolated && t.Master == "" {
+		w = append(w, "isolated without master: it is for the bridge that the device is in when it is set")
 	}
 	return w
 }
@@ -192,13 +207,26 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	if err := CheckDevice(t.Name); err != nil {
 		report("name", 0, "%s", err)
 	}
-	if !given("id") {
+	if !given("id") && !given("vlan") {
 		report("", 0, "no id: add the VNI of the tunnel, id 0 to 16777215")
 	}
 	if t.L3 {
 		t.dropL2(defaults())
 	}
 	t.SrcPorts = min(ports, int(t.SrcPortMax)-int(t.SrcPortMin)+1)
+	if t.L3 && len(t.VLANs) > 0 {
+		report("vlan", 0, "vlan %s: a mode l3 device has no VLANs", t.VLANs[0])
+	}
+	for vid, vni := range t.segments() {
+		if vid != 0 && vni == t.VNI && !t.NoVNI {
+			report("vlan", 0, "vlan %d: id %d is the tunnel's own, for frames without a tag", vid, vni)
+		}
+	}
+	for i, p := range t.Peers {
+		if t.L3 && p.BUMLimit != 0 {
+			report("remote", i, "remote %s: bum_limit is for Ethernet, nothing is flooded in mode l3", p.Remote)
+		}
+	}
 	if t.L3 && t.LLAddr != "" {
 		report("lladdr", 0, "lladdr %s: a mode l3 device has no Ethernet address", t.LLAddr)
 	}
@@ -266,8 +294,20 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
 	t.checkRoutes(report)
-	for i, e := range t.Entries {
-		switch double := slices.IndexFunc(t.Entries[:i], func(o Entry) bool { return o.LLAddr == e.LLAddr && (!isGroup(o.LLAddr) || o.Dst == e.Dst) }); {
+	for i := range t.Entries {
+		before := t.Entries[i]
+		e := before
+		if err := t.Place(&e); err != nil && (!t.NoVNI || len(t.VLANs) > 0) {
+			report("fdb", i, "fdb %s: %s", e.LLAddr, err)
+			continue
+		}
+		if e != before {
+			t.Entries = slices.Clone(t.Entries)
+			t.Entries[i] = e
+		}
+		switch double := slices.IndexFunc(t.Entries[:i], func(o Entry) bool {
+			return o.LLAddr == e.LLAddr && o.VLAN == e.VLAN && (!isGroup(o.LLAddr) || o.Dst == e.Dst)
+		}); {
 		case double >= 0:
 			report("fdb", i, "fdb %s is given twice", e.LLAddr)
 		case !fits(e.Dst):
@@ -305,7 +345,7 @@ func (t *Tunnel) checkRoutes(report func(key string, nth int, format string, arg
 // l2Keys are the keywords that mean nothing where IP packets are inside.
 func l2Keys() []string {
 	return []string{"learning", "ageing", "maxaddress", "flood", "mcast_flood", "bcast_flood", "bum_limit",
-		"locked", "move_damping", "neigh_suppress", "l2_control", "vlan_tags"}
+		"locked", "move_damping", "neigh_suppress", "l2_control", "vlan_tags", "isolated"}
 }
 
 // dropL2 gives the l2Keys of a mode l3 tunnel, which come from [defaults], the
@@ -314,7 +354,7 @@ func (t *Tunnel) dropL2(base Tunnel) {
 	t.Learning, t.Ageing, t.MaxAddress = base.Learning, base.Ageing, base.MaxAddress
 	t.NoFlood, t.NoMcastFlood, t.NoBcastFlood, t.BUMLimit = base.NoFlood, base.NoMcastFlood, base.NoBcastFlood, base.BUMLimit
 	t.Locked, t.NoMoveDamping, t.NeighSuppress = base.Locked, base.NoMoveDamping, base.NeighSuppress
-	t.L2ControlPass, t.VLANDrop = base.L2ControlPass, base.VLANDrop
+	t.L2ControlPass, t.VLANDrop, t.Isolated = base.L2ControlPass, base.VLANDrop, base.Isolated
 }
 
 // misplaced finds keywords that a mode l3 tunnel would ignore. own are those

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"runtime"
 	"sync"
 
@@ -17,14 +18,15 @@ import (
 // Device is an open TAP or TUN. Its methods may be called from any
 // goroutine; those of its queues may not.
 type Device struct {
-	name    string
-	l3      bool
-	here    bool
-	persist bool
-	ifindex int
-	offload packet.Offload
-	queues  []*Queue
-	refused []error
+	name      string
+	l3        bool
+	addresses []netip.Prefix
+	here      bool
+	persist   bool
+	ifindex   int
+	offload   packet.Offload
+	queues    []*Queue
+	refused   []error
 
 	mu     sync.Mutex // guards what follows, and the descriptors against Close
 	lladdr packet.MAC // when last asked
@@ -99,6 +101,33 @@ func (d *Device) SetMTU(mtu int) error {
 		}
 		return nil
 	})
+}
+
+// SetUp brings the device up or down. The kernel takes IPv6 addresses from a
+// device that goes down: those that it was opened with come back.
+func (d *Device) SetUp(on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kernel(func(c *conn, link netlink.Link) error {
+		if !on {
+			return c.LinkSetDown(link)
+		}
+		for _, p := range d.addresses {
+			if err := c.addAddress(link, p, link.Attrs().MTU); err != nil && err != errPresent {
+				return fmt.Errorf("%s: address %s: %w", d.name, p, err)
+			}
+		}
+		return c.LinkSetUp(link)
+	})
+}
+
+// SetIsolated sets or clears the flag of the bridge port that the device is:
+// between two ports that have it the bridge passes nothing. Out of a bridge
+// there is nothing to clear.
+func (d *Device) SetIsolated(on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kernel(func(c *conn, link netlink.Link) error { return c.isolate(link, on) })
 }
 
 // kernel calls f with the device as it is now, wherever others may have

@@ -73,6 +73,12 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 			return fmt.Errorf("%s: no bridge %s to join: %w", o.Name, o.Master, unix.ENODEV)
 		}
 	}
+	isolated := false
+	if s.adopted && was.MasterIndex != 0 && (master == nil || master.Attrs().Index == was.MasterIndex) {
+		if port, err := there.LinkGetProtinfo(link); err == nil {
+			isolated = port.Isolated
+		}
+	}
 	root, chosen := there.rootQdisc(was.Index)
 	noqueue := &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: was.Index, Parent: netlink.HANDLE_ROOT},
@@ -107,6 +113,15 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 		step{master != nil && master.Attrs().Index != was.MasterIndex, "join " + o.Master,
 			func() error { return there.LinkSetMaster(link, master) },
 			func() error { return there.LinkSetMasterByIndex(link, was.MasterIndex) }},
+		step{o.Isolated != isolated, "isolated",
+			func() error {
+				joined, err := there.device(o.Name) // it may have joined a moment ago
+				if err != nil {
+					return err
+				}
+				return there.isolate(joined, o.Isolated)
+			},
+			func() error { return there.LinkSetIsolated(link, isolated) }},
 		step{!o.Down && was.RawFlags&unix.IFF_UP == 0, "up",
 			func() error { return there.LinkSetUp(link) },
 			func() error { return there.LinkSetDown(link) }},
@@ -157,6 +172,17 @@ func (c *conn) device(name string) (*netlink.Tuntap, error) {
 		return nil, refuse(unix.ENODEV, "%s is gone and its name taken by a %s", name, describe(link))
 	}
 	return tun, nil
+}
+
+// isolate sets or clears the flag of a bridge port.
+func (c *conn) isolate(link netlink.Link, on bool) error {
+	if link.Attrs().MasterIndex == 0 {
+		if !on {
+			return nil
+		}
+		return refuse(unix.EINVAL, "%s is in no bridge to be isolated in: give it a master", link.Attrs().Name)
+	}
+	return c.LinkSetIsolated(link, on)
 }
 
 // addAddress adds one address. Duplicate address detection would keep an

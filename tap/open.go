@@ -50,6 +50,7 @@ type Options struct {
 	TxQueue   int            // txqueuelen in packets; 0: leave as it is
 	Offload   bool           // virtio-net headers and offloads, as far as the kernel has them
 	Down      bool           // do not set it up
+	Isolated  bool           // as a port of its bridge, exchange frames with none that is isolated, too
 }
 
 const (
@@ -79,6 +80,8 @@ func (o *Options) check() error {
 		return bad("%s: a TUN has no link-layer address to set", o.Name)
 	case o.L3 && o.Master != "":
 		return bad("%s: a TUN carries no Ethernet and cannot join %s", o.Name, o.Master)
+	case o.L3 && o.Isolated:
+		return bad("%s: a TUN is in no bridge to be isolated in", o.Name)
 	case o.LLAddr.IsGroup():
 		return bad("%s: %s is a group address, no device can have it", o.Name, o.LLAddr)
 	}
@@ -148,7 +151,7 @@ func Open(o Options) (*Device, error) {
 		return nil, err
 	}
 
-	d := &Device{name: o.Name, l3: o.L3, here: !target.IsOpen(), persist: old != nil || o.Persist}
+	d := &Device{name: o.Name, addresses: o.Addresses, l3: o.L3, here: !target.IsOpen(), persist: old != nil || o.Persist}
 	s := &setup{o: &o, d: d, adopted: old != nil}
 	if from.ns.IsOpen() {
 		err = within(from.ns, s.attach)

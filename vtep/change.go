@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -43,20 +44,18 @@ func (e *Endpoint) apply(c Change) (err error) {
 	committed := false
 	before := e.tunnels
 	e.tunnels = maps.Clone(before)
-	admitted := maps.Clone(e.admit)
+	admitted, sources := maps.Clone(e.admit), maps.Clone(e.sources)
 	defer func() {
 		if committed {
 			return
 		}
-		e.tunnels, e.admit = before, admitted
+		e.tunnels, e.admit, e.sources = before, admitted, sources
 		err = errors.Join(err, e.closeTunnels(opened))
 		for _, t := range changed {
 			e.releaseUnderlay(t)
 		}
 		for i, t := range replaced {
-			if t.mtu != changed[i].mtu {
-				t.device.SetMTU(t.mtu)
-			}
+			t.dress(changed[i]) // the first error is the one that counts
 		}
 	}()
 	for _, name := range c.Remove {
@@ -173,6 +172,9 @@ func (e *Endpoint) enter(t *tunnel) {
 		for _, a := range p.admissions {
 			e.admit[a] = p
 		}
+		for _, s := range p.sources {
+			e.sources[s] = append(slices.Clip(e.sources[s]), p)
+		}
 	}
 }
 
@@ -183,22 +185,32 @@ func (e *Endpoint) leave(t *tunnel) {
 		for _, a := range p.admissions {
 			delete(e.admit, a)
 		}
+		for _, s := range p.sources {
+			e.sources[s] = slices.DeleteFunc(slices.Clone(e.sources[s]), func(q *peer) bool { return q == p })
+			if len(e.sources[s]) == 0 {
+				delete(e.sources, s)
+			}
+		}
 	}
 }
 
 // settle brings the table in line with a new version of a tunnel, removes what
 // was learned of peers that are gone, and closes what only the old one used.
 func (e *Endpoint) settle(t, old *tunnel) {
-	t.fdb.SetLimit(t.config.MaxAddress)
-	t.fdb.SetAgeing(t.config.Ageing)
-	t.fdb.SetDamping(!t.config.NoMoveDamping)
+	for _, d := range t.domains {
+		d.fdb.SetLimit(t.config.MaxAddress)
+		d.fdb.SetAgeing(t.config.Ageing)
+		d.fdb.SetDamping(!t.config.NoMoveDamping)
+	}
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
 		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
 	}
 	for _, p := range old.peers {
 		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
 		if gone {
-			t.fdb.FlushNexthop(p.nexthop)
+			for i := range t.domains {
+				t.domains[i].fdb.FlushNexthop(p.nexthop)
+			}
 			stats, _ := p.told()
 			t.gone.add(stats)
 		}

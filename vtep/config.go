@@ -7,10 +7,12 @@ import (
 	"gvtep/vtep/geneve"
 )
 
-// Tunnel is the checked configuration of one tunnel: one device, one port,
-// one segment.
+// Tunnel is the checked configuration of one tunnel: one device, and one port
+// and segment, or one for each VLAN.
 type Tunnel struct {
 	VNI    geneve.VNI
+	NoVNI  bool          // a trunk that has no segment for frames without a VLAN tag; VNI is 0
+	VLANs  []VLANRange   // make it a trunk: VLAN tags from the device choose the segment
 	Device DeviceOptions // MTU 0 stands for auto; Queues is filled in by the endpoint
 
 	// Local is the outer source address and the one listened on. An
@@ -46,7 +48,7 @@ type Tunnel struct {
 	NoFlood      bool // drop unknown unicast from the device
 	NoMcastFlood bool // drop multicast, and
 	NoBcastFlood bool // broadcast, unless the table has an entry for it
-	BUMLimit     int  // flooded frames a second; 0: no limit
+	BUMLimit     int  // frames flooded in a second, of each segment; 0: no limit
 	Locked       bool // let only addresses with a static entry speak
 
 	// NoMoveDamping lets addresses move as often as they like; else one that
@@ -88,4 +90,7 @@ type Peer struct {
 	// Routes are the networks behind a peer of an L3 tunnel. The only peer may
 	// have nil: all. A list without elements is none.
 	Routes []netip.Prefix
+	// BUMLimit is how many broadcast, unknown unicast and multicast frames of
+	// it are let in in a second; 0: no limit.
+	BUMLimit int
 }

@@ -19,7 +19,9 @@ const (
 	DropBadSourceMAC                  // source is a group, zero or our own address
 	DropBadSource                     // the routes of an L3 tunnel have the inner source elsewhere
 	DropReservedAddress               // 01:80:c2:00:00:0x, or PAUSE
-	DropVLAN                          // a VLAN tag where the tunnel takes none
+	DropVLAN                          // a VLAN tag where the segment takes none
+	DropUnknownVLAN                   // the trunk has no segment for this VLAN ID
+	DropUntagged                      // no VLAN ID, and the trunk has no segment for that
 	DropLocked                        // the source address is pinned elsewhere
 	DropECN                           // outer CE over inner Not-ECT (RFC 6040 section 4.2)
 	DropReinjected                    // came in through a device of ours (RFC 8926 section 6.2)
@@ -29,7 +31,7 @@ const (
 	DropNoFDBEntry                    // unknown destination and nobody to flood to
 	DropNoPeer                        // no peer of an L3 tunnel has a route to the destination
 	DropFloodOff                      // flooding of this kind is off
-	DropBUMLimit                      // more flooded frames than bum_limit
+	DropBUMLimit                      // more flooded frames than bum_limit, the tunnel's out and the peer's in
 	DropBadOffload                    // a super-frame header from the device that makes no sense
 	DropDeviceFull                    // the device did not take the frame
 	DropDeviceDown                    // the device is down
@@ -39,7 +41,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"short", "bad_version", "control", "bad_options", "critical_option", "bad_protocol",
-	"unknown_vni", "unknown_peer", "short_inner", "bad_source_mac", "bad_source", "reserved_address", "vlan",
+	"unknown_vni", "unknown_peer", "short_inner", "bad_source_mac", "bad_source", "reserved_address", "vlan", "unknown_vlan", "untagged",
 	"locked", "ecn", "reinjected", "loop", "too_big", "no_route", "no_fdb_entry", "no_peer", "flood_off", "bum_limit", "bad_offload",
 	"device_full", "device_down", "socket_full",
 }

@@ -69,6 +69,7 @@ type Endpoint struct {
 	tunnels map[string]*tunnel
 	sockets map[ListenOptions]*socket
 	admit   map[admission]*peer // of all tunnels
+	sources map[source][]*peer  // of all trunks
 	lastID  uint32
 
 	goneDrops Drops // of tunnels that are no longer there
@@ -92,6 +93,7 @@ func New(cfg Config) (*Endpoint, error) {
 		tunnels:  make(map[string]*tunnel),
 		sockets:  make(map[ListenOptions]*socket),
 		admit:    make(map[admission]*peer),
+		sources:  make(map[source][]*peer),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
@@ -197,6 +199,8 @@ func (e *Endpoint) publish() error {
 	snap := &snapshot{
 		generation: old.generation + 1,
 		admit:      maps.Clone(e.admit),
+		sources:    maps.Clone(e.sources),
+		trunks:     make(map[uint32][]*port),
 		vnis:       make(map[vniKey]struct{}),
 		peers:      make(map[int32]*peer),
 		open:       make(map[vniKey]*port),
@@ -208,10 +212,15 @@ func (e *Endpoint) publish() error {
 			snap.peers[p.id] = p
 		}
 		for _, s := range t.sockets {
-			key := vniKey{s.id, t.config.VNI}
-			snap.vnis[key] = struct{}{}
-			if len(t.accept) > 0 {
-				snap.open[key] = t.port
+			if !t.config.NoVNI {
+				key := vniKey{s.id, t.config.VNI}
+				snap.vnis[key] = struct{}{}
+				if len(t.accept) > 0 {
+					snap.open[key] = t.port
+				}
+			}
+			if t.port.trunk != nil {
+				snap.trunks[s.id] = append(snap.trunks[s.id], t.port)
 			}
 			if !slices.Contains(snap.sockets, s) {
 				snap.sockets = append(snap.sockets, s)

@@ -18,11 +18,12 @@ import (
 // bridge(8).
 type Entry struct {
 	MAC   packet.MAC
+	VLAN  uint16    // of a trunk; 0: frames without a tag
 	Local bool      // behind our own device; else at Remote
 	State fdb.State // 0: permanent
 	Flags fdb.Flags
-	// Remote, Port, VNI and Via are where frames for it go. Port 0, no VNI
-	// and an empty Via are the tunnel's.
+	// Remote, Port, VNI and Via are where frames for it go. Port 0 and an
+	// empty Via are the tunnel's, no VNI is the segment's.
 	Remote netip.Addr
 	Port   uint16
 	VNI    geneve.VNI
@@ -39,20 +40,35 @@ func (entry *Entry) at(nh fdb.Nexthop) fdb.Entry {
 	return fdb.Entry{MAC: entry.MAC, Nexthop: nh, State: state, Flags: entry.Flags}
 }
 
+// station is an address in one of a tunnel's segments.
+type station struct {
+	vid uint16
+	mac packet.MAC
+}
+
+func (entry *Entry) station() station { return station{entry.VLAN, entry.MAC} }
+
 // entries are the static entries of a tunnel by address. Only group addresses
 // have several.
-type entries map[packet.MAC][]Entry
+type entries map[station][]Entry
+
+// within returns the entries in the segments that t has.
+func (all entries) within(t *tunnel) entries {
+	kept := maps.Clone(all)
+	maps.DeleteFunc(kept, func(of station, _ []Entry) bool { return t.domain(of.vid) == nil })
+	return kept
+}
 
 // configure replaces the entries of one configuration by those of another.
 // What was set by hand stays, unless the configuration names its address.
 func (all entries) configure(before, now []Entry) {
 	for _, list := range [][]Entry{before, now} {
 		for _, entry := range list {
-			delete(all, entry.MAC)
+			delete(all, entry.station())
 		}
 	}
 	for _, entry := range now {
-		all[entry.MAC] = append(all[entry.MAC], entry)
+		all[entry.station()] = append(all[entry.station()], entry)
 	}
 }
 
@@ -81,8 +97,8 @@ func (s silent) Unwrap() error { return s.Errno }
 // entryDestination is where an entry of t points to.
 func (t *tunnel) entryDestination(e Entry) destination {
 	d := t.destination(e.Remote, e.Port)
-	if e.HasVNI {
-		d.vni = e.VNI
+	if own, _ := t.config.vni(e.VLAN); e.HasVNI && e.VNI != own {
+		d.vni, d.hasVNI = e.VNI, true
 	}
 	if e.Via != "" {
 		d.via = e.Via
@@ -105,8 +121,8 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if err := entry.check(&t.config); err != nil {
 		return err
 	}
-	have := t.entries[entry.MAC]
-	_, known := t.fdb.Get(entry.MAC, e.clock())
+	have := t.entries[entry.station()]
+	_, known := t.domain(entry.VLAN).fdb.Get(entry.MAC, e.clock())
 	switch {
 	case verb == EntryAdd && known:
 		return errExists
@@ -119,7 +135,7 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if verb == EntryAppend {
 		list = append(slices.Clone(have), entry)
 	}
-	return e.setEntries(t, entry.MAC, list)
+	return e.setEntries(t, entry.station(), list)
 }
 
 // check refuses an entry that cannot work in a tunnel.
@@ -127,6 +143,8 @@ func (entry *Entry) check(cfg *Tunnel) error {
 	switch r := entry.Remote; {
 	case cfg.Device.L3:
 		return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
+	case !entry.MAC.IsZero() && !cfg.has(entry.VLAN):
+		return cfg.noSegment(entry.VLAN)
 	case entry.Local && r.IsValid():
 		return fmt.Errorf("local and dst exclude each other: %w", unix.EINVAL)
 	case entry.Local:
@@ -141,19 +159,33 @@ func (entry *Entry) check(cfg *Tunnel) error {
 	return nil
 }
 
+// has reports whether there is a segment for a VLAN, or for no tag.
+func (cfg *Tunnel) has(vid uint16) bool {
+	_, ok := cfg.vni(vid)
+	return ok
+}
+
+// noSegment says that there is none.
+func (cfg *Tunnel) noSegment(vid uint16) error {
+	if vid == 0 {
+		return fmt.Errorf("of which VLAN? The trunk has no id of its own: add vlan VID: %w", unix.EINVAL)
+	}
+	return fmt.Errorf("the tunnel has no vlan %d: %w", vid, unix.EINVAL)
+}
+
 // setEntries makes list the entries for an address, none if it is empty.
 // e.mu is held.
-func (e *Endpoint) setEntries(t *tunnel, mac packet.MAC, list []Entry) error {
+func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	next := maps.Clone(t.entries)
 	if next == nil {
 		next = make(entries)
 	}
-	next[mac] = list
+	next[of] = list
 	if len(list) == 0 {
-		delete(next, mac)
+		delete(next, of)
 	}
 	// A destination that is known needs no hand-over to the workers.
-	if len(list) == 1 && !mac.IsGroup() && t.sets[mac] == 0 {
+	if len(list) == 1 && !of.mac.IsGroup() && t.sets[of] == 0 {
 		d := t.entryDestination(list[0])
 		i := slices.IndexFunc(t.peers, func(p *peer) bool { return p.dest == d })
 		if list[0].Local || i >= 0 {
@@ -162,10 +194,10 @@ func (e *Endpoint) setEntries(t *tunnel, mac packet.MAC, list []Entry) error {
 				nh = t.peers[i].nexthop
 			}
 			if list[0].State == fdb.Dynamic {
-				delete(next, mac) // it ages like any other
+				delete(next, of) // it ages like any other
 			}
 			t.entries = next
-			return t.fdb.Replace(list[0].at(nh), e.clock())
+			return t.domain(of.vid).fdb.Replace(list[0].at(nh), e.clock())
 		}
 	}
 	return e.rewire(t, func(n *tunnel) { n.entries = next })
@@ -183,12 +215,15 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	if err != nil {
 		return err
 	}
-	now := e.clock()
-	have, ok := t.fdb.Get(entry.MAC, now)
+	if !t.config.has(entry.VLAN) {
+		return t.config.noSegment(entry.VLAN)
+	}
+	now, table := e.clock(), t.domain(entry.VLAN).fdb
+	have, ok := table.Get(entry.MAC, now)
 	if !ok {
 		return errNotFound
 	}
-	list := t.entries[entry.MAC]
+	list := t.entries[entry.station()]
 	if entry.Remote.IsValid() {
 		d := t.entryDestination(entry)
 		if len(list) == 0 && !slices.ContainsFunc(t.port.segment.nexthopPeers(have.Nexthop), func(p *peer) bool { return p.dest == d }) {
@@ -199,13 +234,13 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 			return errNotFound
 		}
 		if len(rest) > 0 {
-			return e.setEntries(t, entry.MAC, rest)
+			return e.setEntries(t, entry.station(), rest)
 		}
 	}
 	if len(list) == 0 {
-		return t.fdb.Delete(entry.MAC, now)
+		return table.Delete(entry.MAC, now)
 	}
-	return e.setEntries(t, entry.MAC, nil)
+	return e.setEntries(t, entry.station(), nil)
 }
 
 // FlushEntries removes the entries that match from the table of a tunnel and
@@ -218,21 +253,26 @@ func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, e
 		return 0, err
 	}
 	next := maps.Clone(t.entries)
-	n := t.fdb.Flush(e.clock(), func(entry fdb.Entry) bool {
-		found := false
-		for _, fe := range t.describe(entry) {
-			found = found || match(&fe)
-		}
-		if found {
-			delete(next, entry.MAC)
-		}
-		return found
-	})
+	n := 0
+	for i := range t.domains {
+		d := &t.domains[i]
+		n += d.fdb.Flush(e.clock(), func(entry fdb.Entry) bool {
+			found := false
+			for _, fe := range t.describe(d, entry) {
+				found = found || match(&fe)
+			}
+			if found {
+				delete(next, station{d.vid, entry.MAC})
+			}
+			return found
+		})
+	}
 	t.entries = next
 	return n, nil
 }
 
-// Entry returns what the table of a tunnel says of one address.
+// Entry returns what the tables of a tunnel say of one address: one for each
+// VLAN that has it.
 func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -243,21 +283,26 @@ func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
 	if mac.IsZero() {
 		return t.floodList(), nil
 	}
-	entry, ok := t.fdb.Get(mac, e.clock())
-	if !ok {
+	var all []FDBEntry
+	for i := range t.domains {
+		if entry, ok := t.domains[i].fdb.Get(mac, e.clock()); ok {
+			all = append(all, t.describe(&t.domains[i], entry)...)
+		}
+	}
+	if all == nil {
 		return nil, errNotFound
 	}
-	return t.describe(entry), nil
+	return all, nil
 }
 
 // setFlood is SetEntry for the zero address.
 func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 	return e.Update(name, func(cfg *Tunnel) error {
+		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 {
+			return fmt.Errorf("local, vni, vlan, src_vni and via are not for the flood list, which is one for the tunnel: %w", unix.EINVAL)
+		}
 		if err := entry.check(cfg); err != nil {
 			return err
-		}
-		if entry.Local || entry.HasVNI || entry.Via != "" {
-			return fmt.Errorf("local, vni and via are not for the flood list: %w", unix.EINVAL)
 		}
 		at := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.Remote == entry.Remote })
 		floods := slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return !p.NoFlood })
@@ -314,45 +359,46 @@ func (e *Endpoint) tunnel(name string) (*tunnel, error) {
 // settleEntries brings the table in line with t.entries.
 func (t *tunnel) settleEntries(old entries, now int64) error {
 	var errs []error
-	for mac := range old {
-		if _, ok := t.entries[mac]; !ok {
-			if err := t.fdb.Delete(mac, now); err != nil && !errors.Is(err, fdb.ErrNotFound) {
+	for of := range old {
+		if _, ok := t.entries[of]; !ok && t.domain(of.vid) != nil {
+			if err := t.domain(of.vid).fdb.Delete(of.mac, now); err != nil && !errors.Is(err, fdb.ErrNotFound) {
 				errs = append(errs, err)
 			}
 		}
 	}
-	for mac, list := range t.entries {
-		nh := t.sets[mac]
+	for of, list := range t.entries {
+		nh, table := t.sets[of], t.domain(of.vid).fdb
 		if nh == 0 && !list[0].Local {
 			nh = t.peerOf(list[0]).nexthop
 		}
 		want := list[0].at(nh)
-		if have, ok := t.fdb.Get(mac, now); ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
+		if have, ok := table.Get(of.mac, now); ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
 			continue
 		}
-		errs = append(errs, t.fdb.Replace(want, now))
+		errs = append(errs, table.Replace(want, now))
 	}
 	return errors.Join(errs...)
 }
 
 // nameSets gives every address with several destinations a nexthop of its own.
 func (t *tunnel) nameSets() {
-	sets := make(map[packet.MAC]fdb.Nexthop)
-	for mac, list := range t.entries {
+	sets := make(map[station]fdb.Nexthop)
+	for of, list := range t.entries {
 		if len(list) < 2 {
 			continue
 		}
-		if sets[mac] = t.sets[mac]; sets[mac] == 0 {
+		if sets[of] = t.sets[of]; sets[of] == 0 {
 			t.lastNexthop++
-			sets[mac] = t.lastNexthop
+			sets[of] = t.lastNexthop
 		}
 	}
 	t.sets = sets
 }
 
-// describe resolves an entry's nexthop: one for each destination.
-func (t *tunnel) describe(entry fdb.Entry) []FDBEntry {
-	fe := FDBEntry{Entry: entry, Tunnel: t.port.name}
+// describe resolves the nexthop of an entry in a domain: one for each
+// destination.
+func (t *tunnel) describe(d *domain, entry fdb.Entry) []FDBEntry {
+	fe := FDBEntry{Entry: entry, Tunnel: t.port.name, VLAN: d.vid, ID: d.vni}
 	peers := t.port.segment.nexthopPeers(entry.Nexthop)
 	if entry.Nexthop == fdb.Local || len(peers) == 0 {
 		fe.Local = true
@@ -361,8 +407,11 @@ func (t *tunnel) describe(entry fdb.Entry) []FDBEntry {
 	all := make([]FDBEntry, 0, len(peers))
 	for _, p := range peers {
 		fe.Remote = p.dest.remote
-		fe.VNI, fe.Via = p.dest.vni, p.dest.via
-		fe.OtherVNI, fe.OtherPort = p.dest.vni != t.config.VNI, p.dest.remote.Port() != t.config.DstPort
+		fe.VNI, fe.Via = d.vni, p.dest.via
+		if p.dest.hasVNI {
+			fe.VNI = p.dest.vni
+		}
+		fe.OtherVNI, fe.OtherPort = p.dest.hasVNI, p.dest.remote.Port() != t.config.DstPort
 		all = append(all, fe)
 	}
 	return all
@@ -373,7 +422,7 @@ func (t *tunnel) floodList() (all []FDBEntry) {
 	for _, p := range t.port.segment.flood {
 		all = append(all, FDBEntry{
 			Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: t.port.name, Flood: true,
-			Remote: p.dest.remote, VNI: p.dest.vni, Via: p.dest.via, OtherPort: p.dest.remote.Port() != t.config.DstPort,
+			ID: t.config.VNI, Remote: p.dest.remote, VNI: t.config.VNI, Via: p.dest.via, OtherPort: p.dest.remote.Port() != t.config.DstPort,
 		})
 	}
 	return all

@@ -19,6 +19,7 @@ type Event struct {
 
 	// For fdb.
 	MAC    packet.MAC
+	VLAN   uint16 // of a trunk; 0: no tag
 	State  fdb.State
 	Flags  fdb.Flags
 	Local  bool           // behind our own device
@@ -92,10 +93,10 @@ func (ev *events) send(event Event) {
 
 // fdbChanged passes on a change of a tunnel's table. The table calls it
 // locked, from a worker too.
-func (e *Endpoint) fdbChanged(tunnel string, state *portState, c fdb.Event) {
+func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *portState, c fdb.Event) {
 	if c.Kind == fdb.EventFrozen {
 		select {
-		case e.flaps <- flap{tunnel, c.MAC}:
+		case e.flaps <- flap{tunnel, vid, c.MAC}:
 		default: // more than fit in a line anyway
 		}
 	}
@@ -104,7 +105,7 @@ func (e *Endpoint) fdbChanged(tunnel string, state *portState, c fdb.Event) {
 	}
 	event := Event{
 		Object: "fdb", Action: c.Kind.String(), Tunnel: tunnel,
-		MAC: c.MAC, State: c.State, Flags: c.Flags, Local: c.Nexthop == fdb.Local,
+		MAC: c.MAC, VLAN: vid, State: c.State, Flags: c.Flags, Local: c.Nexthop == fdb.Local,
 	}
 	if port := state.current.Load(); port != nil {
 		event.Remote = port.segment.remote(c.Nexthop)

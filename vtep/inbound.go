@@ -83,16 +83,16 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 	if from == nil || w.lastTrain != t || w.lastVNI != hdr.VNI {
 		w.leavePeer()
 		key := admission{vniKey{s.id, hdr.VNI}, t.From}
-		if from = w.snap.admit[key]; from == nil {
+		var seg *segment
+		if from, seg = w.snap.admitted(key); from == nil {
 			if !isPayload(hdr.Protocol) {
 				return DropBadProtocol
 			}
 			return w.stranger(key, t, datagram)
 		}
-		w.lastPeer, w.lastTrain, w.lastVNI, w.lastSource = from, t, hdr.VNI, packet.MAC{}
+		w.lastPeer, w.lastSeg, w.lastTrain, w.lastVNI, w.lastSource = from, seg, t, hdr.VNI, packet.MAC{}
 	}
-	p, h := from.port, &w.headers
-	seg := p.segment
+	p, seg, h := from.port, w.lastSeg, &w.headers
 	switch hdr.Protocol {
 	case geneve.ProtoEthernet:
 		if p.l3 {
@@ -141,6 +141,10 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			packet.SetECN(frame, h, ecn)
 		}
 	}
+	if from.bum.interval != 0 && !p.l3 && seg.floods(p, packet.MAC(frame[0:6]), w.now) && !from.bum.allow(w.now) {
+		from.flooded.Add(1)
+		return DropBUMLimit
+	}
 	if !p.l3 && src != w.lastSource && (seg.learning || seg.locked) {
 		if !seg.learn(src, from, w.now) {
 			return DropLocked
@@ -152,8 +156,22 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 	}
 	w.rxPackets++
 	w.rxBytes += uint64(len(frame))
-	w.deliver(from, datagram[:len(datagram)-len(frame)], frame)
+	w.deliver(from, seg, datagram, len(datagram)-len(frame))
 	return delivered
+}
+
+// floods reports whether our side has to flood a frame for dst: a group's, or
+// of a station that is not known to be here. Without learning none ever is, and
+// only the groups count.
+func (s *segment) floods(p *port, dst packet.MAC, now int64) bool {
+	if dst.IsGroup() {
+		return true
+	}
+	if dst == p.mac || !s.learning {
+		return false
+	}
+	nh, ok := s.fdb.Lookup(dst, now)
+	return !ok || nh != fdb.Local
 }
 
 // learn notes where a source address is, and reports whether it may be there.
@@ -206,16 +224,34 @@ func (w *worker) leavePeer() {
 		t.rxPackets.Add(w.rxPackets)
 		t.rxBytes.Add(w.rxBytes)
 		t.seen.Store(w.now)
+		if w.lastSeg.traffic != nil {
+			t := &w.lastSeg.traffic[w.id]
+			t.rxPackets.Add(w.rxPackets)
+			t.rxBytes.Add(w.rxBytes)
+		}
 		w.rxPackets, w.rxBytes = 0, 0
 	}
-	w.lastPeer, w.lastTrain = nil, nil
+	w.lastPeer, w.lastSeg, w.lastTrain = nil, nil, nil
 }
 
 // deliver gives an accepted frame to the device, together with those before
 // and after it that it can be joined with. Pieces are joined only when their
 // GENEVE headers are the same to the byte (RFC 8926 section 4.6).
-func (w *worker) deliver(from *peer, head, frame []byte) {
-	if w.joinPeer == from && string(head) == string(w.joinHead) && w.joiner.Add(frame, &w.headers) {
+func (w *worker) deliver(from *peer, seg *segment, datagram []byte, headLen int) {
+	head, frame := datagram[:headLen], datagram[headLen:]
+	same := w.joinPeer == from && string(head) == string(w.joinHead)
+	switch {
+	case same:
+		head = w.joinHead
+	case seg.vid != 0:
+		head = append(w.headCopy[:0], head...)
+	}
+	if seg.vid != 0 {
+		// The tag takes the room of the last bytes of the GENEVE header, which has done its work.
+		frame = tag(datagram[headLen-tagLen:], seg.vid)
+		tagged(&w.headers)
+	}
+	if same && w.joiner.Add(frame, &w.headers) {
 		return
 	}
 	w.flushIn()

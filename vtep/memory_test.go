@@ -54,6 +54,9 @@ type memDevice struct {
 	mu     sync.Mutex
 	mtu    int
 	down   bool // set by hand
+	up     bool
+	alone  bool  // isolated
+	refuse error // of SetUp and SetIsolated
 	closed bool
 }
 
@@ -76,7 +79,7 @@ func (d *memDevice) Link() (int, bool, error) {
 	if d.closed {
 		return 0, false, unix.EBADFD
 	}
-	return d.mtu, !d.down, nil
+	return d.mtu, d.up && !d.down, nil
 }
 
 func (d *memDevice) SetMTU(mtu int) error {
@@ -84,6 +87,24 @@ func (d *memDevice) SetMTU(mtu int) error {
 	defer d.mu.Unlock()
 	d.mtu = mtu
 	return nil
+}
+
+func (d *memDevice) SetUp(on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refuse == nil {
+		d.up = on
+	}
+	return d.refuse
+}
+
+func (d *memDevice) SetIsolated(on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refuse == nil {
+		d.alone = on
+	}
+	return d.refuse
 }
 
 func (d *memDevice) Close() error {
@@ -168,7 +189,7 @@ func (ds *memDevices) Open(opts DeviceOptions) (Device, error) {
 	if ds.fail != nil {
 		return nil, ds.fail
 	}
-	d := &memDevice{opts: opts, index: 100 + len(ds.opened), mtu: opts.MTU, offload: ds.offload, mac: opts.LLAddr}
+	d := &memDevice{opts: opts, index: 100 + len(ds.opened), mtu: opts.MTU, offload: ds.offload, mac: opts.LLAddr, up: !opts.Down, alone: opts.Isolated}
 	if d.mac.IsZero() {
 		d.mac = packet.MAC{0x02, 0, 0, 0, 0xee, byte(len(ds.opened))}
 	}

@@ -9,6 +9,7 @@ import (
 	"gvtep/internal/neigh"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 )
 
 // The way out, from the device to the underlay:
@@ -54,13 +55,20 @@ func deviceGone(err error) bool {
 // outbound sends one frame or super-frame read from p.
 func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 	seg := p.segment
+	if p.trunk != nil {
+		var reason Reason
+		if seg, frame, reason = p.trunk.untag(hdr, frame); seg == nil {
+			p.segment.drops[w.id].tx[reason].Add(1)
+			return
+		}
+	}
 	packet.Walk(frame, p.l3, &w.headers)
 	peers, flood, reason := seg.forward(p, frame, &w.headers, w.now)
 	if len(peers) == 0 {
 		seg.drops[w.id].tx[reason].Add(1)
 		return
 	}
-	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, frame, flood) {
+	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, seg, frame, flood) {
 		return
 	}
 	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
@@ -72,8 +80,8 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 		for _, to := range peers {
 			if path := w.way(seg, to, frame, len(frame)); path != nil {
 				tos, ttl := seg.outer(&w.headers)
-				w.sender.Add(path, hash, tos, ttl, to.header(w.headers.Version), frame)
-				w.countOut(to, 1, len(frame), flood)
+				w.sender.Add(path, hash, tos, ttl, w.header(seg, to), frame)
+				w.countOut(seg, to, 1, len(frame), flood)
 			}
 		}
 		return
@@ -86,6 +94,10 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 // sendSuper cuts a super-frame for one peer.
 func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame []byte, hash uint32, flood bool) {
 	header := to.header(w.headers.Version)
+	if seg.changes(to) {
+		header = append(w.superHead[:0], header...) // of which each piece has a copy
+		geneve.PutVNI(header, seg.vni)
+	}
 	pieces, err := w.cutter.Start(hdr, frame, &w.headers, header)
 	if err != nil {
 		seg.drops[w.id].tx[DropBadOffload].Add(1)
@@ -113,7 +125,26 @@ func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame 
 		w.headLen += len(head)
 		w.sender.Add(path, hash, tos, ttl, head, payload)
 	}
-	w.countOut(to, pieces, len(frame)+(pieces-1)*inner, flood)
+	w.countOut(seg, to, pieces, len(frame)+(pieces-1)*inner, flood)
+}
+
+// changes reports whether the header of datagrams to a peer has to get the
+// segment's VNI: the peers of a trunk are those of all its segments.
+func (s *segment) changes(to *peer) bool { return s.vid != 0 && !to.dest.hasVNI }
+
+// header returns the header of one datagram to a peer, lent until the flush.
+func (w *worker) header(seg *segment, to *peer) []byte {
+	template := to.header(w.headers.Version)
+	if !seg.changes(to) {
+		return template
+	}
+	if len(template) > len(w.heads)-w.headLen {
+		w.flushOut()
+	}
+	header := w.heads[w.headLen:][:copy(w.heads[w.headLen:], template)]
+	w.headLen += len(header)
+	geneve.PutVNI(header, seg.vni)
+	return header
 }
 
 // way returns the path for frames of size bytes to a peer, or counts the drop
@@ -138,13 +169,12 @@ func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Pat
 
 // answer answers a flooded ARP or ND request instead of its target, if that is
 // known and behind a peer. It reports whether it did.
-func (w *worker) answer(p *port, frame []byte, flood bool) bool {
-	seg := p.segment
+func (w *worker) answer(p *port, seg *segment, frame []byte, flood bool) bool {
 	seg.neighbours.Observe(frame, &w.headers, true, w.now)
 	if !flood {
 		return false
 	}
-	reply, ok := seg.neighbours.Answer(frame, &w.headers, w.now, w.reply[:])
+	reply, ok := seg.neighbours.Answer(frame, &w.headers, w.now, w.reply[tagLen:])
 	if !ok {
 		return false
 	}
@@ -153,6 +183,9 @@ func (w *worker) answer(p *port, frame []byte, flood bool) bool {
 		return false
 	}
 	w.rest = packet.VirtioHdr{}
+	if seg.vid != 0 {
+		reply = tag(w.reply[:tagLen+len(reply)], seg.vid)
+	}
 	w.single[0] = reply
 	if err := p.queues[w.id].Write(&w.rest, w.single[:]); err != nil {
 		w.writeFailed(p, err, 1)
@@ -292,15 +325,20 @@ func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
 	return false
 }
 
-func (w *worker) countOut(to *peer, packets, bytes int, flood bool) {
+func (w *worker) countOut(seg *segment, to *peer, packets, bytes int, flood bool) {
 	t := &to.traffic[w.id]
 	if flood {
 		t.floodPackets.Add(uint64(packets))
 		t.floodBytes.Add(uint64(bytes))
-		return
+	} else {
+		t.txPackets.Add(uint64(packets))
+		t.txBytes.Add(uint64(bytes))
 	}
-	t.txPackets.Add(uint64(packets))
-	t.txBytes.Add(uint64(bytes))
+	if seg.traffic != nil {
+		t := &seg.traffic[w.id]
+		t.txPackets.Add(uint64(packets))
+		t.txBytes.Add(uint64(bytes))
+	}
 }
 
 // flushOut sends what the turn has gathered and counts what could not be sent.

@@ -15,8 +15,9 @@ import (
 // destination is where datagrams go, as far as it differs within a tunnel.
 type destination struct {
 	remote netip.AddrPort
-	vni    geneve.VNI
-	via    string // underlay device; "": as the route says
+	vni    geneve.VNI // 0 unless hasVNI
+	hasVNI bool       // not that of the frame's segment
+	via    string     // underlay device; "": as the route says
 }
 
 // destination completes a remote of t: port 0 is the tunnel's.
@@ -24,7 +25,7 @@ func (t *tunnel) destination(remote netip.Addr, port uint16) destination {
 	if port == 0 {
 		port = t.config.DstPort
 	}
-	return destination{netip.AddrPortFrom(remote, port), t.config.VNI, t.config.Dev}
+	return destination{remote: netip.AddrPortFrom(remote, port), via: t.config.Dev}
 }
 
 // wanted lists the peers that a tunnel needs, without anything opened for
@@ -78,7 +79,7 @@ func (e *Endpoint) openPeers(t *tunnel, before []*peer) error {
 func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 	cfg, remote := &t.config, p.dest.remote.Addr()
 	p.remoteBytes, p.remotePort = string(remote.AsSlice()), p.dest.remote.Port()
-	if p.headers, err = headers(cfg.Device.L3, p.dest.vni); err != nil {
+	if p.headers, err = headers(cfg.Device.L3, t.headerVNI(p)); err != nil {
 		return err
 	}
 	p.outer = ipUDPLen(remote) + len(p.headers[0])
@@ -97,30 +98,50 @@ func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 		p.id = int32(e.lastID)
 		p.setRoute(p.route)
 	}
+	p.bum = newBUMLimit(p.config.BUMLimit, &p.bumDue)
 	s, err := e.listen(t, remote, netip.Addr{})
 	if err != nil {
 		return err
 	}
-	if p.speaks {
-		p.admissions = append(p.admissions, admission{vniKey{s.id, cfg.VNI}, remote.WithZone("")})
-	}
+	t.admit(p, s)
 	if cfg.Group.IsValid() {
 		if s, err = e.listen(t, remote, cfg.Group); err != nil {
 			return err
 		}
-		if p.speaks {
-			p.admissions = append(p.admissions, admission{vniKey{s.id, cfg.VNI}, remote.WithZone("")})
-		}
+		t.admit(p, s)
 	}
-	for _, a := range p.admissions {
-		if other := e.admit[a]; other != nil && other.port.id != t.id {
-			return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, cfg.VNI, unix.EEXIST)
-		}
-		if slices.ContainsFunc(t.peers, func(q *peer) bool { return slices.Contains(q.admissions, a) }) {
+	if err := e.conflict(t, p); err != nil {
+		return err
+	}
+	for _, q := range t.peers {
+		if p.speaks && q.speaks && p.config.Remote == q.config.Remote {
 			return fmt.Errorf("it is given twice: %w", unix.EEXIST)
 		}
 	}
 	return e.openPaths(t, p)
+}
+
+// headerVNI is the VNI in the headers of datagrams to p: where the segment of
+// the frame has another one, it is put over it.
+func (t *tunnel) headerVNI(p *peer) geneve.VNI {
+	if p.dest.hasVNI {
+		return p.dest.vni
+	}
+	return t.config.VNI
+}
+
+// admit lets a peer that speaks do so on a socket.
+func (t *tunnel) admit(p *peer, s *socket) {
+	if !p.speaks {
+		return
+	}
+	from := p.dest.remote.Addr().WithZone("")
+	if !t.config.NoVNI {
+		p.admissions = append(p.admissions, admission{vniKey{s.id, t.config.VNI}, from})
+	}
+	if t.config.isTrunk() {
+		p.sources = append(p.sources, source{s.id, from})
+	}
 }
 
 // findRoute looks up the way to a new peer. That there is none is no error:
@@ -140,39 +161,51 @@ func (e *Endpoint) findRoute(t *tunnel, p *peer) error {
 // peers.
 func (e *Endpoint) assemble(t *tunnel) {
 	cfg := &t.config
-	seg := &segment{
-		vni: cfg.VNI, fdb: t.fdb, drops: t.drops, neighbours: t.neighbours,
+	shared := &rules{
+		drops:    t.drops,
 		nexthops: make([][]*peer, t.lastNexthop+1),
 		learning: cfg.Learning, ttl: cfg.TTL, tos: cfg.TOS, df: cfg.DF,
-		l2ControlPass: cfg.L2ControlPass, vlanDrop: cfg.VLANDrop, locked: cfg.Locked,
+		l2ControlPass: cfg.L2ControlPass, locked: cfg.Locked,
 		noFlood: cfg.NoFlood, noMcastFlood: cfg.NoMcastFlood, noBcastFlood: cfg.NoBcastFlood,
-		bum:    newBUMLimit(cfg.BUMLimit, t.bumDue),
 		accept: t.accept,
 	}
+	seg := t.segment(&t.domains[0], shared)
 	t.port = &port{
 		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.LLAddr(),
-		device: t.device, segment: seg, portState: t.state,
+		device: t.device, segment: &seg, portState: t.state,
+	}
+	if cfg.isTrunk() {
+		t.port.trunk = t.newTrunk(&seg)
 	}
 	for i := range e.workers {
 		t.port.queues = append(t.port.queues, t.device.Queue(i))
 	}
 	for _, p := range t.peers {
 		p.port = t.port
-		seg.nexthops[p.nexthop] = []*peer{p}
+		shared.nexthops[p.nexthop] = []*peer{p}
 		if p.floods {
-			seg.flood = append(seg.flood, p)
+			shared.flood = append(shared.flood, p)
 		}
 	}
 	if cfg.Device.L3 {
-		seg.prefixes, seg.single = newPrefixes(t.peers), t.peers
+		shared.prefixes, shared.single = newPrefixes(t.peers), t.peers
 	}
-	for mac, list := range t.entries {
-		seg.groups = seg.groups || mac.IsGroup()
-		if nh := t.sets[mac]; nh != 0 {
+	for of, list := range t.entries {
+		shared.groups = shared.groups || of.mac.IsGroup()
+		if nh := t.sets[of]; nh != 0 {
 			for _, entry := range list {
-				seg.nexthops[nh] = append(seg.nexthops[nh], t.peerOf(entry))
+				shared.nexthops[nh] = append(shared.nexthops[nh], t.peerOf(entry))
 			}
 		}
+	}
+}
+
+// segment is a domain as workers see it.
+func (t *tunnel) segment(d *domain, shared *rules) segment {
+	return segment{
+		vni: d.vni, vid: d.vid, vlanDrop: t.config.VLANDrop, fdb: d.fdb, neighbours: d.neighbours, traffic: d.traffic,
+		bum:   newBUMLimit(t.config.BUMLimit, d.bumDue),
+		rules: shared,
 	}
 }
 

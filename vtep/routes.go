@@ -2,6 +2,7 @@ package vtep
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -48,6 +49,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 		case <-sweep.C:
 			e.sweep()
 			e.alarm()
+			e.alarmFloods()
 			continue
 		case s := <-e.speakers:
 			e.letIn(s)
@@ -88,16 +90,26 @@ func (e *Endpoint) recheckPaths() {
 func (e *Endpoint) sweep() {
 	now := e.clock()
 	for _, p := range e.snap.Load().ports {
-		p.segment.fdb.Sweep(now)
-		if n := p.segment.neighbours; n != nil {
-			n.Sweep(now)
+		p.segment.sweep(now)
+		if p.trunk != nil {
+			for i := range p.trunk.vlans {
+				p.trunk.vlans[i].sweep(now)
+			}
 		}
+	}
+}
+
+func (s *segment) sweep(now int64) {
+	s.fdb.Sweep(now)
+	if s.neighbours != nil {
+		s.neighbours.Sweep(now)
 	}
 }
 
 // flap is an address that moved too often and is held where it is.
 type flap struct {
 	tunnel string
+	vid    uint16 // of a trunk; 0: no tag
 	mac    packet.MAC
 }
 
@@ -109,11 +121,48 @@ func (e *Endpoint) alarm() {
 	var who []string
 	for len(e.flaps) > 0 {
 		f := <-e.flaps
-		who = append(who, f.mac.String()+" on "+f.tunnel)
+		text := f.mac.String() + " on " + f.tunnel
+		if f.vid != 0 {
+			text += fmt.Sprint(" vlan ", f.vid)
+		}
+		who = append(who, text)
 	}
 	if len(who) > 0 {
 		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?", zap.Strings("mac", who))
 	}
+}
+
+// alarmFloods says in one line who flooded more than its limit allows since
+// the last time. It is called once a second, by the watcher alone.
+func (e *Endpoint) alarmFloods() {
+	snap := e.snap.Load()
+	var who []string
+	tell := func(of string, n uint64, told *uint64) {
+		if n != *told {
+			who = append(who, fmt.Sprintf("%s: %d frames", of, n-*told))
+			*told = n
+		}
+	}
+	for _, p := range snap.ports {
+		if p.segment.bum.interval == 0 {
+			continue
+		}
+		var n uint64
+		for i := range p.segment.drops {
+			n += p.segment.drops[i].tx[DropBUMLimit].Load()
+		}
+		tell("out of "+p.name, n, &p.toldFloods)
+	}
+	for _, p := range snap.peers {
+		if p.bum.interval != 0 {
+			tell(fmt.Sprintf("%s on %s", p.config.Remote, p.port.name), p.flooded.Load(), &p.toldFloods)
+		}
+	}
+	if len(who) == 0 {
+		return
+	}
+	slices.Sort(who)
+	e.log.Warn("flooded frames above bum_limit were dropped", zap.Int("sources", len(who)), zap.Strings("first", who[:min(len(who), maxFlaps)]))
 }
 
 // ownDevices returns our devices in the namespace of the sockets, and all

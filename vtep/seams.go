@@ -33,6 +33,7 @@ type DeviceOptions struct {
 	TxQueue   int            // txqueuelen; 0: leave as it is
 	Offload   bool           // virtio-net headers and offloads, as far as the kernel has them
 	Down      bool           // leave it administratively down
+	Isolated  bool           // as a port of Master, exchange frames with none that is isolated, too
 }
 
 // Device is an open tunnel device.
@@ -51,6 +52,11 @@ type Device interface {
 	// Link tells the MTU and whether the device is administratively up.
 	Link() (mtu int, up bool, err error)
 	SetMTU(int) error
+	// SetUp brings the device up, with the addresses of its options, or down.
+	SetUp(bool) error
+	// SetIsolated sets or clears the flag of the bridge port that the device
+	// is. Setting it where there is no bridge is an error.
+	SetIsolated(bool) error
 	// Close detaches all queues; the device goes unless it persists.
 	Close() error
 }

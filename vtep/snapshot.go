@@ -19,8 +19,12 @@ type snapshot struct {
 	sockets    []*socket
 	// admit is the one lookup that a received datagram must pass.
 	admit map[admission]*peer
+	// sources are the peers of trunks, by where their datagrams come from.
+	sources map[source][]*peer
 	// vnis tells "no such VNI here" from "not from you".
 	vnis map[vniKey]struct{}
+	// trunks are the ports of trunks by the sockets they listen on.
+	trunks map[uint32][]*port
 	// open are the segments that let in whoever accept says.
 	open map[vniKey]*port
 	// peers finds the peer of a failed send by packet.Path.Peer.
@@ -61,7 +65,8 @@ type port struct {
 	l3      bool
 	down    bool // its device is meant to be down
 	mac     packet.MAC
-	segment *segment
+	segment *segment // of a trunk: that of frames without a tag, whether or not it has one
+	trunk   *trunk   // nil: all frames are of one segment
 	*portState
 }
 
@@ -74,6 +79,8 @@ type portState struct {
 	failed atomic.Bool
 	// answered counts ARP and ND requests answered for their targets.
 	answered atomic.Uint64
+	// toldFloods is how many of the frames above bum_limit the watcher has told of.
+	toldFloods uint64
 	// current is the port in the newest snapshot.
 	current atomic.Pointer[port]
 }
@@ -81,8 +88,18 @@ type portState struct {
 // segment is one broadcast domain: a VNI with its forwarding table, flood
 // list and settings.
 type segment struct {
-	vni geneve.VNI
-	fdb *fdb.Table
+	vni        geneve.VNI
+	vid        uint16 // the VLAN ID of its frames on the device; 0: they go as they are
+	vlanDrop   bool
+	fdb        *fdb.Table
+	bum        bumLimit
+	neighbours *neigh.Table // nil: no suppression
+	traffic    []traffic    // of a VLAN, by worker; else nil
+	*rules
+}
+
+// rules are what the segments of one tunnel share.
+type rules struct {
 	// nexthops is indexed by fdb.Nexthop; fdb.Local has none.
 	nexthops [][]*peer
 	flood    []*peer
@@ -94,12 +111,9 @@ type segment struct {
 	ttl, tos      int
 	df            DF
 	l2ControlPass bool
-	vlanDrop      bool
 	locked        bool
 	groups        bool // the table has entries for group addresses
 	accept        []netip.Prefix
-	bum           bumLimit
-	neighbours    *neigh.Table // nil: no suppression
 
 	noFlood, noMcastFlood, noBcastFlood bool
 
@@ -117,6 +131,8 @@ type peer struct {
 	// of flooded frames. dynamic: it was let in when it first spoke.
 	speaks, floods, dynamic bool
 	admissions              []admission
+	sources                 []source // of a trunk's peer: where it may speak for any VLAN
+	bum                     bumLimit // of what it floods
 	// path is the way there with Don't Fragment, and pathFrag without. Only
 	// those that the DF policy needs are set.
 	path, pathFrag *packet.Path
@@ -141,6 +157,11 @@ type peerState struct {
 	blocked atomic.Bool
 	// noRoute is what the log last said of the route; guarded by Endpoint.mu.
 	noRoute bool
+	// bumDue is the state of the limit of what it floods, and flooded counts
+	// what was above it; the watcher has told of toldFloods of these.
+	bumDue     atomic.Int64
+	flooded    atomic.Uint64
+	toldFloods uint64
 
 	traffic []traffic // by worker
 	last    Stats     // as last told; guarded by Endpoint.mu

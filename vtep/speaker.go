@@ -65,10 +65,10 @@ func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 
 // stranger says what to do about a datagram that nobody admits.
 func (w *worker) stranger(key admission, t *packet.Train, datagram []byte) Reason {
-	if _, ok := w.snap.vnis[key.vniKey]; !ok {
+	known, p := w.snap.listening(key.vniKey)
+	if !known {
 		return DropUnknownVNI
 	}
-	p := w.snap.open[key.vniKey]
 	if p == nil || !slices.ContainsFunc(p.segment.accept, func(a netip.Prefix) bool { return a.Contains(t.From) }) {
 		return DropUnknownPeer
 	}
@@ -101,7 +101,7 @@ func (w *worker) unpark() {
 	w.parked = nil
 	for i := range waiting {
 		d := &waiting[i]
-		if w.snap.admit[d.key] == nil && w.now-d.since < parkedFor && slices.Contains(w.snap.sockets, d.socket) {
+		if p, _ := w.snap.admitted(d.key); p == nil && w.now-d.since < parkedFor && slices.Contains(w.snap.sockets, d.socket) {
 			w.parked = append(w.parked, *d)
 			continue
 		}

@@ -45,7 +45,7 @@ type TunnelState struct {
 	Stats   Stats
 	Drops   Drops
 	Peers   []PeerState
-	FDB     FDBState
+	FDB     FDBState // of all VLANs together, but for Limit, which each has for itself
 	// Answered are ARP and ND requests answered by neigh_suppress.
 	Answered uint64
 }
@@ -59,6 +59,7 @@ type PeerState struct {
 	Flood    bool // gets copies of flooded frames
 	Speaks   bool // what it sends is let in; not so a group, or where only entries point
 	Stats    Stats
+	Flooded  uint64    // frames above its BUMLimit
 	LastSeen time.Time // of the last packet admitted; zero: never
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
 	Error    string    // why nothing can be sent, e.g. "the route to it leads into gnv0"
@@ -99,12 +100,14 @@ type SocketState struct {
 type FDBEntry struct {
 	fdb.Entry
 	Tunnel string
+	VLAN   uint16         // of a trunk; 0: no tag
+	ID     geneve.VNI     // of the segment that the entry is in
 	Local  bool           // behind our own device
 	Remote netip.AddrPort // the peer, unless Local
 	VNI    geneve.VNI
 	Via    string // underlay device; "": as the route says
 	Flood  bool   // a flood list entry
-	// Whether port and VNI are other than the tunnel's.
+	// Whether port and VNI are other than the tunnel's and the segment's.
 	OtherPort, OtherVNI bool
 }
 
@@ -176,7 +179,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	for _, p := range t.peers {
 		stats, seen := p.told()
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.flooded.Load()}
 		if seen != 0 {
 			ps.LastSeen = e.started.Add(time.Duration(seen))
 		}
@@ -192,11 +195,9 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		}
 		s.Peers = append(s.Peers, ps)
 	}
-	counts, stats := seg.fdb.Count(), seg.fdb.Stats()
-	s.FDB = FDBState{
-		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Permanent: counts.Permanent, Limit: seg.fdb.Limit(),
-		Entered: stats.Learned, Full: stats.Full, Own: stats.Own,
-		Moved: stats.Moved, Aged: stats.Aged, Damped: stats.Damped, Frozen: stats.Frozen,
+	s.FDB.Limit = t.domains[0].fdb.Limit()
+	for i := range t.domains {
+		s.FDB.add(t.domains[i].state())
 	}
 	return s
 }
@@ -210,8 +211,11 @@ func (e *Endpoint) FDB() []FDBEntry {
 	var all []FDBEntry
 	for _, t := range e.sorted() {
 		all = append(all, t.floodList()...)
-		for entry := range t.fdb.All(now) {
-			all = append(all, t.describe(entry)...)
+		for i := range t.domains {
+			d := &t.domains[i]
+			for entry := range d.fdb.All(now) {
+				all = append(all, t.describe(d, entry)...)
+			}
 		}
 	}
 	return all

@@ -6,13 +6,11 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
-	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -30,17 +28,15 @@ type tunnel struct {
 	// What lives on when the configuration changes.
 	id          uint32
 	since       time.Time
-	fdb         *fdb.Table
+	domains     []domain       // of the tunnel itself, then of its VLANs by their ID
 	drops       []dropCounters // by worker
 	gone        Stats          // of peers that are no longer there
 	state       *portState
-	bumDue      *atomic.Int64
-	neighbours  *neigh.Table // what neigh_suppress answers from; nil: off
 	lastNexthop fdb.Nexthop
-	accept      []netip.Prefix             // from where anybody may speak
-	dynamic     []netip.Addr               // who spoke and was let in by accept
-	entries     entries                    // of the table, that do not come from learning
-	sets        map[packet.MAC]fdb.Nexthop // of the entries with several destinations
+	accept      []netip.Prefix          // from where anybody may speak
+	dynamic     []netip.Addr            // who spoke and was let in by accept
+	entries     entries                 // of the tables, that do not come from learning
+	sets        map[station]fdb.Nexthop // of the entries with several destinations
 
 	// Made anew by assemble for every configuration.
 	port  *port
@@ -60,14 +56,10 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	t := &tunnel{
 		config: cfg, mtuAuto: cfg.Device.MTU == 0,
 		id: e.lastID, since: time.Now(),
-		drops:  make([]dropCounters, len(e.workers)),
-		state:  new(portState),
-		bumDue: new(atomic.Int64),
+		drops: make([]dropCounters, len(e.workers)),
+		state: new(portState),
 	}
-	t.fdb = fdb.NewTable(fdb.Options{
-		Limit: cfg.MaxAddress, Ageing: cfg.Ageing, NoDamping: cfg.NoMoveDamping,
-		OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, t.state, c) },
-	})
+	t.domains = e.domains(t, nil)
 	defer func() {
 		if err != nil {
 			e.releaseUnderlay(t)
@@ -76,7 +68,6 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	t.entries = make(entries)
 	t.entries.configure(nil, cfg.Entries)
 	t.nameSets()
-	t.suppress()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
@@ -92,7 +83,10 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	if t.device, err = e.devices.Open(opts); err != nil {
 		return nil, err
 	}
-	t.fdb.SetOwn(t.device.LLAddr())
+	own := t.device.LLAddr()
+	for _, d := range t.domains {
+		d.fdb.SetOwn(own)
+	}
 	t.state.offload.Store(uint32(t.device.Offload()))
 	e.assemble(t)
 	if err := t.settleEntries(nil, e.clock()); err != nil {
@@ -120,8 +114,9 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	*t = *old
 	edit(t)
 	t.sockets, t.ports, t.peers = nil, nil, nil
+	t.domains = e.domains(t, old.domains)
+	t.entries = t.entries.within(t)
 	t.nameSets()
-	t.suppress()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
@@ -133,15 +128,44 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	if t.mtuAuto {
 		mtu = t.autoMTU()
 	}
-	if mtu != old.mtu {
-		if err := t.device.SetMTU(mtu); err != nil {
-			e.releaseUnderlay(t)
-			return nil, fmt.Errorf("mtu %d: %w", mtu, err)
-		}
-		t.mtu = mtu
+	t.mtu = mtu
+	if err := t.dress(old); err != nil {
+		e.releaseUnderlay(t)
+		return nil, err
 	}
 	e.assemble(t)
 	return t, nil
+}
+
+// dress gives the device the settings of t that can change under it, where
+// those of old differ. On error it has those of old.
+func (t *tunnel) dress(old *tunnel) (err error) {
+	now, before := &t.config.Device, &old.config.Device
+	for _, step := range []struct {
+		what     string
+		wanted   bool
+		do, undo func() error
+	}{
+		{fmt.Sprintf("mtu %d", t.mtu), t.mtu != old.mtu,
+			func() error { return t.device.SetMTU(t.mtu) }, func() error { return t.device.SetMTU(old.mtu) }},
+		{"isolated", now.Isolated != before.Isolated,
+			func() error { return t.device.SetIsolated(now.Isolated) }, func() error { return t.device.SetIsolated(before.Isolated) }},
+		{"up", now.Down != before.Down,
+			func() error { return t.device.SetUp(!now.Down) }, func() error { return t.device.SetUp(!before.Down) }},
+	} {
+		if !step.wanted {
+			continue
+		}
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+		defer func() {
+			if err != nil {
+				step.undo() // the first error is the one that counts
+			}
+		}()
+	}
+	return nil
 }
 
 // fixed names the first setting that differs between two configurations and
@@ -149,15 +173,17 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 func (cfg *Tunnel) fixed(to *Tunnel) string {
 	a, b := cfg.Device, to.Device
 	a.MTU, b.MTU = 0, 0
+	a.Down, b.Down = false, false
+	a.Isolated, b.Isolated = false, false
 	switch {
-	case cfg.VNI != to.VNI:
+	case cfg.VNI != to.VNI || cfg.NoVNI != to.NoVNI:
 		return "id"
 	case a.L3 != b.L3:
 		return "mode"
 	case cfg.DstPort != to.DstPort:
 		return "dstport"
 	case !reflect.DeepEqual(a, b):
-		return "a setting of the device (address, lladdr, master, netns, persist, txqueuelen, offload, up)"
+		return "a setting of the device (address, lladdr, master, netns, persist, txqueuelen, offload)"
 	}
 	return ""
 }
@@ -182,6 +208,8 @@ func (cfg *Tunnel) check() error {
 	switch {
 	case !cfg.VNI.Valid():
 		return fmt.Errorf("id %d: a VNI has 24 bits, 0 to %d: %w", cfg.VNI, geneve.MaxVNI, unix.EINVAL)
+	case cfg.Device.L3 && cfg.isTrunk():
+		return fmt.Errorf("an L3 tunnel has no VLANs: %w", unix.EINVAL)
 	case cfg.Group.IsValid() && (!cfg.Group.IsMulticast() || cfg.Dev == ""):
 		return fmt.Errorf("group %s: want a multicast address, and dev: %w", cfg.Group, unix.EINVAL)
 	case cfg.Device.L3 && (cfg.Group.IsValid() || len(cfg.Accept) > 0):
@@ -190,6 +218,14 @@ func (cfg *Tunnel) check() error {
 		return fmt.Errorf("srcport %d %d: want a range within 1-65535: %w", cfg.SrcPortMin, cfg.SrcPortMax, unix.EINVAL)
 	case cfg.DstPort == 0:
 		return fmt.Errorf("dstport 0: want 1-65535: %w", unix.EINVAL)
+	}
+	if err := cfg.checkVLANs(); err != nil {
+		return err
+	}
+	for i := range cfg.Entries {
+		if vid := cfg.Entries[i].VLAN; !cfg.has(vid) {
+			return fmt.Errorf("fdb %s: %w", cfg.Entries[i].MAC, cfg.noSegment(vid))
+		}
 	}
 	for _, p := range cfg.Peers {
 		switch r := p.Remote; {
@@ -202,14 +238,4 @@ func (cfg *Tunnel) check() error {
 		}
 	}
 	return cfg.checkRoutes()
-}
-
-// suppress makes or drops the table that neigh_suppress answers from.
-func (t *tunnel) suppress() {
-	switch {
-	case !t.config.NeighSuppress:
-		t.neighbours = nil
-	case t.neighbours == nil:
-		t.neighbours = neigh.NewTable(neigh.Options{Limit: t.config.MaxAddress, Ageing: t.config.Ageing})
-	}
 }

@@ -49,27 +49,30 @@ type worker struct {
 	slots []slot
 	free  []uint32
 
-	now     int64 // endpoint clock, taken once per loop
-	headers packet.Headers
-	virtio  packet.VirtioHdr
-	rest    packet.VirtioHdr // of a joined frame being written
-	read    []byte           // frames of the device's turn
-	heads   []byte           // headers of the pieces made of them
-	headLen int              // used part of heads
-	cutter  offload.Cutter
-	pieces  int // of the frame being sent
-	single  [1][]byte
-	reply   [neigh.MaxReply]byte // to an ARP or ND request
+	now       int64 // endpoint clock, taken once per loop
+	headers   packet.Headers
+	virtio    packet.VirtioHdr
+	rest      packet.VirtioHdr // of a joined frame being written
+	read      []byte           // frames of the device's turn
+	heads     []byte           // headers of the pieces made of them
+	headLen   int              // used part of heads
+	cutter    offload.Cutter
+	pieces    int // of the frame being sent
+	single    [1][]byte
+	reply     [tagLen + neigh.MaxReply]byte // to an ARP or ND request, behind the room for a tag
+	superHead [geneve.MaxHeaderLen]byte     // of a super-frame's pieces, where it is no template
 
 	// The joiner and where its frame goes.
 	joiner   offload.Joiner
 	joinPeer *peer
-	joinHead []byte // the GENEVE header of its first piece
+	joinHead []byte                    // the GENEVE header of its first piece
+	headCopy [geneve.MaxHeaderLen]byte // joinHead, where a tag stands in its place
 
 	// What the last datagram was admitted by: trains repeat it.
 	lastTrain  *packet.Train
 	lastVNI    geneve.VNI
 	lastPeer   *peer
+	lastSeg    *segment
 	lastSource packet.MAC // learned from it in this train
 	// Counted for lastPeer, not yet published.
 	rxPackets, rxBytes uint64

@@ -195,6 +195,41 @@ func (r *reloader) PeerDelete(dev, addr string) error {
 	})
 }
 
+func (r *reloader) VLANAdd(dev string, w control.VLANWrite) error {
+	return r.edit("vlan add", dev, func(t *config.Tunnel) error {
+		v, err := config.ParseVLAN(w.VID, w.ID)
+		if err != nil {
+			return usage(err)
+		}
+		if err := t.AddVLAN(v); err != nil {
+			return fmt.Errorf("%w (%w)", errExists, err)
+		}
+		return nil
+	})
+}
+
+func (r *reloader) VLANDelete(dev string, w control.VLANWrite) error {
+	return r.edit("vlan del", dev, func(t *config.Tunnel) error {
+		first, last, err := config.ParseVIDs(w.VID)
+		if err != nil {
+			return usage(err)
+		}
+		if w.ID != "" {
+			v, err := config.ParseVLAN(w.VID, w.ID)
+			if err != nil {
+				return usage(err)
+			}
+			if !t.HasVLAN(v) {
+				return fmt.Errorf("%w (not all of them have these ids)", errNotFound)
+			}
+		}
+		if !t.DeleteVLANs(first, last) {
+			return fmt.Errorf("%w (not all of them are there)", errNotFound)
+		}
+		return nil
+	})
+}
+
 func peerIndex(t *config.Tunnel, a netip.Addr) int {
 	return slices.IndexFunc(t.Peers, func(p config.Peer) bool { return p.Remote == a })
 }
@@ -211,6 +246,9 @@ func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
 		return usage(err)
 	}
 	return r.table("fdb "+w.Verb, dev, e.LLAddr, func(t *config.Tunnel) error {
+		if err := place(t, &e); err != nil {
+			return err
+		}
 		entry := vtepEntry(t, e)
 		if entry.MAC.IsZero() && (e.Port != 0 && e.Port == t.DstPort) {
 			entry.Port = 0
@@ -223,12 +261,26 @@ func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
 	})
 }
 
+// place finds out in which VLAN an entry is to be. The flood list is in none.
+func place(t *config.Tunnel, e *config.Entry) error {
+	if (e.LLAddr != packet.MAC{}.String()) {
+		return usage(t.Place(e))
+	}
+	if e.VLAN != 0 || e.HasSrcVNI {
+		return usage(errors.New("the flood list is one for all VLANs: leave out vlan and src_vni"))
+	}
+	return nil
+}
+
 func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
 	e, err := config.ParseEntry(w.MAC, w.Keywords)
 	if err != nil {
 		return usage(err)
 	}
 	return r.table("fdb del", dev, e.LLAddr, func(t *config.Tunnel) error {
+		if err := place(t, &e); err != nil {
+			return err
+		}
 		err := r.endpoint.DeleteEntry(dev, vtepEntry(t, e))
 		if errors.Is(err, fdb.ErrNotFound) {
 			err = errNotFound
@@ -249,12 +301,12 @@ func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 					return false
 				}
 			}
-			vni := t.VNI
+			vni := uint32(e.ID)
 			if e.OtherVNI {
 				vni = uint32(e.VNI)
 			}
 			return (!f.Dst.IsValid() || f.Dst == e.Remote.Addr().WithZone("")) && (f.Port == 0 || f.Port == e.Remote.Port()) &&
-				(f.VNI == nil || *f.VNI == vni)
+				(f.VNI == nil || *f.VNI == vni) && (f.VLAN == 0 || f.VLAN == e.VLAN) && (f.SrcVNI == nil || *f.SrcVNI == uint32(e.ID))
 		})
 		return err
 	})
@@ -285,14 +337,15 @@ func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) e
 		return nil
 	}
 	var entries []config.Entry
-	looked := map[string]bool{}
+	looked := map[config.Entry]bool{}
 	for _, e := range t.Entries {
+		of := config.Entry{LLAddr: e.LLAddr, VLAN: e.VLAN}
 		switch {
 		case lladdr != "" && e.LLAddr != lladdr:
 			entries = append(entries, e)
-		case !looked[e.LLAddr]:
-			looked[e.LLAddr] = true
-			entries = append(entries, r.entriesOf(dev, e.LLAddr, t.Dev)...)
+		case !looked[of]:
+			looked[of] = true
+			entries = append(entries, r.entriesOf(dev, of, t.Dev)...)
 		}
 	}
 	if slices.Equal(entries, t.Entries) {
@@ -303,9 +356,10 @@ func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) e
 	return r.endpoint.Apply(vtep.Change{Set: vtepTunnels([]config.Tunnel{t})})
 }
 
-// entriesOf returns the entries of an address that could stand in a file.
-func (r *reloader) entriesOf(dev, lladdr, via string) (all []config.Entry) {
-	mac, err := packet.ParseMAC(lladdr)
+// entriesOf returns the entries that could stand in a file, of the address and
+// VLAN that of has.
+func (r *reloader) entriesOf(dev string, of config.Entry, via string) (all []config.Entry) {
+	mac, err := packet.ParseMAC(of.LLAddr)
 	if err != nil {
 		return nil
 	}
@@ -314,10 +368,10 @@ func (r *reloader) entriesOf(dev, lladdr, via string) (all []config.Entry) {
 		return nil // it is gone
 	}
 	for _, f := range found {
-		if f.State == fdb.Dynamic || f.Local {
+		if f.State == fdb.Dynamic || f.Local || f.VLAN != of.VLAN {
 			continue
 		}
-		e := config.Entry{LLAddr: lladdr, Dst: f.Remote.Addr().WithZone(""), State: f.State.String()}
+		e := config.Entry{LLAddr: of.LLAddr, VLAN: of.VLAN, Dst: f.Remote.Addr().WithZone(""), State: f.State.String()}
 		if f.OtherPort {
 			e.Port = f.Remote.Port()
 		}
@@ -344,7 +398,7 @@ func configPeers(peers []vtep.Peer) []config.Peer {
 // vtepEntry says what config says in the words of the endpoint.
 func vtepEntry(t *config.Tunnel, e config.Entry) vtep.Entry {
 	v := vtep.Entry{
-		Local: e.Local, Remote: e.Dst, Port: e.Port, VNI: geneve.VNI(e.VNI), HasVNI: e.HasVNI, Via: e.Via,
+		VLAN: e.VLAN, Local: e.Local, Remote: e.Dst, Port: e.Port, VNI: geneve.VNI(e.VNI), HasVNI: e.HasVNI, Via: e.Via,
 		State: map[string]fdb.State{"static": fdb.Static, "dynamic": fdb.Dynamic, "permanent": fdb.Permanent}[e.State],
 	}
 	v.MAC, _ = packet.ParseMAC(e.LLAddr) // checked by config

@@ -32,7 +32,8 @@ var quiet = map[string]string{
 	"completion":     "prints a script",
 	"config":         "prints help",
 	"config example": "prints TOML", "config import": "prints TOML", "config schema": "prints a schema",
-	"tunnel add": "changes", "tunnel set": "changes", "tunnel del": "changes",
+	"tunnel add": "changes", "tunnel set": "changes", "tunnel del": "changes", "tunnel up": "changes", "tunnel down": "changes",
+	"vlan add": "changes", "vlan del": "changes",
 	"peer add": "changes", "peer set": "changes", "peer del": "changes",
 	"fdb add": "changes", "fdb append": "changes", "fdb replace": "changes", "fdb del": "changes",
 }

@@ -185,7 +185,9 @@ func (c *completion) tunnelNamesOrAll() []string { return append(c.tunnelNames()
 
 func (c *completion) vnis() (ids []string) {
 	for _, t := range c.tunnels() {
-		ids = append(ids, described(itoa(t.LinkInfo.Data.ID), t.Ifname))
+		if id := t.LinkInfo.Data.ID; id != nil {
+			ids = append(ids, described(itoa(*id), t.Ifname))
+		}
 	}
 	return ids
 }

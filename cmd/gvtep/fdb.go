@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) fdbCmd() *cobra.Command {
-	const filter = "[dev NAME] [dst ADDR] [vni VNI] [state STATE] [dynamic]"
+	const filter = "[dev NAME] [dst ADDR] [vni VNI] [vlan VID] [state STATE] [dynamic]"
 	const example = `  gvtep fdb
   gvtep -s fdb dst 203.0.113.1
   gvtep -j fdb | jq -r '.[]|select(.state=="").mac'`
@@ -51,6 +51,7 @@ func (a *app) fdbCmd() *cobra.Command {
 			{names: []string{"dev"}, usage: "of this tunnel", values: 1, source: (*completion).tunnelNames},
 			{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
 			{names: []string{"vni"}, usage: "of the tunnel of this VNI", values: 1, source: (*completion).vnis},
+			{names: []string{"vlan"}, usage: "of this VLAN of a trunk", values: 1},
 			{names: []string{"state"}, usage: "permanent, static or dynamic", values: 1, source: oneOf(fdbStates...)},
 			{names: []string{"dynamic"}, usage: "learned ones only"},
 		}
@@ -77,7 +78,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 		{"replace", "make an entry, whether or not there is one", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn"},
 	} {
 		verb, short := v.verb, v.short
-		cmd := a.verb(verb+" LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] [dst ADDR] [port PORT] [vni VNI] [via DEV]", short, check,
+		cmd := a.verb(verb+" LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] [dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]", short, check,
 			func(ctx context.Context, c *control.Client, args []string) error {
 				mac, dev, rest, err := target(args, what)
 				if err == nil {
@@ -89,7 +90,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 		cmd.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
 		all = append(all, cmd)
 	}
-	del := a.verb("del LLADDR dev NAME [dst ADDR] [port PORT] [vni VNI] [via DEV]", "remove an entry, or one of its destinations", check,
+	del := a.verb("del LLADDR dev NAME [dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]", "remove an entry, or one of its destinations", check,
 		func(ctx context.Context, c *control.Client, args []string) error {
 			mac, dev, rest, err := target(args, what)
 			if err == nil {
@@ -100,16 +101,18 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 	del.Aliases = []string{"delete"}
 	del.Example = "  gvtep fdb del 02:00:00:00:02:10 dev gnv0\n  gvtep fdb del 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"
 	del.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
-	get := a.verb("get LLADDR dev NAME", "show the entry of one address",
+	get := a.verb("get LLADDR dev NAME [vlan VID] [src_vni VNI]", "show the entry of one address, on a trunk that of each VLAN",
 		func(args []string) error {
 			_, _, rest, err := target(args, what)
-			if err == nil && len(rest) > 0 {
-				return fmt.Errorf("unexpected word %q: gvtep fdb get --help tells more", rest[0])
+			for i := 0; err == nil && i < len(rest); i += 2 {
+				if rest[i] != "vlan" && rest[i] != "src_vni" {
+					return fmt.Errorf("unexpected word %q: gvtep fdb get --help tells more", rest[i])
+				}
 			}
 			return cmp.Or(err, check(args))
 		},
 		func(ctx context.Context, c *control.Client, args []string) error {
-			mac, dev, _, err := target(args, what)
+			mac, dev, rest, err := target(args, what)
 			if err != nil {
 				return err
 			}
@@ -117,9 +120,19 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 			if err != nil {
 				return about(mac, err)
 			}
+			of, err := config.ParseEntry(mac, rest)
+			if err != nil {
+				return err
+			}
+			entries = slices.DeleteFunc(entries, func(e control.FDBEntry) bool {
+				return of.VLAN != 0 && of.VLAN != e.VLAN || of.HasSrcVNI && (e.Gvtep == nil || e.Gvtep.ID == nil || *e.Gvtep.ID != of.SrcVNI)
+			})
+			if len(entries) == 0 {
+				return about(mac, refused(errNotFound))
+			}
 			return a.printFDB(entries, fdbQuery{}, true)
 		})
-	flush := a.verb("flush dev NAME [dst ADDR] [vni VNI] [port PORT] [[no]permanent] [[no]static] [[no]dynamic] [[no]sticky] [[no]extern_learn]",
+	flush := a.verb("flush dev NAME [dst ADDR] [vni VNI] [vlan VID] [src_vni VNI] [port PORT] [[no]permanent] [[no]static] [[no]dynamic] [[no]sticky] [[no]extern_learn]",
 		"remove the entries that match, but for the flood list",
 		func(args []string) error {
 			_, _, rest, err := target(args, "")
@@ -189,22 +202,29 @@ func parseFlush(words []string) (f control.FDBFlush, err error) {
 				return f, fmt.Errorf("port %s: a UDP port is 1 to 65535", words[i])
 			}
 			f.Port = uint16(n)
-		case words[i] == "dst" || words[i] == "vni":
+		case words[i] == "src_vni":
+			if i++; i == len(words) {
+				return f, fmt.Errorf("src_vni needs a value")
+			}
+			if f.SrcVNI, err = parseVNI("src_vni", words[i]); err != nil {
+				return f, err
+			}
+		case words[i] == "dst" || words[i] == "vni" || words[i] == "vlan":
 			rest = append(rest, words[i:min(i+2, len(words))]...)
 			i++
 		case !slices.Contains(control.FlushWords[:], word):
-			return f, fmt.Errorf("unknown word %q: want dst, vni, port, %s or one of these with no before it", words[i], strings.Join(control.FlushWords[:], ", "))
+			return f, fmt.Errorf("unknown word %q: want dst, vni, vlan, src_vni, port, %s or one of these with no before it", words[i], strings.Join(control.FlushWords[:], ", "))
 		default:
 			f.Is[word] = yes
 		}
 	}
 	q, err := parseFDB(rest)
-	f.Dst, f.VNI = q.Dst, q.VNI
+	f.Dst, f.VNI, f.VLAN = q.Dst, q.VNI, q.VLAN
 	return f, err
 }
 
 var (
-	fdbWords  = []string{"dev", "dst", "vni", "state", "dynamic"}
+	fdbWords  = []string{"dev", "dst", "vni", "vlan", "state", "dynamic"}
 	fdbStates = []string{"permanent", "static", "dynamic"}
 )
 
@@ -246,12 +266,15 @@ func parseFDB(words []string) (q fdbQuery, err error) {
 				return q, fmt.Errorf("dst %s: not an IP address", value)
 			}
 		case "vni":
-			n, err := strconv.ParseUint(value, 0, 24)
-			if err != nil {
-				return q, fmt.Errorf("vni %s: a VNI is 0 to 16777215", value)
+			if q.VNI, err = parseVNI(word, value); err != nil {
+				return q, err
 			}
-			vni := uint32(n)
-			q.VNI = &vni
+		case "vlan":
+			first, last, err := config.ParseVIDs(value)
+			if err != nil || first != last {
+				return q, fmt.Errorf("vlan %s: a VLAN ID is 1 to 4094", value)
+			}
+			q.VLAN = first
 		case "state":
 			if !slices.Contains(fdbStates, value) {
 				return q, fmt.Errorf("state %s: want %s", value, strings.Join(fdbStates, ", "))
@@ -260,6 +283,15 @@ func parseFDB(words []string) (q fdbQuery, err error) {
 		}
 	}
 	return q, nil
+}
+
+func parseVNI(word, value string) (*uint32, error) {
+	n, err := strconv.ParseUint(value, 0, 24)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: a VNI is 0 to 16777215", word, value)
+	}
+	vni := uint32(n)
+	return &vni, nil
 }
 
 func (a *app) showFDB(ctx context.Context, c *control.Client, q fdbQuery) error {
@@ -305,11 +337,17 @@ func (a *app) fdbLine(e control.FDBEntry, dev bool) string {
 	if e.Dst != "" {
 		words = append(words, "dst", e.Dst)
 	}
+	if e.VLAN != 0 {
+		words = append(words, "vlan", fmt.Sprint(e.VLAN))
+	}
 	if e.Port != 0 {
 		words = append(words, "port", fmt.Sprint(e.Port))
 	}
 	if e.VNI != nil {
 		words = append(words, "vni", fmt.Sprint(*e.VNI))
+	}
+	if e.SrcVNI != nil {
+		words = append(words, "src_vni", fmt.Sprint(*e.SrcVNI))
 	}
 	if e.Via != "" {
 		words = append(words, "via", e.Via)

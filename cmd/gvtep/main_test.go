@@ -124,6 +124,7 @@ func fakeState(ready bool) vtep.State {
 	gnv0.Config.Peers = []vtep.Peer{gnv0.Peers[0].Peer}
 	gnv0.Config.Group, gnv0.Config.NeighSuppress, gnv0.Config.Locked, gnv0.Config.NoBcastFlood, gnv0.Config.BUMLimit =
 		netip.MustParseAddr("239.1.1.1"), true, true, true, 1000
+	gnv0.Config.VLANs = []vtep.VLANRange{{First: 10, Last: 19, VNI: 5010}, {First: 20, Last: 20, VNI: 7000}}
 	gnv0.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	group, pointed := peer("", "239.1.1.1", 0), peer("", "192.0.2.9", 0)
 	pointed.Given = false
@@ -216,19 +217,19 @@ func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
 	}
 	sticky := entry(0x12, fdb.Dynamic)
 	sticky.Flags = fdb.Sticky | fdb.ExternLearn
-	flood := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv0", Flood: true, Remote: remote}
-	v6 := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv3", Flood: true, Remote: netip.MustParseAddrPort("[2001:db8::9]:6082")}
+	flood := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv0", ID: gnv0.VNI, Flood: true, Remote: remote}
+	v6 := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv3", ID: gnv3.VNI, Flood: true, Remote: netip.MustParseAddrPort("[2001:db8::9]:6082")}
 	all := []control.FDBEntry{
 		entryOf(&flood, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", Remote: other}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1"}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", Remote: remote}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", Remote: remote}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", Local: true}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", ID: gnv0.VNI, Remote: other}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1"}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
+		entryOf(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Local: true}, gnv0),
 		entryOf(&v6, gnv3),
 	}
 	return slices.DeleteFunc(all, func(e control.FDBEntry) bool {
-		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst
+		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != *e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst
 	})
 }
 

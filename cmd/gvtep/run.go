@@ -233,7 +233,11 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) {
 	for {
 		if s := ep.State(); s.Ready && len(s.Tunnels) == 1 {
 			t := s.Tunnels[0]
-			d.log.Info("ready", zap.String("device", t.Config.Device.Name), zap.Uint32("vni", uint32(t.Config.VNI)),
+			vni := zap.Uint32("vni", uint32(t.Config.VNI))
+			if t.Config.NoVNI {
+				vni = zap.Skip()
+			}
+			d.log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
 				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
 				zap.Strings("offload", offloadNames(t.Offload)), zap.Int("workers", s.Workers))
 			return
@@ -260,10 +264,10 @@ func vtepTunnels(tunnels []config.Tunnel) []vtep.Tunnel {
 // vtepTunnel says what config says in the words of the endpoint.
 func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 	v := vtep.Tunnel{
-		VNI: geneve.VNI(t.VNI),
+		VNI: geneve.VNI(t.VNI), NoVNI: t.NoVNI,
 		Device: vtep.DeviceOptions{
 			Name: t.Name, L3: t.L3, MTU: t.MTU, Addresses: t.Addresses, Netns: t.Netns, Master: t.Master,
-			Persist: t.Persist, TxQueue: t.TxQueue, Offload: t.Offload != config.OffloadOff, Down: !t.Up,
+			Persist: t.Persist, TxQueue: t.TxQueue, Offload: t.Offload != config.OffloadOff, Down: !t.Up, Isolated: t.Isolated,
 		},
 		Local: t.Local, Dev: t.Dev, DstPort: t.DstPort,
 		SrcPortMin: t.SrcPortMin, SrcPortMax: t.SrcPortMax, SrcPorts: t.SrcPorts,
@@ -276,6 +280,9 @@ func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 		NoFlood: t.NoFlood, NoMcastFlood: t.NoMcastFlood, NoBcastFlood: t.NoBcastFlood, BUMLimit: t.BUMLimit,
 		Locked: t.Locked, NoMoveDamping: t.NoMoveDamping, NeighSuppress: t.NeighSuppress,
 		L2ControlPass: t.L2ControlPass, VLANDrop: t.VLANDrop,
+	}
+	for _, r := range t.VLANs {
+		v.VLANs = append(v.VLANs, vtep.VLANRange{First: r.First, Last: r.Last, VNI: geneve.VNI(r.VNI)})
 	}
 	for _, p := range t.Accept {
 		// Of "any" what the tunnel's own family has.

@@ -94,14 +94,21 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	if g.Mode == "l3" {
 		kind = "tun"
 	}
-	first := fmt.Sprintf("%s  GENEVE id %d  local %s  mtu %s  %s  %s %d %s",
-		t.Ifname, d.ID, g.Local, mtu, state, kind, g.Queues, plural(g.Queues, "queue"))
+	id := "no id"
+	if d.ID != nil {
+		id = fmt.Sprintf("id %d", *d.ID)
+	}
+	first := fmt.Sprintf("%s  GENEVE %s  local %s  mtu %s  %s  %s %d %s",
+		t.Ifname, id, g.Local, mtu, state, kind, g.Queues, plural(g.Queues, "queue"))
 	for _, o := range g.Offload {
 		first += " " + o
 	}
 	lines := []string{first}
 	if a.details {
 		lines = append(lines, settingLines(t)...)
+	}
+	if len(g.VLANs) > 0 {
+		lines = append(lines, vlanLine(g.VLANs))
 	}
 	if len(g.Accept) > 0 {
 		lines = append(lines, "  accept "+strings.Join(g.Accept, " "))
@@ -112,6 +119,9 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	last := "  "
 	if g.Mode != "l3" { // that has no table
 		last += fmt.Sprintf("fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
+		if len(g.VLANs) > 0 {
+			last += " in each VLAN"
+		}
 		if a.stats {
 			last += fmt.Sprintf(", %d moved, %d aged, %d damped, %d frozen", g.FDB.Moved, g.FDB.Aged, g.FDB.Damped, g.FDB.Frozen)
 		}
@@ -141,8 +151,8 @@ func settingLines(t control.Tunnel) []string {
 	}
 	table := fmt.Sprintf("  mode %s  %s  ageing %g  l2_control %s  vlan_tags %s", g.Mode, word(g.Learning, "learning"), g.Ageing, g.L2Control, g.VLANTags)
 	onOff := map[bool]string{true: "on", false: "off"}
-	flood := fmt.Sprintf("  flood %s  mcast_flood %s  bcast_flood %s  bum_limit %d  locked %s  move_damping %s  neigh_suppress %s",
-		onOff[g.Flood], onOff[g.McastFlood], onOff[g.BcastFlood], g.BUMLimit, onOff[g.Locked], onOff[g.Damping], onOff[g.Suppress])
+	flood := fmt.Sprintf("  flood %s  mcast_flood %s  bcast_flood %s  bum_limit %d  locked %s  move_damping %s  neigh_suppress %s  isolated %s",
+		onOff[g.Flood], onOff[g.McastFlood], onOff[g.BcastFlood], g.BUMLimit, onOff[g.Locked], onOff[g.Damping], onOff[g.Suppress], onOff[g.Isolated])
 	device := fmt.Sprintf("  ifindex %d", t.Ifindex)
 	if t.Address != "" {
 		device += "  lladdr " + t.Address
@@ -188,6 +198,9 @@ func (a *app) peerLine(p control.Peer) string {
 		line = fmt.Sprintf("  %s %s  %s  tx %s", p.Origin, hostPort(p.Remote.String(), p.Port), flood, traffic(p.TX))
 	case "accept":
 		line += "   dynamic"
+	}
+	if p.BUMLimit != 0 {
+		line += fmt.Sprintf("   bum_limit %d (%d dropped)", p.BUMLimit, p.Flooded)
 	}
 	if len(p.Routes) > 0 {
 		line += "   routes " + strings.Join(p.Routes, ",")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,13 +84,24 @@ func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
 	entries := []control.FDBEntry{}
 	for _, e := range s.endpoint.FDB() {
 		t := tunnels[e.Tunnel]
-		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && *f.VNI != uint32(t.VNI) ||
+		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN ||
 			f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
 			continue
 		}
 		entries = append(entries, entryOf(&e, t))
 	}
 	return entries
+}
+
+// concerns reports whether an entry is one of a segment: the flood list is one
+// of all segments of a tunnel.
+func concerns(e *vtep.FDBEntry, t *vtep.Tunnel, vni uint32) bool {
+	if !e.Flood {
+		return uint32(e.ID) == vni
+	}
+	return !t.NoVNI && uint32(t.VNI) == vni || slices.ContainsFunc(t.VLANs, func(r vtep.VLANRange) bool {
+		return uint32(r.VNI) <= vni && vni <= uint32(r.VNI)+uint32(r.Last-r.First)
+	})
 }
 
 func statusOf(s vtep.State, instance, version string, now time.Time) control.Status {
@@ -139,9 +151,10 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		Offload: offloadNames(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
 		Learning: cfg.Learning, Ageing: seconds(cfg.Ageing), L2Control: "drop", VLANTags: "pass",
 		Flood: !cfg.NoFlood, McastFlood: !cfg.NoMcastFlood, BcastFlood: !cfg.NoBcastFlood, BUMLimit: cfg.BUMLimit,
-		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Answered: t.Answered,
+		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered,
+		VLANs:   vlanRanges(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: control.FDBCount{Learned: t.FDB.Learned, Static: t.FDB.Static, Limit: t.FDB.Limit, Moved: t.FDB.Moved, Aged: t.FDB.Aged, Damped: t.FDB.Damped, Frozen: t.FDB.Frozen},
+		FDB: countOf(&t.FDB),
 	}
 	if !cfg.Local.IsValid() {
 		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
@@ -179,9 +192,12 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 // infoOf has the keys and habits of "ip -j link" for a geneve device.
 func infoOf(cfg *vtep.Tunnel) control.InfoData {
 	d := control.InfoData{
-		ID: uint32(cfg.VNI), Port: cfg.DstPort, TTL: max(cfg.TTL, 0), // inherit has no number there
+		Port: cfg.DstPort, TTL: max(cfg.TTL, 0), // inherit has no number there
 		DF:      map[vtep.DF]string{vtep.DFSet: "set", vtep.DFUnset: "unset", vtep.DFInherit: "inherit"}[cfg.DF],
 		UDPCsum: cfg.UDPCsum, ZeroCsumT: cfg.ZeroCsum6, ZeroCsumR: cfg.AcceptZ6,
+	}
+	if id := uint32(cfg.VNI); !cfg.NoVNI {
+		d.ID = &id
 	}
 	switch cfg.TOS {
 	case 0:
@@ -212,7 +228,7 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: p.Flood, Origin: "fdb",
 		RX:      control.Traffic{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
 		TX:      control.Traffic{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
-		PathMTU: p.PathMTU, Error: p.Error,
+		PathMTU: p.PathMTU, Error: p.Error, BUMLimit: p.BUMLimit, Flooded: p.Flooded,
 	}
 	switch {
 	case p.Dynamic:
@@ -237,8 +253,14 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 
 func entryOf(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 	out := control.FDBEntry{
-		MAC: e.MAC.String(), Ifname: e.Tunnel, Flags: []string{"self"},
-		Gvtep: &control.FDBDetail{ID: uint32(t.VNI), Local: e.Local, Origin: "config"},
+		MAC: e.MAC.String(), Ifname: e.Tunnel, VLAN: e.VLAN, Flags: []string{"self"},
+		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config"},
+	}
+	if id := uint32(e.ID); !e.Flood || !t.NoVNI {
+		out.Gvtep.ID = &id
+		if e.VLAN != 0 {
+			out.SrcVNI = &id
+		}
 	}
 	if !e.Local && e.Remote.IsValid() {
 		out.Dst = e.Remote.Addr().WithZone("").String()
@@ -288,6 +310,46 @@ func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 	return entries, nil
 }
 
+// VLANs returns the VLANs of a trunk: ranges, or each with its counters.
+func (s *source) VLANs(dev string, stats bool) ([]control.VLAN, error) {
+	if !stats {
+		for _, t := range s.endpoint.State().Tunnels {
+			if t.Config.Device.Name == dev {
+				return append([]control.VLAN{}, vlanRanges(t.Config.VLANs)...), nil
+			}
+		}
+		return nil, errNotFound
+	}
+	found, err := s.endpoint.VLANs(dev)
+	if err != nil {
+		return nil, errNotFound
+	}
+	all := make([]control.VLAN, len(found))
+	for i, v := range found {
+		all[i] = control.VLAN{First: v.VID, ID: uint32(v.VNI), Gvtep: &control.VLANDetail{
+			RX:  control.Traffic{Bytes: v.Stats.RxBytes, Packets: v.Stats.RxPackets},
+			TX:  control.Traffic{Bytes: v.Stats.TxBytes, Packets: v.Stats.TxPackets},
+			FDB: countOf(&v.FDB),
+		}}
+	}
+	return all, nil
+}
+
+func vlanRanges(ranges []vtep.VLANRange) (all []control.VLAN) {
+	for _, r := range ranges {
+		v := control.VLAN{First: r.First, ID: uint32(r.VNI)}
+		if r.Last != r.First {
+			v.Last, v.LastID = r.Last, v.ID+uint32(r.Last-r.First)
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+func countOf(f *vtep.FDBState) control.FDBCount {
+	return control.FDBCount{Learned: f.Learned, Static: f.Static, Limit: f.Limit, Moved: f.Moved, Aged: f.Aged, Damped: f.Damped, Frozen: f.Frozen}
+}
+
 // Events returns what happens from now on.
 func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
 	sub := s.endpoint.Subscribe()
@@ -318,6 +380,7 @@ func eventOf(e vtep.Event) control.Event {
 		out.From = e.From.Addr().WithZone("").String()
 	}
 	if e.Object == "fdb" {
+		out.VLAN = e.VLAN
 		out.MAC, out.Flags = e.MAC.String(), append([]string{"self"}, strings.Fields(e.Flags.String())...)
 		if e.State != fdb.Dynamic {
 			out.State = e.State.String()

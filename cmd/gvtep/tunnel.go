@@ -114,10 +114,27 @@ func (a *app) tunnelCmd() *cobra.Command {
 		live := slices.DeleteFunc(config.TunnelKeywords(), func(k config.Keyword) bool { return !k.Live })
 		return keywordWords(live)
 	}, (*completion).tunnelNames)
-	cmd := group("tunnel [show|add|set|del]", "show, add, change and remove tunnels of the running process", func(word string) bool {
+	state := func(word, short string) *cobra.Command {
+		cmd := a.verb(word+" NAME", short,
+			func(args []string) error {
+				if len(args) > 1 {
+					return fmt.Errorf("unexpected word %q: gvtep tunnel %s --help tells more", args[1], word)
+				}
+				return name(args)
+			},
+			func(ctx context.Context, c *control.Client, args []string) error {
+				keyword := map[string]string{"up": "up", "down": "noup"}[word]
+				return c.TunnelSet(ctx, control.TunnelWrite{Name: args[0], Keywords: []string{keyword}})
+			})
+		cmd.Example = "  gvtep tunnel " + word + " gnv1"
+		cmd.ValidArgsFunction = a.completing((*completion).tunnelNames)
+		return cmd
+	}
+	up, down := state("up", "bring the device of a running tunnel up, as ip link set up"), state("down", "take the device of a running tunnel down: nothing passes until it is up again")
+	cmd := group("tunnel [show|add|set|up|down|del]", "show, add, change and remove tunnels of the running process", func(word string) bool {
 		// What is no verb, nor nearly one, is a name.
-		return config.Closest(word, []string{"show", "list", "add", "set", "del", "delete"}) == ""
-	}, show, add, set, del)
+		return config.Closest(word, []string{"show", "list", "add", "set", "up", "down", "del", "delete"}) == ""
+	}, show, add, set, up, down, del)
 	cmd.Aliases, cmd.Example, cmd.ValidArgsFunction = []string{"link", "t"}, "  gvtep tunnel\n  gvtep -d tunnel show gnv0", show.ValidArgsFunction
 	return cmd
 }
@@ -154,11 +171,19 @@ func (a *app) tunnelShowCmd() *cobra.Command {
 				return err
 			}
 			return a.printTunnels(slices.DeleteFunc(all, func(t control.Tunnel) bool {
-				return f.up && !slices.Contains(t.Flags, "UP") || f.id >= 0 && uint32(f.id) != t.LinkInfo.Data.ID
+				return f.up && !slices.Contains(t.Flags, "UP") || f.id >= 0 && !carries(t, uint32(f.id))
 			}))
 		})(cmd, args)
 	}
 	return cmd
+}
+
+// carries reports whether a VNI is the tunnel's own, or that of one of its VLANs.
+func carries(t control.Tunnel, vni uint32) bool {
+	id := t.LinkInfo.Data.ID
+	return id != nil && *id == vni || slices.ContainsFunc(t.Gvtep.VLANs, func(v control.VLAN) bool {
+		return v.ID <= vni && vni <= max(v.ID, v.LastID)
+	})
 }
 
 // tunnelFilter chooses tunnels.
@@ -227,7 +252,7 @@ func (a *app) peerCmd() *cobra.Command {
 			return err
 		}
 	}
-	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [routes PREFIX,...]"
+	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [bum_limit PPS] [routes PREFIX,...]"
 	add := a.verb("add"+settings, "add a peer to a running tunnel", check,
 		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerAdd }))
 	set := a.verb("set"+settings, "change a peer of a running tunnel", check,
@@ -371,6 +396,9 @@ func eventLine(e control.Event) string {
 		words = append(words, "peer", e.Dst, "dev", e.Ifname)
 	default:
 		words = append(words, e.MAC, "dev", e.Ifname)
+		if e.VLAN != 0 {
+			words = append(words, "vlan", fmt.Sprint(e.VLAN))
+		}
 		if e.Dst != "" && !e.Local {
 			words = append(words, "dst", e.Dst)
 		}

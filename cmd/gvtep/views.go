@@ -23,7 +23,12 @@ type column[T any] struct {
 var tunnelColumns = []column[control.Tunnel]{
 	{"ifname", func(t control.Tunnel) any { return t.Ifname }},
 	{"kind", func(control.Tunnel) any { return "tunnel" }},
-	{"id", func(t control.Tunnel) any { return t.LinkInfo.Data.ID }},
+	{"id", func(t control.Tunnel) any {
+		if t.LinkInfo.Data.ID == nil {
+			return nil // a trunk without a segment of its own
+		}
+		return *t.LinkInfo.Data.ID
+	}},
 	{"mode", func(t control.Tunnel) any { return t.Gvtep.Mode }},
 	{"local", func(t control.Tunnel) any { return t.Gvtep.Local }},
 	{"up", func(t control.Tunnel) any { return slices.Contains(t.Flags, "UP") }},
@@ -159,6 +164,8 @@ func (r record) line() string {
 	words := make([]string, len(r))
 	for i, f := range r {
 		switch v := f.value.(type) {
+		case nil:
+			words[i] = "-"
 		case bool:
 			words[i] = map[bool]string{true: "on", false: "off"}[v]
 		case string:

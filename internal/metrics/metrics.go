@@ -210,7 +210,7 @@ func (o output) drops(s *vtep.State) {
 
 func (o output) tunnel(t *vtep.TunnelState) {
 	cfg := &t.Config
-	device, vni, mode := cfg.Device.Name, fmt.Sprint(cfg.VNI), "l2"
+	device, vni, mode := cfg.Device.Name, vniOf(cfg), "l2"
 	if cfg.Device.L3 {
 		mode = "l3"
 	}
@@ -257,7 +257,7 @@ func (o output) peers(s *vtep.State, most int) {
 		t := &s.Tunnels[i]
 		for _, p := range t.Peers {
 			// Peers that differ only in what is no label count together.
-			k := key{t.Config.Device.Name, fmt.Sprint(t.Config.VNI), remoteOf(p.Remote, t.Config.DstPort), p.Name}
+			k := key{t.Config.Device.Name, vniOf(&t.Config), remoteOf(p.Remote, t.Config.DstPort), p.Name}
 			f, known := values[k]
 			if !known && len(values) >= most {
 				hidden++
@@ -285,6 +285,14 @@ func (o output) peers(s *vtep.State, most int) {
 		o.put(peerMTU, mtu, remote)
 	}
 	o.put(peersHidden, float64(hidden))
+}
+
+// vniOf is a tunnel's own VNI; a trunk may have none beside those of its VLANs.
+func vniOf(t *vtep.Tunnel) string {
+	if t.NoVNI {
+		return ""
+	}
+	return fmt.Sprint(t.VNI)
 }
 
 // remoteOf is a peer's address, with its port only if that is not the tunnel's.

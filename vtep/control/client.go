@@ -177,6 +177,30 @@ func (c *Client) PeerDelete(ctx context.Context, dev, addr string) error {
 	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/peers/"+url.PathEscape(addr), nil, nil)
 }
 
+// VLANs asks for the VLANs of a trunk, with stats for each alone with its
+// counters.
+func (c *Client) VLANs(ctx context.Context, dev string, stats bool) (v []VLAN, err error) {
+	path := "/v1/tunnels/" + url.PathEscape(dev) + "/vlans"
+	if stats {
+		path += "?stats"
+	}
+	return v, c.get(ctx, path, &v)
+}
+
+// VLANAdd maps VLANs of a tunnel to segments.
+func (c *Client) VLANAdd(ctx context.Context, dev string, w VLANWrite) error {
+	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/vlans", w, nil)
+}
+
+// VLANDelete ends that.
+func (c *Client) VLANDelete(ctx context.Context, dev string, w VLANWrite) error {
+	q := url.Values{}
+	if w.ID != "" {
+		q.Set("id", w.ID)
+	}
+	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/vlans/"+url.PathEscape(w.VID)+"?"+q.Encode(), nil, nil)
+}
+
 // FDBSet makes a forwarding entry.
 func (c *Client) FDBSet(ctx context.Context, dev string, w FDBWrite) error {
 	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb", w, nil)
@@ -190,7 +214,10 @@ func (c *Client) FDBDelete(ctx context.Context, dev string, w FDBWrite) error {
 
 // FDBFlush removes forwarding entries and returns how many.
 func (c *Client) FDBFlush(ctx context.Context, dev string, f FDBFlush) (int, error) {
-	q := FDBFilter{VNI: f.VNI, Dst: f.Dst}.query()
+	q := FDBFilter{VNI: f.VNI, VLAN: f.VLAN, Dst: f.Dst}.query()
+	if f.SrcVNI != nil {
+		q.Set("src_vni", strconv.FormatUint(uint64(*f.SrcVNI), 10))
+	}
 	if f.Port != 0 {
 		q.Set("port", strconv.Itoa(int(f.Port)))
 	}
@@ -258,6 +285,9 @@ func (f FDBFilter) query() url.Values {
 	}
 	if f.VNI != nil {
 		q.Set("vni", strconv.FormatUint(uint64(*f.VNI), 10))
+	}
+	if f.VLAN != 0 {
+		q.Set("vlan", strconv.Itoa(int(f.VLAN)))
 	}
 	if f.Dst != (netip.Addr{}) {
 		q.Set("dst", f.Dst.String())

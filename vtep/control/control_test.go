@@ -72,12 +72,30 @@ func told(name string) error {
 	return nil
 }
 
-func (fake) TunnelAdd(w TunnelWrite) error              { return told(w.Name) }
-func (fake) TunnelSet(w TunnelWrite) error              { return told(w.Name) }
-func (fake) TunnelDelete(name string) error             { return told(name) }
-func (fake) PeerAdd(dev string, _ PeerWrite) error      { return told(dev) }
-func (fake) PeerSet(dev string, _ PeerWrite) error      { return told(dev) }
-func (fake) PeerDelete(dev, _ string) error             { return told(dev) }
+func (fake) TunnelAdd(w TunnelWrite) error         { return told(w.Name) }
+func (fake) TunnelSet(w TunnelWrite) error         { return told(w.Name) }
+func (fake) TunnelDelete(name string) error        { return told(name) }
+func (fake) PeerAdd(dev string, _ PeerWrite) error { return told(dev) }
+func (fake) PeerSet(dev string, _ PeerWrite) error { return told(dev) }
+func (fake) PeerDelete(dev, _ string) error        { return told(dev) }
+func (fake) VLANAdd(dev string, w VLANWrite) error {
+	if w != (VLANWrite{"10-19", "5010-5019"}) {
+		return errors.New("not what was written")
+	}
+	return told(dev)
+}
+func (fake) VLANDelete(dev string, w VLANWrite) error {
+	if w != (VLANWrite{"10-19", ""}) && w != (VLANWrite{"10", "5010"}) {
+		return errors.New("not what was written")
+	}
+	return told(dev)
+}
+func (fake) VLANs(dev string, stats bool) ([]VLAN, error) {
+	if stats {
+		return []VLAN{{First: 10, ID: 5010, Gvtep: &VLANDetail{Traffic{1000, 10}, Traffic{2000, 20}, FDBCount{Learned: 1, Limit: 4096}}}}, told(dev)
+	}
+	return []VLAN{{First: 10, Last: 19, ID: 5010, LastID: 5019}, {First: 30, ID: 7}}, told(dev)
+}
 func (fake) FDBSet(dev string, _ FDBWrite) error        { return told(dev) }
 func (fake) FDBDelete(dev string, w FDBWrite) error     { return told(dev) }
 func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) { return f.FDB(FDBFilter{Dev: dev}), told(dev) }
@@ -142,7 +160,7 @@ func (fake) Tunnels() []Tunnel {
 	ago := 0.4
 	v4 := Tunnel{
 		Ifindex: 7, Ifname: "gnv0", Flags: []string{"UP", "LOWER_UP"}, MTU: 1450, LinkType: "ether", Address: "02:00:00:00:00:01",
-		LinkInfo: LinkInfo{"geneve", InfoData{ID: 100, Remote: "203.0.113.1", Local: "198.51.100.1", TTL: 64, TOS: "0xb8", DF: "set", Port: 6081, UDPCsum: true}},
+		LinkInfo: LinkInfo{"geneve", InfoData{ID: new(uint32(100)), Remote: "203.0.113.1", Local: "198.51.100.1", TTL: 64, TOS: "0xb8", DF: "set", Port: 6081, UDPCsum: true}},
 		Stats:    Stats64{RX: Counters{1000, 10, 1}, TX: Counters{2000, 20, 2}},
 		Gvtep: TunnelDetail{
 			Mode: "l2", TTL: "64", TOS: "0xb8", Local: "198.51.100.1:6081", SrcPortMin: 49152, SrcPortMax: 65535, MTUAuto: true,
@@ -152,14 +170,15 @@ func (fake) Tunnels() []Tunnel {
 			Drops: Drops{RX: map[string]uint64{"ecn": 1}, TX: map[string]uint64{"too_big": 2}},
 			Peers: []Peer{{
 				Remote: netip.MustParseAddr("203.0.113.1"), Port: 6081, Flood: true, Origin: "config", LastSeen: &epoch, SeenAgo: &ago,
-				RX: Traffic{1000, 10}, TX: Traffic{2000, 20}, PathMTU: 1500,
+				RX: Traffic{1000, 10}, TX: Traffic{2000, 20}, PathMTU: 1500, BUMLimit: 100, Flooded: 3,
 			}},
-			FDB: FDBCount{Learned: 1, Static: 0, Limit: 4096, Moved: 1},
+			VLANs: []VLAN{{First: 10, Last: 19, ID: 5010, LastID: 5019}},
+			FDB:   FDBCount{Learned: 1, Static: 0, Limit: 4096, Moved: 1},
 		},
 	}
 	v6 := Tunnel{
 		Ifindex: 8, Ifname: "gnv6", Flags: []string{}, MTU: 1430, LinkType: "none",
-		LinkInfo: LinkInfo{"geneve", InfoData{ID: 0, Remote6: "2001:db8::2", DF: "unset", Port: 6082, ZeroCsumT: true}},
+		LinkInfo: LinkInfo{"geneve", InfoData{ID: new(uint32(0)), Remote6: "2001:db8::2", DF: "unset", Port: 6082, ZeroCsumT: true}},
 		Gvtep: TunnelDetail{
 			Mode: "l3", TTL: "inherit", TOS: "inherit", Local: "[::]:6082", Dev: "eth0", Netns: "blue", Addresses: []string{}, Offload: []string{}, Since: epoch,
 			Peers: []Peer{{Name: "leaf2", Remote: netip.MustParseAddr("2001:db8::2"), Port: 6082, Error: "no route"}},
@@ -175,14 +194,15 @@ func (f fake) FDB(filter FDBFilter) []FDBEntry {
 	}
 	one, two := 1, 2
 	all := []FDBEntry{
-		{MAC: "00:00:00:00:00:00", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{100, false, "config"}},
-		{MAC: "02:00:00:00:02:10", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, Used: &one, Updated: &two, Gvtep: &FDBDetail{100, false, "learned"}},
-		{MAC: "02:00:00:00:00:aa", Ifname: "gnv0", Flags: []string{"self"}, Gvtep: &FDBDetail{100, true, "learned"}},
-		{MAC: "00:00:00:00:00:00", Ifname: "gnv6", Dst: "2001:db8::2", Port: 6083, Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{0, false, "config"}},
+		{MAC: "00:00:00:00:00:00", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{new(uint32(100)), false, "config"}},
+		{MAC: "02:00:00:00:02:10", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, Used: &one, Updated: &two, Gvtep: &FDBDetail{new(uint32(100)), false, "learned"}},
+		{MAC: "02:00:00:00:00:aa", Ifname: "gnv0", Flags: []string{"self"}, Gvtep: &FDBDetail{new(uint32(100)), true, "learned"}},
+		{MAC: "02:00:00:00:02:11", Ifname: "gnv0", Dst: "203.0.113.1", VLAN: 10, SrcVNI: new(uint32(5010)), Flags: []string{"self"}, State: "static", Gvtep: &FDBDetail{new(uint32(5010)), false, "config"}},
+		{MAC: "00:00:00:00:00:00", Ifname: "gnv6", Dst: "2001:db8::2", Port: 6083, Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{new(uint32(0)), false, "config"}},
 	}
 	out := []FDBEntry{}
 	for _, e := range all {
-		if filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst {
+		if filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != *e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst || filter.VLAN != 0 && filter.VLAN != e.VLAN {
 			continue
 		}
 		out = append(out, e)
@@ -238,7 +258,7 @@ func TestGolden(t *testing.T) {
 	path := start(t, fake{}, time.Second, time.Second)
 	for name, url := range map[string]string{
 		"status": "/v1/status", "status_details": "/v1/status?details", "reload": "POST /v1/reload?dry_run", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
-		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb", "fdb_get": "/v1/tunnels/gnv6/fdb/00:00:00:00:00:00", "fdb_flush": "DELETE /v1/tunnels/gnv0/fdb?static=true",
+		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb", "vlans": "/v1/tunnels/gnv0/vlans", "vlans_stats": "/v1/tunnels/gnv0/vlans?stats", "fdb_get": "/v1/tunnels/gnv6/fdb/00:00:00:00:00:00", "fdb_flush": "DELETE /v1/tunnels/gnv0/fdb?static=true",
 	} {
 		method, url, ok := strings.Cut(url, " ")
 		if !ok {
@@ -281,15 +301,20 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/tunnels/gnv9/peers", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/fdb?dev=gnv9", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/fdb?vni=16777216", 400, `{"error":"vni 16777216: a VNI is 0 to 16777215"}` + "\n"},
+		{"GET", "/v1/fdb?vlan=4095", 400, `{"error":"vlan 4095: a VLAN ID is 1 to 4094"}` + "\n"},
+		{"GET", "/v1/tunnels/gnv9/vlans", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
+		{"POST", "/v1/tunnels/gnv0/vlans", 400, `{"error":"not the JSON of a control.VLANWrite: EOF"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/vlans/10?id=5010", 200, "{}\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?src_vni=x", 400, `{"error":"src_vni x: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
-		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni or dst"}` + "\n"},
+		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni, vlan or dst"}` + "\n"},
 		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
 		{"POST", "/v1/tunnels", 400, `{"error":"not the JSON of a control.TunnelWrite: EOF"}` + "\n"},
 		{"PUT", "/v1/status", 405, `{"error":"here one can only ask; what can be told is below /v1/tunnels, POST /v1/reload and PUT /v1/log/level"}` + "\n"},
 		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
 		{"DELETE", "/v1/tunnels/refused/peers/192.0.2.1", 409, `{"error":"File exists"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=192.0.2.1&vni=5&port=7&static=true&sticky=false", 200, `{"flushed":102}` + "\n"},
-		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dev, vni or dst"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dev, vni, vlan or dst"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?static=7", 400, `{"error":"static 7: want true or false"}` + "\n"},
 		{"GET", "/v1/events?object=link", 400, `{"error":"object \"link\": want tunnel, peer, fdb"}` + "\n"},
 		{"GET", "/v1/reload", 405, `{"error":"a reload is a POST"}` + "\n"},
@@ -338,10 +363,18 @@ func TestClient(t *testing.T) {
 	ps, err := c.Peers(ctx, "gnv0")
 	check("Peers", err, fake{}.Tunnels()[0].Gvtep.Peers, ps)
 	vni := uint32(0)
-	for _, f := range []FDBFilter{{}, {Dev: "gnv0"}, {VNI: &vni}, {Dst: netip.MustParseAddr("203.0.113.1")}, {Dev: "gnv6", VNI: &vni}} {
+	for _, f := range []FDBFilter{{}, {Dev: "gnv0"}, {VLAN: 10}, {VNI: &vni}, {Dst: netip.MustParseAddr("203.0.113.1")}, {Dev: "gnv6", VNI: &vni}} {
 		es, err := c.FDB(ctx, f)
 		check(fmt.Sprintf("FDB %+v", f), err, fake{}.FDB(f), es)
 	}
+	for _, stats := range []bool{false, true} {
+		got, err := c.VLANs(ctx, "gnv0", stats)
+		want, _ := fake{}.VLANs("gnv0", stats)
+		check("VLANs", err, want, got)
+	}
+	check("VLANAdd", c.VLANAdd(ctx, "gnv0", VLANWrite{"10-19", "5010-5019"}), nil, nil)
+	check("VLANDelete", c.VLANDelete(ctx, "gnv0", VLANWrite{"10-19", ""}), nil, nil)
+	check("VLANDelete", c.VLANDelete(ctx, "gnv0", VLANWrite{"10", "5010"}), nil, nil)
 	var missing *NotFoundError
 	if _, err := c.Tunnel(ctx, "../status?x"); !errors.As(err, &missing) {
 		t.Errorf("Tunnel of a bad name: %v, want a NotFoundError", err)

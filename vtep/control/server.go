@@ -36,6 +36,10 @@ type Source interface {
 	PeerAdd(dev string, w PeerWrite) error
 	PeerSet(dev string, w PeerWrite) error
 	PeerDelete(dev, addr string) error
+	// VLANs returns ranges, or with stats each VLAN for itself.
+	VLANs(dev string, stats bool) ([]VLAN, error)
+	VLANAdd(dev string, w VLANWrite) error
+	VLANDelete(dev string, w VLANWrite) error
 	FDBSet(dev string, w FDBWrite) error
 	FDBDelete(dev string, w FDBWrite) error
 	FDBFlush(dev string, f FDBFlush) (int, error)
@@ -248,6 +252,19 @@ func handler(src Source, read, write time.Duration) http.Handler {
 	mux.HandleFunc("DELETE /v1/tunnels/{name}/peers/{addr}", func(w http.ResponseWriter, r *http.Request) {
 		outcome(w, struct{}{}, src.PeerDelete(r.PathValue("name"), r.PathValue("addr")))
 	})
+	mux.HandleFunc("GET /v1/tunnels/{name}/vlans", func(w http.ResponseWriter, r *http.Request) {
+		if t, ok := tunnel(w, src, r.PathValue("name")); ok {
+			vlans, err := src.VLANs(t.Ifname, r.URL.Query().Has("stats"))
+			outcome(w, vlans, err)
+		}
+	})
+	mux.HandleFunc("POST /v1/tunnels/{name}/vlans", func(w http.ResponseWriter, r *http.Request) {
+		change(w, r, func(v VLANWrite) error { return src.VLANAdd(r.PathValue("name"), v) })
+	})
+	mux.HandleFunc("DELETE /v1/tunnels/{name}/vlans/{vid}", func(w http.ResponseWriter, r *http.Request) {
+		v := VLANWrite{VID: r.PathValue("vid"), ID: r.URL.Query().Get("id")}
+		outcome(w, struct{}{}, src.VLANDelete(r.PathValue("name"), v))
+	})
 	mux.HandleFunc("POST /v1/tunnels/{name}/fdb", func(w http.ResponseWriter, r *http.Request) {
 		change(w, r, func(e FDBWrite) error { return src.FDBSet(r.PathValue("name"), e) })
 	})
@@ -408,6 +425,11 @@ func parseFlush(r *http.Request) (f FDBFlush, err error) {
 			}
 			f.Port = uint16(n)
 			rest.Del(key)
+		case key == "src_vni":
+			if f.SrcVNI, err = parseVNI(key, v); err != nil {
+				return f, &UsageError{err.Error()}
+			}
+			rest.Del(key)
 		case slices.Contains(FlushWords[:], key):
 			if f.Is[key], err = strconv.ParseBool(v); err != nil {
 				return f, &UsageError{fmt.Sprintf("%s %s: want true or false", key, v)}
@@ -422,7 +444,7 @@ func parseFlush(r *http.Request) (f FDBFlush, err error) {
 	if err != nil {
 		return f, &UsageError{err.Error()}
 	}
-	f.Dst, f.VNI = filter.Dst, filter.VNI
+	f.Dst, f.VNI, f.VLAN = filter.Dst, filter.VNI, filter.VLAN
 	return f, nil
 }
 
@@ -445,18 +467,24 @@ func filterOf(q url.Values) (FDBFilter, error) {
 	f := FDBFilter{Dev: q.Get("dev")}
 	for key := range q {
 		switch key {
-		case "dev", "vni", "dst":
+		case "dev", "vni", "vlan", "dst":
 		default:
-			return f, fmt.Errorf("unknown filter %q: want dev, vni or dst", key)
+			return f, fmt.Errorf("unknown filter %q: want dev, vni, vlan or dst", key)
 		}
 	}
 	if s := q.Get("vni"); s != "" {
-		n, err := strconv.ParseUint(s, 0, 24)
+		vni, err := parseVNI("vni", s)
 		if err != nil {
-			return f, fmt.Errorf("vni %s: a VNI is 0 to 16777215", s)
+			return f, err
 		}
-		vni := uint32(n)
-		f.VNI = &vni
+		f.VNI = vni
+	}
+	if s := q.Get("vlan"); s != "" {
+		n, err := strconv.ParseUint(s, 0, 12)
+		if err != nil || n == 0 || n == 4095 {
+			return f, fmt.Errorf("vlan %s: a VLAN ID is 1 to 4094", s)
+		}
+		f.VLAN = uint16(n)
 	}
 	if s := q.Get("dst"); s != "" {
 		a, err := netip.ParseAddr(s)
@@ -466,6 +494,15 @@ func filterOf(q url.Values) (FDBFilter, error) {
 		f.Dst = a
 	}
 	return f, nil
+}
+
+func parseVNI(key, s string) (*uint32, error) {
+	n, err := strconv.ParseUint(s, 0, 24)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: a VNI is 0 to 16777215", key, s)
+	}
+	vni := uint32(n)
+	return &vni, nil
 }
 
 func health(w http.ResponseWriter, ok bool, reason string) {

@@ -7,15 +7,17 @@
 //	GET /v1/tunnels/NAME              Tunnel
 //	GET /v1/tunnels/NAME/peers        []Peer
 //	GET /v1/tunnels/NAME/fdb          []FDBEntry
-//	GET /v1/fdb?dev=&vni=&dst=        []FDBEntry
+//	GET /v1/tunnels/NAME/vlans?stats  []VLAN; with stats each for itself, with counters
+//	GET /v1/fdb?dev=&vni=&vlan=&dst=  []FDBEntry
 //	GET /v1/tunnels/NAME/fdb/LLADDR   []FDBEntry
 //	GET /v1/events?object=            Event, one a line, until the daemon ends
 //	POST /v1/reload?config=&dry_run=  Reload
 //	POST /v1/tunnels                  TunnelWrite; PATCH and DELETE /v1/tunnels/NAME
 //	POST /v1/tunnels/NAME/peers       PeerWrite; PATCH; DELETE /v1/tunnels/NAME/peers/ADDR
+//	POST /v1/tunnels/NAME/vlans       VLANWrite; DELETE /v1/tunnels/NAME/vlans/VID[-VID]?id=VNI[-VNI]
 //	POST /v1/tunnels/NAME/fdb         FDBWrite
 //	DELETE /v1/tunnels/NAME/fdb/LLADDR?keyword=  the keywords of FDBWrite
-//	DELETE /v1/tunnels/NAME/fdb?dst=&port=&vni=&permanent=&static=&dynamic=&sticky=&extern_learn=  Flushed
+//	DELETE /v1/tunnels/NAME/fdb?dst=&port=&vni=&vlan=&src_vni=&permanent=&static=&dynamic=&sticky=&extern_learn=  Flushed
 //	GET, PUT /v1/log/level            LogLevel, LogLevelWrite
 //	GET /metrics                      Prometheus
 //	GET /healthz                      200, or 503 and what is wrong: a worker is stuck, a device is down
@@ -150,18 +152,18 @@ type LinkInfo struct {
 // InfoData are the settings that the kernel's geneve device also has, under
 // its names. Remote is the first peer; all are in the tunnel's details.
 type InfoData struct {
-	ID        uint32 `json:"id"`
-	Remote    string `json:"remote,omitempty"`
-	Remote6   string `json:"remote6,omitempty"`
-	Local     string `json:"local,omitempty"`
-	Local6    string `json:"local6,omitempty"`
-	TTL       int    `json:"ttl,omitempty"` // left out for inherit
-	TOS       string `json:"tos,omitempty"` // as 0xb8; 0x1 for inherit, left out for 0
-	DF        string `json:"df"`
-	Port      uint16 `json:"port"`
-	UDPCsum   bool   `json:"udp_csum"`
-	ZeroCsumT bool   `json:"udp_zero_csum6_tx"`
-	ZeroCsumR bool   `json:"udp_zero_csum6_rx"`
+	ID        *uint32 `json:"id,omitempty"` // a trunk may have none
+	Remote    string  `json:"remote,omitempty"`
+	Remote6   string  `json:"remote6,omitempty"`
+	Local     string  `json:"local,omitempty"`
+	Local6    string  `json:"local6,omitempty"`
+	TTL       int     `json:"ttl,omitempty"` // left out for inherit
+	TOS       string  `json:"tos,omitempty"` // as 0xb8; 0x1 for inherit, left out for 0
+	DF        string  `json:"df"`
+	Port      uint16  `json:"port"`
+	UDPCsum   bool    `json:"udp_csum"`
+	ZeroCsumT bool    `json:"udp_zero_csum6_tx"`
+	ZeroCsumR bool    `json:"udp_zero_csum6_rx"`
 }
 
 // Stats64 are the counters of inner frames. As on any device, rx is what the
@@ -211,13 +213,15 @@ type TunnelDetail struct {
 	Flood      bool      `json:"flood"`
 	McastFlood bool      `json:"mcast_flood"`
 	BcastFlood bool      `json:"bcast_flood"`
-	BUMLimit   int       `json:"bum_limit"` // frames a second; 0: none
+	BUMLimit   int       `json:"bum_limit"` // frames a second, of each segment; 0: none
+	Isolated   bool      `json:"isolated"`
 	Locked     bool      `json:"locked"`
 	Damping    bool      `json:"move_damping"`
 	Suppress   bool      `json:"neigh_suppress"`
 	Answered   uint64    `json:"neigh_answered"` // ARP and ND requests answered here
 	TxFlood    uint64    `json:"tx_flood_packets"`
 	Drops      Drops     `json:"drops"`
+	VLANs      []VLAN    `json:"vlans,omitempty"` // of a trunk
 	Peers      []Peer    `json:"peers"`
 	FDB        FDBCount  `json:"fdb"`
 }
@@ -234,8 +238,27 @@ type Peer struct {
 	SeenAgo  *float64   `json:"last_seen_seconds"` // ago; null: never
 	RX       Traffic    `json:"rx"`
 	TX       Traffic    `json:"tx"`
-	PathMTU  int        `json:"path_mtu"` // bytes of outer IP packet; 0: no route
+	PathMTU  int        `json:"path_mtu"`              // bytes of outer IP packet; 0: no route
+	BUMLimit int        `json:"bum_limit,omitempty"`   // flooded frames a second let in; 0: all
+	Flooded  uint64     `json:"bum_dropped,omitempty"` // frames above it
 	Error    string     `json:"error,omitempty"`
+}
+
+// VLAN is VLANs of a trunk and as many segments, in the form of an element of
+// "tunnels" of "bridge -j vlan tunnelshow".
+type VLAN struct {
+	First  uint16      `json:"vlan"`
+	Last   uint16      `json:"vlanEnd,omitempty"` // if there are several, as the next but one
+	ID     uint32      `json:"tunid"`
+	LastID uint32      `json:"tunidEnd,omitempty"`
+	Gvtep  *VLANDetail `json:"gvtep,omitempty"`
+}
+
+// VLANDetail are the counters of one VLAN.
+type VLANDetail struct {
+	RX  Traffic  `json:"rx"`
+	TX  Traffic  `json:"tx"` // what the kernel refused to send is among it
+	FDB FDBCount `json:"fdb"`
 }
 
 // FDBCount sums up a forwarding table.
@@ -255,8 +278,10 @@ type FDBEntry struct {
 	MAC     string     `json:"mac"`
 	Ifname  string     `json:"ifname"`
 	Dst     string     `json:"dst,omitempty"`
-	Port    uint16     `json:"port,omitempty"` // if it is not the tunnel's, as the next two
+	VLAN    uint16     `json:"vlan,omitempty"` // of a trunk, as src_vni, which is the segment's
+	Port    uint16     `json:"port,omitempty"` // if it is not the tunnel's, as vni and viaIf
 	VNI     *uint32    `json:"vni,omitempty"`
+	SrcVNI  *uint32    `json:"src_vni,omitempty"`
 	Via     string     `json:"viaIf,omitempty"`
 	Used    *int       `json:"used,omitempty"` // seconds ago; learned entries only
 	Updated *int       `json:"updated,omitempty"`
@@ -267,9 +292,9 @@ type FDBEntry struct {
 
 // FDBDetail is what bridge has no key for.
 type FDBDetail struct {
-	ID     uint32 `json:"id"`
-	Local  bool   `json:"local"`  // behind our own device
-	Origin string `json:"origin"` // "learned" or "config"
+	ID     *uint32 `json:"id,omitempty"` // of the segment; the flood list of a trunk is of all
+	Local  bool    `json:"local"`        // behind our own device
+	Origin string  `json:"origin"`       // "learned" or "config"
 }
 
 // TunnelWrite is a tunnel to be added, or changed.
@@ -281,7 +306,13 @@ type TunnelWrite struct {
 // PeerWrite is a peer to be added, or changed.
 type PeerWrite struct {
 	Remote   string   `json:"remote"`
-	Keywords []string `json:"keywords"` // name TEXT, port PORT, flood or noflood, routes PREFIX
+	Keywords []string `json:"keywords"` // name TEXT, port PORT, flood or noflood, bum_limit PPS, routes PREFIX
+}
+
+// VLANWrite is VLANs to be mapped, or no longer.
+type VLANWrite struct {
+	VID string `json:"vid"` // VID[-VID]
+	ID  string `json:"id"`  // VNI[-VNI]; may be "" of those to be removed
 }
 
 // FDBWrite is an entry to be made.
@@ -295,8 +326,11 @@ type FDBWrite struct {
 // flood list.
 type FDBFlush struct {
 	Dst  netip.Addr
-	VNI  *uint32
+	VNI  *uint32 // that frames are sent with
 	Port uint16
+	// VLAN and SrcVNI choose a segment of a trunk; 0 and nil: all.
+	VLAN   uint16
+	SrcVNI *uint32
 	// Is has of "permanent", "static", "dynamic", "sticky" and "extern_learn"
 	// what an entry must be, or must not.
 	Is map[string]bool
@@ -319,6 +353,7 @@ type Event struct {
 	Action string `json:"action,omitempty"`
 	Ifname string `json:"ifname,omitempty"`
 	MAC    string `json:"mac,omitempty"`
+	VLAN   uint16 `json:"vlan,omitempty"` // of a trunk
 	// Dst is the peer, and where the address is; From is where it was.
 	Dst   string   `json:"dst,omitempty"`
 	Port  uint16   `json:"port,omitempty"`
@@ -351,7 +386,8 @@ type LogLevelWrite struct {
 
 // FDBFilter chooses entries; its zero value takes all.
 type FDBFilter struct {
-	Dev string
-	VNI *uint32
-	Dst netip.Addr
+	Dev  string
+	VNI  *uint32 // of the segment
+	VLAN uint16  // of a trunk; 0: all
+	Dst  netip.Addr
 }

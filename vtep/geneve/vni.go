@@ -35,3 +35,9 @@ func ParseVNI(s string) (VNI, error) {
 	}
 	return VNI(n), nil
 }
+
+// PutVNI writes v into an encoded header, of which it needs the fixed part.
+func PutVNI(header []byte, v VNI) {
+	_ = header[HeaderLen-1]
+	header[4], header[5], header[6] = byte(v>>16), byte(v>>8), byte(v)
+}

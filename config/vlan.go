@@ -1,0 +1,232 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// VLAN maps VLANs of a trunk to as many segments.
+type VLAN struct {
+	First, Last uint16 // VLAN IDs, 1-4094, both ends included
+	VNI         uint32 // of First; the others follow
+}
+
+const (
+	wantVID  = "a VLAN ID is 1 to 4094"
+	wantVNI  = "a VNI is 0 to 16777215"
+	wantVLAN = "want VID:VNI, or VID-VID:VNI-VNI with as many of each, such as 10-19:5010-5019"
+)
+
+// lastVNI is the VNI of Last.
+func (v VLAN) lastVNI() uint32 { return v.VNI + uint32(v.Last-v.First) }
+
+// String returns the form that ParseVLAN reads the halves of, and that the
+// keyword vlan has.
+func (v VLAN) String() string {
+	if v.First == v.Last {
+		return fmt.Sprintf("%d:%d", v.First, v.VNI)
+	}
+	return fmt.Sprintf("%d-%d:%d-%d", v.First, v.Last, v.VNI, v.lastVNI())
+}
+
+// ParseVLAN reads the two halves of a map, as bridge(8) has them: VID[-VID] and
+// VNI[-VNI].
+func ParseVLAN(vid, id string) (VLAN, error) {
+	first, last, err := ParseVIDs(vid)
+	if err != nil {
+		return VLAN{}, err
+	}
+	from, to, err := parseRange(id, 0, 1<<24-1, wantVNI)
+	if err != nil {
+		return VLAN{}, fmt.Errorf("id %s: %w", plain(id), err)
+	}
+	if vids, vnis := int(last-first)+1, to-from+1; vids != vnis {
+		return VLAN{}, fmt.Errorf("vid %s is %d, and id %s is %d: give as many of each", plain(vid), vids, plain(id), vnis)
+	}
+	return VLAN{first, last, uint32(from)}, nil
+}
+
+// ParseVIDs reads VID[-VID].
+func ParseVIDs(s string) (first, last uint16, err error) {
+	from, to, err := parseRange(s, 1, 4094, wantVID)
+	if err != nil {
+		return 0, 0, fmt.Errorf("vid %s: %w", plain(s), err)
+	}
+	return uint16(from), uint16(to), nil
+}
+
+// parseRange reads a number, or two with a dash between them.
+func parseRange(s string, lo, hi int, want string) (from, to int, err error) {
+	a, b, two := strings.Cut(s, "-")
+	if from, err = parseNumber(strings.TrimSpace(a), lo, hi, want); err != nil || !two {
+		return from, from, err
+	}
+	if to, err = parseNumber(strings.TrimSpace(b), lo, hi, want); err == nil && to < from {
+		err = wrong("want the smaller first")
+	}
+	return from, to, err
+}
+
+// AddVLAN maps more VLANs, none of which may be mapped yet. It takes
+// t.VLANs apart from those of other tunnels.
+func (t *Tunnel) AddVLAN(v VLAN) error {
+	for _, o := range t.VLANs {
+		if v.First <= o.Last && o.First <= v.Last {
+			return &TakenError{fmt.Sprintf("vlan %d has id %d", max(v.First, o.First), o.VNI+uint32(max(v.First, o.First)-o.First))}
+		}
+		if v.VNI <= o.lastVNI() && o.VNI <= v.lastVNI() {
+			id := max(v.VNI, o.VNI)
+			return &TakenError{fmt.Sprintf("id %d is that of vlan %d", id, o.First+uint16(id-o.VNI))}
+		}
+	}
+	t.VLANs = tidyVLANs(append(slices.Clone(t.VLANs), v))
+	return nil
+}
+
+// TakenError says that a VLAN or its VNI is mapped already.
+type TakenError struct{ text string }
+
+func (e *TakenError) Error() string { return e.text + " already" }
+
+// DeleteVLANs takes VLANs out of the map, with the entries of the forwarding
+// table that are in them. It reports whether all were there; else it does nothing.
+func (t *Tunnel) DeleteVLANs(first, last uint16) bool {
+	var rest []VLAN
+	there := 0
+	for _, o := range t.VLANs {
+		from, to := max(first, o.First), min(last, o.Last)
+		if from > to {
+			rest = append(rest, o)
+			continue
+		}
+		there += int(to-from) + 1
+		if o.First < from {
+			rest = append(rest, VLAN{o.First, from - 1, o.VNI})
+		}
+		if to < o.Last {
+			rest = append(rest, VLAN{to + 1, o.Last, o.VNI + uint32(to+1-o.First)})
+		}
+	}
+	if there != int(last-first)+1 {
+		return false
+	}
+	t.VLANs = rest
+	t.Entries = slices.DeleteFunc(slices.Clone(t.Entries), func(e Entry) bool { return first <= e.VLAN && e.VLAN <= last })
+	return true
+}
+
+// HasVLAN reports whether all of v is mapped so.
+func (t *Tunnel) HasVLAN(v VLAN) bool {
+	there := 0
+	for vid, vni := range t.segments() {
+		if v.First <= vid && vid <= v.Last && vni == v.VNI+uint32(vid-v.First) {
+			there++
+		}
+	}
+	return there == int(v.Last-v.First)+1
+}
+
+// tidyVLANs sorts a map and joins what is one range.
+func tidyVLANs(all []VLAN) (tidy []VLAN) {
+	slices.SortFunc(all, func(a, b VLAN) int { return cmp.Compare(a.First, b.First) })
+	for _, v := range all {
+		if n := len(tidy); n > 0 && tidy[n-1].Last+1 == v.First && tidy[n-1].lastVNI()+1 == v.VNI {
+			tidy[n-1].Last = v.Last
+			continue
+		}
+		tidy = append(tidy, v)
+	}
+	return tidy
+}
+
+// segments yields all segments of a tunnel: VLAN ID and VNI, without a VLAN
+// first.
+func (t *Tunnel) segments() iter.Seq2[uint16, uint32] {
+	return func(yield func(uint16, uint32) bool) {
+		if !t.NoVNI && !yield(0, t.VNI) {
+			return
+		}
+		for _, v := range t.VLANs {
+			for vid := v.First; vid <= v.Last; vid++ {
+				if !yield(vid, v.VNI+uint32(vid-v.First)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Place finds out in which VLAN an entry is, which may say so by its src_vni.
+func (t *Tunnel) Place(e *Entry) error {
+	for vid, vni := range t.segments() {
+		switch {
+		case e.HasSrcVNI && e.SrcVNI == vni:
+			if e.VLAN != 0 && e.VLAN != vid {
+				return fmt.Errorf("vlan %d is not where src_vni %d is", e.VLAN, vni)
+			}
+			e.VLAN, e.SrcVNI, e.HasSrcVNI = vid, 0, false
+			return nil
+		case !e.HasSrcVNI && e.VLAN == vid:
+			return nil
+		}
+	}
+	switch {
+	case e.HasSrcVNI:
+		return fmt.Errorf("src_vni %d: the tunnel has no such segment", e.SrcVNI)
+	case e.VLAN != 0:
+		return fmt.Errorf("vlan %d: the tunnel has no such VLAN", e.VLAN)
+	}
+	return fmt.Errorf("in which VLAN? The trunk has no id of its own: add vlan VID or src_vni VNI")
+}
+
+func setVLAN(t *Tunnel, v string) error {
+	vid, id, ok := strings.Cut(v, ":")
+	if !ok {
+		return wrong(wantVLAN)
+	}
+	parsed, err := ParseVLAN(vid, id)
+	if err == nil {
+		err = t.AddVLAN(parsed)
+	}
+	return err
+}
+
+// vlans reads the [[tunnel.vlan]] of a tunnel.
+func (l *loader) vlans(f *file, v *node, t *Tunnel, at map[string][]span) {
+	at["vlan"] = []span{}
+	for _, item := range l.items(f, v, "vlan") {
+		halves, before := map[string]string{}, len(l.faults)
+		for _, key := range item.table.keys {
+			n := item.table.values[key]
+			switch {
+			case key != "vid" && key != "id":
+				l.fault(f, n.key, "vlan: unknown key %s: %s", plain(key), hintFor(key, []string{"vid", "id"}))
+			case n.kind != unstable.String && n.kind != unstable.Integer:
+				l.fault(f, n.at, "%s: want a number, or a range in quotes, not %s", key, n.kindName())
+			default:
+				halves[key] = strings.ReplaceAll(n.text, "_", "")
+			}
+		}
+		if len(l.faults) > before {
+			continue
+		}
+		if halves["vid"] == "" || halves["id"] == "" {
+			l.fault(f, item.at, "want vid and id, such as vid = \"10-19\" and id = \"5010-5019\"")
+			continue
+		}
+		parsed, err := ParseVLAN(halves["vid"], halves["id"])
+		if err == nil {
+			err = t.AddVLAN(parsed)
+		}
+		if err != nil {
+			l.fault(f, item.at, "vlan: %s", err)
+			continue
+		}
+		at["vlan"] = append(at["vlan"], item.at)
+	}
+}

@@ -1,0 +1,342 @@
+package vtep
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/fdb"
+	"gvtep/internal/neigh"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+// A trunk is a device with many ports: each of its VLANs is one, and meets a
+// segment of its own there. Peers, paths and settings are the tunnel's, and
+// shared by all of them. What a VLAN has for itself is its forwarding table, so
+// that equal addresses in two VLANs never meet, and its limits.
+//
+// The tag stays on our side: it is taken off before a frame is looked at, and
+// put on after all is decided, so that between the two a trunk's frame is like any other.
+
+// VLANRange maps VLANs to as many segments.
+type VLANRange struct {
+	First, Last uint16     // VLAN IDs, 1 to MaxVID, both ends included
+	VNI         geneve.VNI // of First; the others follow
+}
+
+// MaxVID is the largest VLAN ID; 0 is none and 4095 is reserved (IEEE 802.1Q
+// table 9-2).
+const MaxVID = 4094
+
+const (
+	tagLen  = 4      // of an 802.1Q tag
+	vidMask = 0x0fff // of its second half; the rest is priority and DEI
+)
+
+// isTrunk reports whether tags choose the segment. A trunk may be without
+// VLANs for a while.
+func (cfg *Tunnel) isTrunk() bool { return cfg.NoVNI || len(cfg.VLANs) > 0 }
+
+// vni returns the VNI of a VLAN, 0 standing for no tag.
+func (cfg *Tunnel) vni(vid uint16) (geneve.VNI, bool) {
+	if vid == 0 {
+		return cfg.VNI, !cfg.NoVNI
+	}
+	for _, r := range cfg.VLANs {
+		if r.First <= vid && vid <= r.Last {
+			return r.VNI + geneve.VNI(vid-r.First), true
+		}
+	}
+	return 0, false
+}
+
+// checkVLANs refuses a map that is none.
+func (cfg *Tunnel) checkVLANs() error {
+	vids, vnis := map[uint16]bool{}, map[geneve.VNI]bool{}
+	if !cfg.NoVNI {
+		vnis[cfg.VNI] = true
+	}
+	for _, r := range cfg.VLANs {
+		if r.First < 1 || r.First > r.Last || r.Last > MaxVID || !(r.VNI + geneve.VNI(r.Last-r.First)).Valid() {
+			return fmt.Errorf("vlan %d-%d with id %d: want VLAN IDs from 1 to %d, and VNIs up to %d: %w", r.First, r.Last, r.VNI, MaxVID, geneve.MaxVNI, unix.EINVAL)
+		}
+		for vid := r.First; vid <= r.Last; vid++ {
+			vni := r.VNI + geneve.VNI(vid-r.First)
+			if vids[vid] || vnis[vni] {
+				return fmt.Errorf("vlan %d with id %d: one of them is given twice: %w", vid, vni, unix.EEXIST)
+			}
+			vids[vid], vnis[vni] = true, true
+		}
+	}
+	return nil
+}
+
+// domain is what lives on of a segment when the configuration changes.
+type domain struct {
+	vid        uint16 // 0: the tunnel's own segment
+	vni        geneve.VNI
+	fdb        *fdb.Table
+	bumDue     *atomic.Int64
+	neighbours *neigh.Table // what neigh_suppress answers from; nil: off
+	traffic    []traffic    // of a VLAN, by worker
+}
+
+// domains makes the domains of a configuration: those of the VLANs in the
+// order of their IDs, behind the tunnel's own. A VLAN that goes to another
+// segment than before begins anew.
+func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
+	cfg := &t.config
+	n := 1
+	for _, r := range cfg.VLANs {
+		n += int(r.Last-r.First) + 1
+	}
+	all := make([]domain, 0, n)
+	var own packet.MAC
+	if t.device != nil {
+		own = t.device.LLAddr()
+	}
+	add := func(vid uint16, vni geneve.VNI) {
+		d := domain{vid: vid, vni: vni}
+		if i, ok := slices.BinarySearchFunc(before, vid, domain.compare); ok && before[i].vni == vni {
+			d = before[i]
+		} else {
+			d.bumDue = new(atomic.Int64)
+			d.fdb = fdb.NewTable(fdb.Options{
+				Limit: cfg.MaxAddress, Ageing: cfg.Ageing, NoDamping: cfg.NoMoveDamping,
+				OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, vid, t.state, c) },
+			})
+			d.fdb.SetOwn(own)
+			if vid != 0 {
+				d.traffic = make([]traffic, len(e.workers))
+			}
+		}
+		switch {
+		case !cfg.NeighSuppress:
+			d.neighbours = nil
+		case d.neighbours == nil:
+			d.neighbours = neigh.NewTable(neigh.Options{Limit: cfg.MaxAddress, Ageing: cfg.Ageing})
+		}
+		all = append(all, d)
+	}
+	add(0, cfg.VNI)
+	for _, r := range cfg.VLANs {
+		for vid := r.First; vid <= r.Last; vid++ {
+			add(vid, r.VNI+geneve.VNI(vid-r.First))
+		}
+	}
+	slices.SortFunc(all, func(a, b domain) int { return a.compare(b.vid) })
+	return all
+}
+
+func (d domain) compare(vid uint16) int { return int(d.vid) - int(vid) }
+
+// domain returns that of a VLAN, nil if there is none.
+func (t *tunnel) domain(vid uint16) *domain {
+	i, ok := slices.BinarySearchFunc(t.domains, vid, domain.compare)
+	if !ok {
+		return nil
+	}
+	return &t.domains[i]
+}
+
+// trunk finds the segments of a trunk's VLANs.
+type trunk struct {
+	vlans []segment
+	byVID [vidMask + 1]*segment // the first is that of frames without a tag, if there is one
+	byVNI map[geneve.VNI]*segment
+}
+
+// newTrunk makes the segments of all VLANs.
+func (t *tunnel) newTrunk(own *segment) *trunk {
+	tr := &trunk{byVNI: make(map[geneve.VNI]*segment, len(t.domains))}
+	// Beside the VLANs a tag of a peer's would be a way into them. That holds
+	// for all kinds of tags: the kernel takes off one without an ID and looks
+	// at the next (net/core/dev.c, check_vlan_id).
+	own.vlanDrop = true
+	if !t.config.NoVNI {
+		tr.byVID[0] = own
+	}
+	tr.vlans = make([]segment, len(t.domains)-1)
+	for i := range tr.vlans {
+		seg := &tr.vlans[i]
+		*seg = t.segment(&t.domains[i+1], own.rules)
+		tr.byVID[seg.vid], tr.byVNI[seg.vni] = seg, seg
+	}
+	return tr
+}
+
+// untag finds the segment of a frame from the device and takes off the tag
+// that says so. Without a segment, reason says why.
+//
+// A tag without an ID is only a priority (802.1Q section 6.9.1 has such frames
+// treated like those without a tag). A service tag is none of ours.
+func (tr *trunk) untag(hdr *packet.VirtioHdr, frame []byte) (seg *segment, rest []byte, reason Reason) {
+	if len(frame) < ethernetLen {
+		return nil, frame, DropShortInner
+	}
+	if binary.BigEndian.Uint16(frame[12:]) != packet.EtherTypeVLAN {
+		return tr.byVID[0], frame, DropUntagged
+	}
+	if len(frame) < ethernetLen+tagLen {
+		return nil, frame, DropShortInner
+	}
+	vid := binary.BigEndian.Uint16(frame[14:]) & vidMask
+	copy(frame[tagLen:], frame[:12])
+	if hdr.Flags&packet.VirtioNeedsCsum != 0 {
+		hdr.CsumStart -= tagLen
+	}
+	reason = DropUnknownVLAN
+	if vid == 0 {
+		reason = DropUntagged
+	}
+	return tr.byVID[vid], frame[tagLen:], reason
+}
+
+// tag puts a tag into a frame that begins tagLen bytes into b, and returns it.
+// Its priority is the least, 0.
+func tag(b []byte, vid uint16) []byte {
+	copy(b[:12], b[tagLen:])
+	binary.BigEndian.PutUint16(b[12:], packet.EtherTypeVLAN)
+	binary.BigEndian.PutUint16(b[14:], vid)
+	return b
+}
+
+// tagged is what tag does to what Walk found in a frame.
+func tagged(h *packet.Headers) {
+	h.Tags++
+	if h.Version != 0 {
+		h.L3 += tagLen
+		h.End = uint16(min(int(h.End)+tagLen, 65535))
+	}
+	if h.L4 != 0 {
+		h.L4 += tagLen
+	}
+}
+
+// source is where a datagram came from: a trunk admits it for any of its VNIs.
+type source struct {
+	socket uint32 // socket.id
+	addr   netip.Addr
+}
+
+// admitted returns the peer that a datagram is from, and the segment that it
+// is for; nil if nobody admits it.
+func (snap *snapshot) admitted(key admission) (*peer, *segment) {
+	if p := snap.admit[key]; p != nil {
+		return p, p.port.segment
+	}
+	for _, p := range snap.sources[source{key.socket, key.source}] {
+		if seg := p.port.trunk.byVNI[key.vni]; seg != nil {
+			return p, seg
+		}
+	}
+	return nil, nil
+}
+
+// listening returns whether there is a tunnel with a VNI on a socket, and the
+// port of one that lets in who is not known yet.
+func (snap *snapshot) listening(key vniKey) (known bool, open *port) {
+	_, known = snap.vnis[key]
+	open = snap.open[key]
+	for _, p := range snap.trunks[key.socket] {
+		if p.trunk.byVNI[key.vni] != nil {
+			known = true
+			if len(p.segment.accept) > 0 {
+				open = p
+			}
+		}
+	}
+	return known, open
+}
+
+// conflict finds a tunnel that admits the same as p would for t.
+func (e *Endpoint) conflict(t *tunnel, p *peer) error {
+	taken := func(other *peer, vni geneve.VNI) error {
+		if other == nil || other.port.id == t.id {
+			return nil
+		}
+		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, vni, unix.EEXIST)
+	}
+	for _, a := range p.admissions {
+		if err := taken(e.admit[a], a.vni); err != nil {
+			return err
+		}
+		for _, other := range e.sources[source{a.socket, a.source}] {
+			if other.port.trunk.byVNI[a.vni] != nil {
+				if err := taken(other, a.vni); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, s := range p.sources {
+		for _, d := range t.domains[1:] {
+			if err := taken(e.admit[admission{vniKey{s.socket, d.vni}, s.addr}], d.vni); err != nil {
+				return err
+			}
+			for _, other := range e.sources[s] {
+				if other.port.trunk.byVNI[d.vni] != nil {
+					if err := taken(other, d.vni); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// VLANState is one VLAN of a trunk at one moment.
+type VLANState struct {
+	VID   uint16
+	VNI   geneve.VNI
+	Stats Stats // what the kernel refused to send is among what was sent
+	FDB   FDBState
+}
+
+// VLANs returns the VLANs of a trunk in the order of their IDs; of a tunnel
+// that is none there are none.
+func (e *Endpoint) VLANs(name string) ([]VLANState, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]VLANState, 0, len(t.domains)-1)
+	for i := range t.domains[1:] {
+		d := &t.domains[i+1]
+		s := VLANState{VID: d.vid, VNI: d.vni, FDB: d.state()}
+		s.Stats, _ = sumTraffic(d.traffic)
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// state sums up the domain's table.
+func (d *domain) state() FDBState {
+	counts, stats := d.fdb.Count(), d.fdb.Stats()
+	return FDBState{
+		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Permanent: counts.Permanent, Limit: d.fdb.Limit(),
+		Entered: stats.Learned, Full: stats.Full, Own: stats.Own,
+		Moved: stats.Moved, Aged: stats.Aged, Damped: stats.Damped, Frozen: stats.Frozen,
+	}
+}
+
+func (s *FDBState) add(o FDBState) {
+	s.Learned += o.Learned
+	s.Static += o.Static
+	s.Permanent += o.Permanent
+	s.Entered += o.Entered
+	s.Full += o.Full
+	s.Own += o.Own
+	s.Moved += o.Moved
+	s.Aged += o.Aged
+	s.Damped += o.Damped
+	s.Frozen += o.Frozen
+}
