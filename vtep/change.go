@@ -33,6 +33,9 @@ func (e *Endpoint) apply(c Change) (err error) {
 	if e.closed {
 		return errClosed
 	}
+	if err := e.stuckError(); err != nil {
+		return err
+	}
 
 	// Open all that is new beside what is there. Nothing is taken away yet, so
 	// that going back is only closing again.
@@ -131,6 +134,9 @@ func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
 
 // rewire changes one tunnel below its configuration. e.mu is held.
 func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
+	if err := e.stuckError(); err != nil {
+		return err
+	}
 	t, err := e.change(old, edit)
 	if err != nil {
 		return err

@@ -59,6 +59,10 @@ type Endpoint struct {
 	speakers chan speaker // want to be let in
 	flaps    chan flap    // addresses frozen since the last line about them
 
+	carrying atomic.Bool           // the workers run
+	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
+	pokes    sync.RWMutex          // held for writing while the workers' descriptors are closed
+
 	mu      sync.Mutex // held by one change at a time
 	running bool
 	closed  bool
@@ -134,12 +138,14 @@ func (e *Endpoint) Run(ctx context.Context) error {
 		threads.Go(w.run)
 	}
 	e.running = true
+	e.carrying.Store(true)
 	err := e.publish()
 	e.mu.Unlock()
 
 	var watcher sync.WaitGroup
 	if err == nil {
 		watcher.Go(func() { e.watch(ctx) })
+		watcher.Go(func() { e.probe(ctx) })
 		e.ready.Store(true)
 		select {
 		case <-ctx.Done():
@@ -162,6 +168,7 @@ func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
 		return nil
 	}
 	e.closed = true
+	e.carrying.Store(false)
 	e.snap.Store(&snapshot{generation: e.snap.Load().generation + 1, closing: true})
 	for _, w := range e.workers {
 		w.poke()
@@ -173,6 +180,8 @@ func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
 }
 
 func (e *Endpoint) closeWorkers() {
+	e.pokes.Lock()
+	defer e.pokes.Unlock()
 	for _, w := range e.workers {
 		w.close()
 	}

@@ -143,7 +143,7 @@ func (e *Endpoint) ownDevices() []int32 {
 // checkOwn publishes the own devices if they have changed. e.mu is held.
 func (e *Endpoint) checkOwn() {
 	own, snap := e.ownDevices(), e.snap.Load()
-	if slices.Equal(own, snap.own) || snap.closing {
+	if slices.Equal(own, snap.own) || snap.closing || e.stuckError() != nil {
 		return
 	}
 	next := *snap

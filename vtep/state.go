@@ -13,8 +13,9 @@ import (
 // State is the endpoint at one moment, for people and programs to look at.
 type State struct {
 	Workers int
+	Stuck   []int // workers that do not go round any more; see Progress
 	Started time.Time
-	Ready   bool
+	Ready   bool // packets can flow and no worker is stuck
 	// Drops are the packets that belong to no tunnel.
 	Drops   Drops
 	Tunnels []TunnelState // sorted by name
@@ -93,7 +94,8 @@ type FDBEntry struct {
 func (e *Endpoint) State() State {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := State{Workers: len(e.workers), Started: e.started, Ready: e.ready.Load()}
+	s := State{Workers: len(e.workers), Stuck: e.stuckWorkers(), Started: e.started}
+	s.Ready = e.ready.Load() && len(s.Stuck) == 0
 	for _, w := range e.workers {
 		s.Drops.add(&w.drops)
 	}

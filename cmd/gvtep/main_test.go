@@ -89,7 +89,7 @@ func labCondition() (bool, error) {
 type fakeSource struct {
 	control.Source // nothing of it can be changed
 	instance       string
-	ready          bool
+	ready, stuck   bool
 }
 
 var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -148,7 +148,11 @@ func fakeState(ready bool) vtep.State {
 }
 
 func (f fakeSource) Status(details bool) control.Status {
-	s := statusOf(fakeState(f.ready), f.instance, "v0.1.0", begin)
+	state := fakeState(f.ready)
+	if f.stuck {
+		state.Stuck = []int{1}
+	}
+	s := statusOf(state, f.instance, "v0.1.0", begin)
 	s.PID = 4242
 	if details {
 		s.Config, s.Go = "/etc/gvtep/p1.toml", &control.Runtime{HeapObjects: 12345, Goroutines: 7}
@@ -242,13 +246,13 @@ func (f fakeSource) Events(context.Context) iter.Seq[control.Event] {
 	}
 }
 
-// fakeDaemon is "fake INSTANCE [unready]".
+// fakeDaemon is "fake INSTANCE [unready|stuck]".
 func fakeDaemon() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
 	if err == nil {
-		err = control.Serve(ctx, l, fakeSource{instance: os.Args[1], ready: len(os.Args) == 2})
+		err = control.Serve(ctx, l, fakeSource{instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake:", err)

@@ -71,10 +71,13 @@ func statusOf(s vtep.State, instance, version string, now time.Time) control.Sta
 	st := control.Status{
 		Instance: instance, PID: os.Getpid(), Version: version,
 		Ready: s.Ready, Started: s.Started, Uptime: seconds(now.Sub(s.Started)),
-		Workers: s.Workers, Tunnels: len(s.Tunnels), Sockets: []control.Socket{},
+		Workers: s.Workers, Stuck: append([]int{}, s.Stuck...), Tunnels: len(s.Tunnels), Sockets: []control.Socket{},
 		Drops: dropsOf(&s.Drops),
 	}
-	if !s.Ready {
+	switch {
+	case len(s.Stuck) > 0:
+		st.Reason = vtep.StuckText(s.Stuck)
+	case !s.Ready:
 		st.Reason = "starting or stopping"
 	}
 	for _, t := range s.Tunnels {

@@ -99,7 +99,7 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func (fake) Status(details bool) Status {
 	s := Status{
-		Instance: "p1", PID: 42, Version: "v0.1.0", Ready: false, Reason: "starting", Started: epoch, Uptime: 1.5, Workers: 2, Tunnels: 2,
+		Instance: "p1", PID: 42, Version: "v0.1.0", Ready: false, Reason: "starting", Started: epoch, Uptime: 1.5, Workers: 2, Stuck: []int{}, Tunnels: 2,
 		Sockets: []Socket{{Local: netip.MustParseAddr("198.51.100.1"), Port: 6081, Dev: "eth0", Overflows: 7}},
 		Drops:   Drops{RX: map[string]uint64{"unknown_vni": 9, "short": 1}, TX: map[string]uint64{}},
 		Config:  "/etc/gvtep/p1.toml",

@@ -46,6 +46,7 @@ type Status struct {
 	Started  time.Time `json:"started"`
 	Uptime   float64   `json:"uptime_seconds"`
 	Workers  int       `json:"workers"`
+	Stuck    []int     `json:"stuck_workers"` // by number; not ready while there is one
 	Tunnels  int       `json:"tunnels"`
 	Sockets  []Socket  `json:"sockets"`
 	Drops    Drops     `json:"drops"` // of packets that belong to no tunnel
