@@ -97,7 +97,8 @@ type Underlay struct {
 	sets      map[PortOptions]*sharedSet
 	held      map[heldPort]int // source ports held by our sets, and by how many
 	nextID    int
-	groups    int // opened so far
+	groups    int   // opened so far
+	inherited []int // receive sockets of an earlier process that no Listen has taken
 }
 
 // New prepares an underlay; it opens no UDP socket yet.
@@ -143,6 +144,9 @@ func (u *Underlay) Close() error {
 	clear(u.listeners)
 	clear(u.sets)
 	clear(u.held)
+	for _, fd := range u.inherited {
+		unix.Close(fd)
+	}
 	u.routes.Close()
 	return nil
 }
