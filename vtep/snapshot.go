@@ -3,6 +3,7 @@ package vtep
 import (
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
@@ -139,6 +140,8 @@ type peerState struct {
 	blocked atomic.Bool
 	// noRoute is what the log last said of the route; guarded by Endpoint.mu.
 	noRoute bool
+	// seenBefore is when another process last heard it; zero: not known.
+	seenBefore time.Time
 
 	traffic []traffic // by worker
 }
