@@ -29,7 +29,7 @@ type spelling struct {
 // NewDraft starts with the default values.
 func NewDraft() *Draft {
 	d := &Draft{
-		config: Config{Log: defaultLog(), Socket: defaultSocket()}, tunnel: defaults(),
+		config: Config{Log: defaultLog(), Socket: defaultSocket(), Hooks: defaultHooks()}, tunnel: defaults(),
 		words: map[string]spelling{}, given: map[string]bool{}, help: "gvtep run --help",
 	}
 	bind(d, tunnelKeywords(), &d.tunnel, "")
@@ -252,6 +252,7 @@ func (d *Draft) Amend(cfg *Config) error {
 		do   func()
 	}{
 		{"workers", func() { cfg.Socket.Workers = d.config.Socket.Workers }},
+		{"cpus", func() { cfg.Socket.CPUs = d.config.Socket.CPUs }},
 		{"rcvbuf", func() { cfg.Socket.Rcvbuf = d.config.Socket.Rcvbuf }},
 		{"busypoll", func() { cfg.Socket.BusyPoll = d.config.Socket.BusyPoll }},
 		{"log-level", func() { cfg.Log.Level = d.config.Log.Level }},

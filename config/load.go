@@ -62,6 +62,7 @@ type tables struct {
 	fdb    index[Entry]
 	socket index[Socket]
 	log    index[Log]
+	hooks  index[Hooks]
 }
 
 // index finds the keywords of a table by name.
@@ -87,6 +88,7 @@ func newTables() tables {
 		fdb:    newIndex(entryKeywords(), "lladdr"),
 		socket: newIndex(socketKeywords()),
 		log:    newIndex(logKeywords()),
+		hooks:  newIndex(hookKeywords()),
 	}
 }
 
@@ -224,7 +226,7 @@ func resolved(name string) string {
 
 // config makes the configuration of all files read.
 func (l *loader) config() (Config, error) {
-	l.cfg = Config{Log: defaultLog(), Socket: defaultSocket()}
+	l.cfg = Config{Log: defaultLog(), Socket: defaultSocket(), Hooks: defaultHooks()}
 	l.base, l.inherited = defaults(), map[string]bool{}
 	l.seen = newClaims()
 	given := map[string]place{} // settings by their full name
@@ -254,7 +256,7 @@ func (l *loader) config() (Config, error) {
 }
 
 // sections are the keys at the top of a file.
-var sections = [...]string{"instance", "include", "log", "socket", "defaults", "tunnel"}
+var sections = [...]string{"instance", "include", "log", "socket", "hooks", "defaults", "tunnel"}
 
 // settings reads what concerns the process. given is what other files said.
 func (l *loader) settings(f *file, given map[string]place) {
@@ -279,6 +281,10 @@ func (l *loader) settings(f *file, given map[string]place) {
 		case "socket":
 			if t := l.section(f, key, n); t != nil {
 				fill(l, f, t, &l.cfg.Socket, l.tables.socket, key, given)
+			}
+		case "hooks":
+			if t := l.section(f, key, n); t != nil {
+				fill(l, f, t, &l.cfg.Hooks, l.tables.hooks, key, given)
 			}
 		case "defaults":
 			l.section(f, key, n)

@@ -17,6 +17,7 @@ func Print(cfg Config, all bool) string {
 	log, socket, tunnel, peer, fdb := logKeywords(), socketKeywords(), tunnelKeywords(), peerKeywords(), entryKeywords()
 	section(&b, "[log]", log, cfg.Log, defaultLog(), all)
 	section(&b, "[socket]", socket, cfg.Socket, defaultSocket(), all)
+	section(&b, "[hooks]", hookKeywords(), cfg.Hooks, defaultHooks(), all)
 	base := defaults()
 	base.DstPort = cfg.Socket.Port
 	for _, t := range cfg.Tunnels {

@@ -42,6 +42,7 @@ func Schema() []byte {
 			"include":  oneOrMore(object{"type": "string"}, "files to read as well, such as tenants.d/*.toml"),
 			"log":      tableOf(properties(logKeywords())),
 			"socket":   tableOf(properties(socketKeywords())),
+			"hooks":    tableOf(properties(hookKeywords())),
 			"defaults": tableOf(shared),
 			"tunnel":   object{"type": "array", "items": tableOf(tunnel, "name", "id")},
 		},

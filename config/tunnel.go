@@ -57,6 +57,7 @@ type Config struct {
 	Instance string // "": not said
 	Log      Log
 	Socket   Socket
+	Hooks    Hooks
 	Tunnels  []Tunnel // at least one, in the order of the file
 }
 
@@ -69,6 +70,7 @@ type Log struct {
 // Socket is what all tunnels share.
 type Socket struct {
 	Workers int    // 1-255; 0: auto
+	CPUs    string // that the workers run on, such as 2-5,8; "": any
 	Rcvbuf  int    // of a receive socket, in bytes
 	Port    uint16 // the DstPort of tunnels that do not say otherwise
 	Ports   int    // size of the set of source ports
