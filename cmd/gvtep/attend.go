@@ -92,6 +92,7 @@ func (a *attendant) run(ctx context.Context, ready func()) {
 		case <-tick.C:
 			continue
 		case <-a.wake:
+			a.status = "" // may have been replaced by that of a failed reload
 			continue
 		case <-ctx.Done():
 		}

@@ -297,6 +297,10 @@ func TestServiceReload(t *testing.T) {
 	if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, "STATUS=not reloaded: ") }) {
 		t.Errorf("the status does not say that the reload failed: %q", said)
 	}
+	write(first + "[[tunnel]]\nname = \"gnv1\"\nid = 43\nremote = \"10.77.0.2\"\n")
+	mark = m.mark()
+	reloaded(func() { g.client("reload") })
+	m.await(mark, 5*time.Second, "STATUS=2 tunnels up, 0 of 2 peers seen") // no longer that of the failure
 }
 
 // TestServiceMemory: the table is there again with its ages after a restart,
