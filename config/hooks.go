@@ -63,5 +63,10 @@ func period(name, standard, usage string, at func(*Hooks) *time.Duration) entry[
 			*at(h) = d
 			return nil
 		},
-		func(h *Hooks) []string { return []string{at(h).String()} })
+		func(h *Hooks) []string {
+			if *at(h) == 0 {
+				return nil // not set
+			}
+			return []string{at(h).String()}
+		})
 }
