@@ -9,9 +9,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NEED        := scripts/tools/need.sh
 LABTOOLS    := ip ping iperf3 socat tshark
 # gcc: the race detector needs it, and one test runs a binary with it; python3 holds a port in another;
-# mandoc and groff find what is wrong with the manual pages.
+# mandoc and groff find what is wrong with the manual pages, systemd-analyze with the unit.
 # Without root these are only looked for, and the tests that need one skip.
-TESTTOOLS   := curl gcc groff mandoc nft python3 $(LABTOOLS)
+TESTTOOLS   := curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
 .PHONY: help build install test race fuzz lint bench man demo clean

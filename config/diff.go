@@ -9,7 +9,7 @@ import (
 
 // Changes is what makes one configuration of another.
 type Changes struct {
-	Process []KeyChange // of [log], [socket] and [metrics], by their full name, such as socket.workers
+	Process []KeyChange // of [log], [socket], [metrics] and [hooks], by their full name, such as socket.workers
 	Added   []Tunnel
 	Removed []string
 	Changed []TunnelChange
@@ -72,6 +72,7 @@ func Diff(from, to Config) Changes {
 	// The defaults of tunnels show in the tunnels.
 	sockets := slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) })
 	c.Process = append(c.Process, changedKeys("socket.", sockets, &from.Socket, &to.Socket)...)
+	c.Process = append(c.Process, changedKeys("hooks.", hookKeywords(), &from.Hooks, &to.Hooks)...)
 
 	c.Process = append(c.Process, changedKeys("metrics.", metricsKeywords(), &from.Metrics, &to.Metrics)...)
 

@@ -255,6 +255,7 @@ func (d *Draft) Amend(cfg *Config) error {
 		do   func()
 	}{
 		{"workers", func() { cfg.Socket.Workers = d.config.Socket.Workers }},
+		{"cpus", func() { cfg.Socket.CPUs = d.config.Socket.CPUs }},
 		{"rcvbuf", func() { cfg.Socket.Rcvbuf = d.config.Socket.Rcvbuf }},
 		{"busypoll", func() { cfg.Socket.BusyPoll = d.config.Socket.BusyPoll }},
 		{"log-level", func() { cfg.Log.Level = d.config.Log.Level }},

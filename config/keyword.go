@@ -355,6 +355,8 @@ func socketKeywords() []entry[Socket] {
 		number(Keyword{Name: "workers", Aliases: []string{"queues"}, Arg: "auto|N", Values: []string{"auto"}, Default: "auto",
 			Usage: "threads, queues and receive sockets, 1-255; auto is one per CPU", Min: 1, Max: 255, want: "want auto or 1 to 255"},
 			func(s *Socket) *int { return &s.Workers }, 0),
+		text(Keyword{Name: "cpus", Arg: "LIST", Usage: "CPUs that the threads run on, one each in turn, such as 2-5,8 (any)"},
+			func(s *Socket) *string { return &s.CPUs }, cpuList),
 		custom(Keyword{Name: "rcvbuf", Arg: "SIZE", Default: "8MiB", Usage: "receive buffer of a socket, such as 8MiB",
 			Number: true, Min: 0, Max: 1 << 30, Text: true},
 			func(s *Socket, v string) (err error) {
@@ -453,7 +455,7 @@ func defaultEntry() Entry { return Entry{State: "permanent"} }
 
 // defaultConfig is what an empty file says.
 func defaultConfig() Config {
-	return Config{Log: defaultLog(), Socket: defaultSocket(), Metrics: defaultMetrics()}
+	return Config{Log: defaultLog(), Socket: defaultSocket(), Metrics: defaultMetrics(), Hooks: defaultHooks()}
 }
 
 // DefaultSocket is [socket] where a file says nothing.

@@ -63,6 +63,7 @@ type tables struct {
 	socket  index[Socket]
 	log     index[Log]
 	metrics index[Metrics]
+	hooks   index[Hooks]
 }
 
 // index finds the keywords of a table by name.
@@ -89,6 +90,7 @@ func newTables() tables {
 		socket:  newIndex(socketKeywords()),
 		log:     newIndex(logKeywords()),
 		metrics: newIndex(metricsKeywords()),
+		hooks:   newIndex(hookKeywords()),
 	}
 }
 
@@ -256,7 +258,7 @@ func (l *loader) config() (Config, error) {
 }
 
 // sections are the keys at the top of a file.
-var sections = [...]string{"instance", "include", "log", "socket", "metrics", "defaults", "tunnel"}
+var sections = [...]string{"instance", "include", "log", "socket", "metrics", "hooks", "defaults", "tunnel"}
 
 // settings reads what concerns the process. given is what other files said.
 func (l *loader) settings(f *file, given map[string]place) {
@@ -285,6 +287,10 @@ func (l *loader) settings(f *file, given map[string]place) {
 		case "metrics":
 			if t := l.section(f, key, n); t != nil {
 				fill(l, f, t, &l.cfg.Metrics, l.tables.metrics, key, given)
+			}
+		case "hooks":
+			if t := l.section(f, key, n); t != nil {
+				fill(l, f, t, &l.cfg.Hooks, l.tables.hooks, key, given)
 			}
 		case "defaults":
 			l.section(f, key, n)

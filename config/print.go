@@ -18,6 +18,7 @@ func Print(cfg Config, all bool) string {
 	section(&b, "[log]", log, cfg.Log, defaultLog(), all)
 	section(&b, "[socket]", socket, cfg.Socket, defaultSocket(), all)
 	section(&b, "[metrics]", metricsKeywords(), cfg.Metrics, defaultMetrics(), all)
+	section(&b, "[hooks]", hookKeywords(), cfg.Hooks, defaultHooks(), all)
 	base := defaults()
 	base.DstPort = cfg.Socket.Port
 	for _, t := range cfg.Tunnels {

@@ -53,6 +53,7 @@ func Schema() []byte {
 			"log":      tableOf(properties(logKeywords())),
 			"socket":   tableOf(properties(socketKeywords())),
 			"metrics":  tableOf(properties(metricsKeywords())),
+			"hooks":    tableOf(properties(hookKeywords())),
 			"defaults": tableOf(shared),
 			"tunnel":   object{"type": "array", "items": tunnels},
 		},

@@ -19,6 +19,7 @@ func Sections() []Section {
 		of("[log]", "What is logged, and how.", keywordsOf(logKeywords())),
 		of("[socket]", "What all tunnels share.", keywordsOf(socketKeywords())),
 		of("[metrics]", "What Prometheus reads.", keywordsOf(metricsKeywords())),
+		of("[hooks]", "Programs to run when something happens, without a shell. They get GVTEP_EVENT, GVTEP_INSTANCE, GVTEP_DEV, GVTEP_VNI and GVTEP_MTU, those about a peer GVTEP_REMOTE, GVTEP_PORT and GVTEP_PEER too, in the environment.", keywordsOf(hookKeywords())),
 		of("[defaults]", "Keys of [[tunnel]] for all tunnels that do not say otherwise. Those that belong to one tunnel have no place here: name, id, lladdr, address and the tables below it.", nil),
 		of("[[tunnel]]", "A tunnel. There can be any number.", keywordsOf(tunnelKeywords()),
 			Keyword{Name: "name", Arg: "DEVICE", Text: true, Usage: "name of the tunnel's device, at most 15 bytes; with %d in it, and a range such as \"1000-1999\" as id, it is that many tunnels"}),

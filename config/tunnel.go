@@ -58,6 +58,7 @@ type Config struct {
 	Log      Log
 	Socket   Socket
 	Metrics  Metrics
+	Hooks    Hooks
 	Tunnels  []Tunnel // at least one, in the order of the file
 }
 
@@ -76,6 +77,7 @@ type Metrics struct {
 // Socket is what all tunnels share.
 type Socket struct {
 	Workers int    // 1-255; 0: auto
+	CPUs    string // that the workers run on, such as 2-5,8; "": any
 	Rcvbuf  int    // of a receive socket, in bytes
 	Port    uint16 // the DstPort of tunnels that do not say otherwise
 	Ports   int    // size of the set of source ports

@@ -69,6 +69,9 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 // process of the same user would join unnoticed and take half the flows. A
 // group's has it from the start: nothing can be taken from it.
 func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) {
+	if fd := u.take(o); fd >= 0 {
+		return fd, nil
+	}
 	exclusive := first && !o.Group.IsValid()
 	fd, err := unix.Socket(familyOf(o.addr()), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -79,15 +82,13 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 			unix.Close(fd)
 		}
 	}()
-	if err := setOptions(fd, listenOptions(o, !exclusive)); err != nil {
-		return -1, err
+	if o.addr().Is6() { // cannot be set once the socket is bound
+		if err := setOptions(fd, []option{{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"}}); err != nil {
+			return -1, err
+		}
 	}
-	if err := setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, u.cfg.Rcvbuf); err != nil {
+	if err := u.prepare(fd, o, !exclusive); err != nil {
 		return -1, err
-	}
-	if u.cfg.GRO {
-		// Since Linux 5.0; without it every datagram is a train of one.
-		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
 	}
 	if o.Device != "" {
 		if err := unix.BindToDevice(fd, o.Device); err != nil {
@@ -114,6 +115,23 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 	return fd, err
 }
 
+// prepare sets the options of a receive socket, also of one that is bound.
+func (u *Underlay) prepare(fd int, o ListenOptions, share bool) error {
+	if err := setOptions(fd, listenOptions(o, share)); err != nil {
+		return err
+	}
+	if err := setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, u.cfg.Rcvbuf); err != nil {
+		return err
+	}
+	gro := 0
+	if u.cfg.GRO {
+		gro = 1
+	}
+	// Since Linux 5.0; without it every datagram is a train of one.
+	_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, gro)
+	return nil
+}
+
 func listenOptions(o ListenOptions, share bool) []option {
 	opts := []option{{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1, "SO_RXQ_OVFL"}}
 	if o.addr().Is4() {
@@ -124,7 +142,6 @@ func listenOptions(o ListenOptions, share bool) []option {
 			option{unix.SOL_IP, unix.IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL"})
 	} else {
 		opts = append(opts,
-			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
 			option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
 			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS"},
 			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 0, "IPV6_MULTICAST_ALL"})

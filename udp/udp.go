@@ -99,6 +99,7 @@ type Underlay struct {
 	nextID    int
 	gone      map[sender]uint64 // datagrams sent from sets that are closed
 	groups    int               // opened so far
+	inherited []int             // receive sockets of an earlier process that no Listen has taken
 }
 
 // New prepares an underlay; it opens no UDP socket yet.
@@ -145,6 +146,9 @@ func (u *Underlay) Close() error {
 	clear(u.listeners)
 	clear(u.sets)
 	clear(u.held)
+	for _, fd := range u.inherited {
+		unix.Close(fd)
+	}
 	u.routes.Close()
 	return nil
 }

@@ -32,7 +32,9 @@ import (
 type Config struct {
 	// Workers is the number of threads, and of queues per device and sockets
 	// per address. It is fixed for the life of the endpoint.
-	Workers  int
+	Workers int
+	// CPUs are those that the workers run on, one each in turn; nil: any.
+	CPUs     []int
 	Devices  Devices
 	Underlay Underlay
 	Log      *zap.Logger // nil: none
@@ -104,6 +106,9 @@ func New(cfg Config) (*Endpoint, error) {
 		if err != nil {
 			e.closeWorkers()
 			return nil, fmt.Errorf("worker %d: %w", i, err)
+		}
+		if n := len(cfg.CPUs); n > 0 {
+			w.cpu = cfg.CPUs[i%n]
 		}
 		e.workers = append(e.workers, w)
 	}

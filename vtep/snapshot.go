@@ -3,6 +3,7 @@ package vtep
 import (
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
@@ -162,6 +163,8 @@ type peerState struct {
 	bumDue     atomic.Int64
 	flooded    atomic.Uint64
 	toldFloods uint64
+	// seenBefore is when another process last heard it; zero: not known.
+	seenBefore time.Time
 
 	traffic []traffic // by worker
 	last    Stats     // as last told; guarded by Endpoint.mu

@@ -177,12 +177,9 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		s.Drops.add(&seg.drops[i])
 	}
 	for _, p := range t.peers {
-		stats, seen := p.told()
+		stats, _ := p.told()
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.flooded.Load()}
-		if seen != 0 {
-			ps.LastSeen = e.started.Add(time.Duration(seen))
-		}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.flooded.Load(), LastSeen: p.lastSeen(e)}
 		limit := int(p.limit.Load())
 		if limit != 0 {
 			ps.PathMTU = limit + p.outer

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/neigh"
@@ -41,6 +42,7 @@ const (
 type worker struct {
 	ep     *Endpoint
 	id     int
+	cpu    int // that it is bound to; -1: none
 	epoll  int
 	wake   int // eventfd; readable when there is a new snapshot
 	sender Sender
@@ -106,7 +108,7 @@ const wakeSlot = -1
 
 func newWorker(ep *Endpoint, id int, sender Sender) (_ *worker, err error) {
 	w := &worker{
-		ep: ep, id: id, sender: sender,
+		ep: ep, id: id, sender: sender, cpu: -1,
 		epoll: -1, wake: -1,
 		snap:  &snapshot{},
 		read:  make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
@@ -158,6 +160,13 @@ func (w *worker) run() {
 		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
 	}
 	w.thread.Store(int32(unix.Gettid()))
+	if w.cpu >= 0 {
+		var set unix.CPUSet
+		set.Set(w.cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			w.ep.log.Warn("the worker runs wherever there is room", zap.Int("worker", w.id), zap.Int("cpu", w.cpu), zapErr(err))
+		}
+	}
 	for w.loop(true) {
 	}
 }

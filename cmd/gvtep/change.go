@@ -55,6 +55,7 @@ func (r *reloader) logged(what, name string, err error) error {
 	if err != nil {
 		r.daemon.log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
 	} else {
+		r.changed()
 		r.daemon.log.Info("changed", zap.String("what", what), zap.String("device", name))
 	}
 	return err

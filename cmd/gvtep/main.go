@@ -136,7 +136,7 @@ const netnsUsage = "work in the network namespace `NETNS`, a name or path"
 // environment lets GVTEP_INSTANCE stand for --instance, and so on.
 func (a *app) environment(cmd *cobra.Command) (err error) {
 	f := cmd.Root().PersistentFlags()
-	for _, name := range []string{"instance", "control", "netns", "color", "timeout"} {
+	for _, name := range []string{"instance", "control", "netns", "color", "timeout", "json", "pretty", "stats", "details", "oneline"} {
 		env := "GVTEP_" + strings.ToUpper(name)
 		flag := f.Lookup(name)
 		if v := os.Getenv(env); v != "" && flag.Value.String() == flag.DefValue && flag.Value.Set(v) != nil {

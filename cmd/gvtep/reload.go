@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,15 @@ type reloader struct {
 	// Whether the configuration was loaded when last tried, and when it was.
 	loaded   bool
 	loadedAt time.Time
+	changed  func() // called after a change was made
+}
+
+// hooksConfig is [hooks] as it is now.
+func (r *reloader) hooksConfig() *config.Hooks {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.running.Hooks
+	return &h
 }
 
 // onSignal reloads with each SIGHUP.
@@ -68,15 +78,24 @@ func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
 func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	log, manager := r.daemon.log, r.daemon.manager
+	if !req.DryRun {
+		if err := manager.Reloading(); err != nil {
+			log.Warn("the service manager does not hear us", zap.NamedError("err", err))
+		}
+		// It waits for this also when nothing was reloaded.
+		defer r.daemon.notify("READY=1")
+	}
 	out, err := r.reload(req)
-	log := r.daemon.log
 	switch {
 	case req.DryRun:
 	case err != nil:
 		r.loaded = false
+		r.daemon.notify("STATUS=not reloaded: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 		log.Error("not reloaded; what ran before goes on", zap.NamedError("err", err))
 	default:
 		r.loaded, r.loadedAt = true, time.Now()
+		r.changed()
 		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
 			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
 	}
@@ -126,11 +145,13 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	}
 	r.daemon.level.configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
-	now.Instance, now.Socket.Workers, now.Socket.Rcvbuf, now.Log.Format = r.running.Instance, r.running.Socket.Workers, r.running.Socket.Rcvbuf, r.running.Log.Format
+	now.Instance, now.Log.Format = r.running.Instance, r.running.Log.Format
+	now.Socket.Workers, now.Socket.CPUs, now.Socket.Rcvbuf = r.running.Socket.Workers, r.running.Socket.CPUs, r.running.Socket.Rcvbuf
 	now.Metrics.Listen = r.running.Metrics.Listen
 	r.running, r.path = now, path
 	out.Applied = true
 	r.daemon.warn(changes.Added)
+	r.daemon.warnHooks(&cfg.Hooks)
 	return out, nil
 }
 

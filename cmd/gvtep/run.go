@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"gvtep/config"
 	"gvtep/internal/packet"
+	"gvtep/internal/service"
 	"gvtep/udp"
 	"gvtep/vtep"
 	"gvtep/vtep/control"
@@ -35,12 +37,17 @@ type daemon struct {
 	control  string // path of the control socket; "": none
 	log      *zap.Logger
 	level    *logState
+	manager  *service.Manager
+	runDir   string // where instances have their directories
+	runHooks bool   // run the programs of [hooks]
+	patient  bool   // wait for an underlay that is not there yet
 }
 
 func (a *app) runCmd() *cobra.Command {
 	d := &daemon{}
 	draft := config.NewDraft()
-	var noControl bool
+	var noControl, waits bool
+	hooks := "on"
 	cmd := &cobra.Command{
 		Use:   "run NAME KEYWORDS | run --config PATH",
 		Short: "carry tunnels until a signal ends it",
@@ -62,7 +69,21 @@ those that are on or off may be written --noKEYWORD.`,
 	// The keyword netns hides the global flag of this name.
 	f.StringVarP(&a.netns, "underlay-netns", "n", "", netnsUsage+", sockets included")
 	f.BoolVar(&noControl, "no-control", false, "no control socket")
+	f.StringVar(&hooks, "hooks", "on", "run the programs of [hooks] in the configuration: `on|off` (GVTEP_HOOKS)")
+	f.BoolVar(&waits, "wait-underlay", false, "wait for local addresses and devices that are not there yet (always under systemd)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if env := os.Getenv("GVTEP_HOOKS"); env != "" && !cmd.Flags().Changed("hooks") {
+			hooks = env
+		}
+		if hooks != "on" && hooks != "off" {
+			return fmt.Errorf("run: hooks %s: want on or off", hooks)
+		}
+		// First, so that no descriptor of the service manager's is taken for
+		// something else.
+		if d.manager, err = service.New(); err != nil {
+			return refused(fmt.Errorf("run: %w", err))
+		}
+		d.runDir, d.runHooks, d.patient = a.runDir, hooks == "on", waits || d.manager.Present()
 		name, called := d.path, config.InstanceName(d.path)
 		switch {
 		case d.path == "" && len(args) == 0:
@@ -129,9 +150,16 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	context.AfterFunc(ctx, stop)
 
 	cfg := &d.config
+	cpus, err := usableCPUs(cfg.Socket.CPUs)
+	if err != nil {
+		return err
+	}
 	workers := cfg.Socket.Workers
 	if workers == 0 {
 		workers = min(runtime.NumCPU(), 255)
+		if len(cpus) > 0 {
+			workers = min(len(cpus), 255)
+		}
 	}
 	// Workers hold their threads, also in system calls: without room for two
 	// more, the control socket waits for seconds.
@@ -139,6 +167,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	// The soft limit of open files is raised to the hard one by the Go runtime.
 
 	d.warn(cfg.Tunnels)
+	d.warnHooks(&cfg.Hooks)
 	var l net.Listener
 	if d.control != "" {
 		// First of all: it keeps a second daemon of this name away.
@@ -148,6 +177,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 			}
 			return err
 		}
+		defer control.RemoveDirs(d.control)
 		defer l.Close()
 	}
 	var watching net.Listener
@@ -157,29 +187,53 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		defer watching.Close()
 	}
+	dir := filepath.Dir(control.SocketPath(d.runDir, d.instance))
+	if _, err := os.Stat(dir); err != nil {
+		dir = "" // it belongs to the control socket, and that is elsewhere
+	}
 	offload := slices.ContainsFunc(cfg.Tunnels, func(t config.Tunnel) bool { return t.Offload != config.OffloadOff })
 	under, err := udp.New(udp.Config{Workers: workers, Rcvbuf: cfg.Socket.Rcvbuf, GSO: offload, GRO: offload})
 	if err != nil {
 		return err
 	}
 	defer under.Close()
-	ep, err := vtep.New(vtep.Config{Workers: workers, Devices: tapDevices{}, Underlay: underlay{under}, Log: d.log})
+	kept := newStore(d.manager, d.log)
+	memory, age := d.recall(dir, kept)
+	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: tapDevices{kept}, Underlay: newUnderlay(under, kept), Log: d.log})
 	if err != nil {
 		return err
 	}
 	ep.SetBusyPoll(cfg.Socket.BusyPoll)
-	if err := ep.Add(vtepTunnels(cfg.Tunnels)...); err != nil {
-		return errors.Join(err, ep.Close())
+	if err := d.open(ctx, ep); err != nil {
+		err = errors.Join(err, ep.Close())
+		if ctx.Err() != nil {
+			return nil // a signal ended the waiting
+		}
+		return err
 	}
 	if name := withoutOffload(cfg.Tunnels, ep.State()); name != "" {
 		return errors.Join(fmt.Errorf("%s: offload on: this kernel has no offloads for the device; offload auto does without", name), ep.Close())
 	}
 
+	kept.settle(under)
+	if n := ep.Recall(memory, age); n > 0 {
+		d.log.Info("the forwarding tables were kept over the restart", zap.Int("entries", n), zap.Duration("age", age))
+	}
+
 	var parts sync.WaitGroup
-	ctx, cancel := context.WithCancel(ctx)
+	running, cancel := context.WithCancel(context.Background())
 	defer parts.Wait()
 	defer cancel()
+	// What is closed from now on may be gone on with by another process.
+	defer context.AfterFunc(ctx, func() {
+		kept.leave()
+		d.notify("STOPPING=1")
+		cancel()
+	})()
+	ctx = running
 	reload := &reloader{daemon: d, endpoint: ep, path: d.path, running: *cfg, loaded: true, loadedAt: time.Now()}
+	attendant := newAttendant(d, ep, kept, reload, dir)
+	reload.changed = attendant.poke
 	src := newSource(ep, reload, d)
 	if l != nil {
 		parts.Go(func() {
@@ -198,8 +252,20 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if d.path != "" {
 		parts.Go(func() { reload.onSignal(ctx) })
 	}
-	parts.Go(func() { d.announce(ctx, ep) })
+	parts.Go(func() { d.feedWatchdog(ctx, ep) })
+	parts.Go(func() {
+		if d.announce(ctx, ep) {
+			attendant.run(ctx, func() { d.notify("READY=1") })
+		}
+	})
 	err = ep.Run(ctx)
+	cancel()
+	parts.Wait()
+	if dir != "" && d.manager.Present() {
+		if err := saveMemory(dir, ep.Memory()); err != nil {
+			d.log.Warn("the forwarding tables could not be saved", zap.NamedError("err", err))
+		}
+	}
 	d.log.Info("stopped", zap.String("instance", d.instance), zap.NamedError("err", err))
 	return err
 }
@@ -228,8 +294,80 @@ func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
 	return ""
 }
 
-// announce logs that packets can flow.
-func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) {
+// recall reads the memory that another process of this instance has left.
+// Only a service manager that keeps descriptors makes it of use.
+func (d *daemon) recall(dir string, kept *store) (m vtep.Memory, age time.Duration) {
+	if dir == "" || !d.manager.Present() {
+		return m, 0
+	}
+	m, age, err := loadMemory(dir)
+	if err != nil {
+		d.log.Warn("the forwarding tables begin empty", zap.NamedError("err", err))
+	}
+	kept.before = make(map[string]vtep.DeviceOptions, len(m.Tunnels))
+	for i := range m.Tunnels {
+		kept.before[m.Tunnels[i].Device.Name] = m.Tunnels[i].Device
+	}
+	return m, age
+}
+
+// open opens all tunnels. A patient daemon waits for addresses and devices of
+// the underlay, and for bridges, that are not there yet: at boot they come when
+// they come.
+func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
+	said := ""
+	for {
+		err := ep.Add(vtepTunnels(d.config.Tunnels)...)
+		if err == nil || !d.patient || !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+		if text := err.Error(); text != said {
+			said = text
+			d.log.Warn("waiting for the underlay", zap.NamedError("err", err))
+			d.notify("STATUS=waiting for the underlay: " + strings.ReplaceAll(text, "\n", "; "))
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(underlayPoll):
+		}
+	}
+}
+
+// underlayPoll is how often open tries again.
+const underlayPoll = time.Second
+
+// usableCPUs reads a list of CPUs and makes sure that this process may run on
+// them.
+func usableCPUs(list string) ([]int, error) {
+	if list == "" {
+		return nil, nil
+	}
+	cpus, err := config.ParseCPUs(list)
+	if err != nil {
+		return nil, err // not with a checked list
+	}
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return nil, fmt.Errorf("cpus %s: %w", list, err)
+	}
+	for _, cpu := range cpus {
+		if !allowed.IsSet(cpu) {
+			return nil, fmt.Errorf("cpus %s: this process may not run on CPU %d; taskset -cp %d shows where it may: %w", list, cpu, os.Getpid(), unix.EINVAL)
+		}
+	}
+	return cpus, nil
+}
+
+// warnHooks says if there are hooks that will not be run.
+func (d *daemon) warnHooks(h *config.Hooks) {
+	if h.Any() && !d.runHooks {
+		d.log.Warn("the programs of [hooks] are not run: hooks are off (GVTEP_HOOKS=on in the environment, such as by a drop-in of the unit, allows them)")
+	}
+}
+
+// announce logs that packets can flow, and returns false if they never did.
+func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
 	for {
 		if s := ep.State(); s.Ready && len(s.Tunnels) == 1 {
 			t := s.Tunnels[0]
@@ -240,14 +378,14 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) {
 			d.log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
 				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
 				zap.Strings("offload", offloadNames(t.Offload)), zap.Int("workers", s.Workers))
-			return
+			return true
 		} else if s.Ready {
 			d.log.Info("ready", zap.String("instance", d.instance), zap.Int("tunnels", len(s.Tunnels)), zap.Int("workers", s.Workers))
-			return
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

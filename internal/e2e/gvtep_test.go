@@ -70,20 +70,28 @@ func (h *host) configured(dev, path string, words ...string) *gvtep {
 func (h *host) daemon(binary, instance, dev string, words ...string) *gvtep {
 	h.t.Helper()
 	args := append([]string{"-i", instance, "run"}, words...)
+	g := newClient(h, binary, instance, dev)
+	g.program = h.start(nil, binary, args...)
+	h.t.Cleanup(g.cleanup)
+	return g
+}
+
+// newClient asks an instance that is still to be started.
+func newClient(h *host, binary, instance, dev string) *gvtep {
 	g := &gvtep{h: h, binary: binary, instance: instance, dev: dev}
 	g.http.Timeout = 5 * time.Second
 	g.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", filepath.Join(runDir(instance), "control.sock"))
 	}}
-	g.program = h.start(nil, binary, args...)
-	// After a kill nobody else removes what is left of it.
-	h.t.Cleanup(func() {
-		g.end(syscall.SIGKILL, 10*time.Second)
-		os.RemoveAll(runDir(instance))
-		os.Remove(runDir("")) // if it is empty
-	})
 	return g
+}
+
+// cleanup removes what is left of it after a kill, when nobody else does.
+func (g *gvtep) cleanup() {
+	g.end(syscall.SIGKILL, 10*time.Second)
+	os.RemoveAll(runDir(g.instance))
+	os.Remove(runDir("")) // if it is empty
 }
 
 // ready waits with the command that is made for it.

@@ -5,6 +5,7 @@
 //	packet_test.go   bytes: frames made and read without the project's own code
 //	capture_test.go  packet sockets: what is on a link, and frames put on it
 //	gvtep_test.go    a gvtep process, its state and its counters
+//	systemd_test.go  a service manager with a descriptor store
 //
 // The other files are the tests. Every figure of the issue is met by default,
 // only repeated less often; GVTEP_E2E_LONG=1 repeats as often as it says.

@@ -81,7 +81,7 @@ func Listen(path string) (net.Listener, error) {
 	}
 	undo := func() {
 		os.Remove(lock.Name())
-		removeDirs(path)
+		RemoveDirs(path)
 		lock.Close()
 	}
 	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != fs.ModeSocket {
@@ -168,9 +168,10 @@ func holder(path string) int {
 	return pid
 }
 
-// removeDirs removes the instance's directory and the one above, as far as
-// they are empty and look like ours.
-func removeDirs(path string) {
+// RemoveDirs removes the directory of an instance with the socket at path and
+// the one above, as far as they are empty and look like ours. Closing the
+// listener does so too; it is for who has had files there for longer.
+func RemoveDirs(path string) {
 	if filepath.Base(path) != socketName {
 		return // a path of the user's own choice
 	}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gvtep/vtep"
+)
+
+const (
+	// attendPeriod is how often the attendant looks by itself.
+	attendPeriod = time.Second
+	// memoryPeriod is how often the memory is written while all goes well: a
+	// process that is killed leaves one that is no older. Large tables are
+	// written more seldom, so that writing takes no more than 1 part in
+	// memoryShare of the time.
+	memoryPeriod = 30 * time.Second
+	memoryShare  = 20
+)
+
+// attendant looks after a running endpoint, beside the packets: it tells the
+// service manager how things are, keeps NAME.env files for other tools, has
+// hooks run, and writes the memory.
+type attendant struct {
+	*daemon
+	endpoint *vtep.Endpoint
+	store    *store
+	reloader *reloader
+	dir      string // of the instance; "": none
+	wake     chan struct{}
+
+	hooks  *hooks
+	known  map[string]*attended
+	status string
+	saved  time.Time // when the memory was last written
+	pause  time.Duration
+}
+
+// attended is what the attendant knows of a tunnel.
+type attended struct {
+	brief vtep.Brief
+	env   string                  // content of its NAME.env
+	peers map[netip.AddrPort]bool // seen, and not lost since
+	round int
+}
+
+func newAttendant(d *daemon, ep *vtep.Endpoint, s *store, r *reloader, dir string) *attendant {
+	return &attendant{
+		daemon: d, endpoint: ep, store: s, reloader: r, dir: dir,
+		wake: make(chan struct{}, 1), hooks: newHooks(d.log), known: map[string]*attended{},
+	}
+}
+
+// poke makes the attendant look at once. A nil one does not care.
+func (a *attendant) poke() {
+	if a == nil {
+		return
+	}
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run looks until ctx ends. ready is called after the first look at an endpoint
+// that carries packets.
+func (a *attendant) run(ctx context.Context, ready func()) {
+	programs := make(chan struct{})
+	running, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		defer close(programs)
+		a.hooks.run(running)
+	}()
+	tick := time.NewTicker(attendPeriod)
+	defer tick.Stop()
+	a.clear()
+	for round := 1; ; round++ {
+		a.look(round)
+		if round == 1 {
+			ready()
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-a.wake:
+			a.status = "" // may have been replaced by that of a failed reload
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	for _, t := range a.known {
+		if t.brief.Up {
+			a.call("on-down", &t.brief)
+		}
+		if !a.manager.Present() {
+			a.writeEnv(t, "")
+		}
+	}
+	a.hooks.close()
+	select {
+	case <-programs:
+	case <-time.After(hookFarewell):
+		stop()
+		<-programs
+	}
+}
+
+// look compares what is with what was.
+func (a *attendant) look(round int) {
+	up, peers, seen, now := 0, 0, 0, time.Now()
+	cfg := a.reloader.hooksConfig()
+	for _, b := range a.endpoint.Brief() {
+		t := a.known[b.Name]
+		if t != nil && t.brief.VNI != b.VNI { // removed and added again
+			a.gone(t)
+			t = nil
+		}
+		if t == nil {
+			t = &attended{peers: map[netip.AddrPort]bool{}}
+			a.known[b.Name] = t
+		}
+		was := t.brief.Up
+		t.brief, t.round = b, round
+		switch {
+		case b.Up && !was:
+			a.call("on-up", &b)
+		case was && !b.Up:
+			a.call("on-down", &b)
+		}
+		if b.Up {
+			up++
+			a.writeEnv(t, envFile(&b))
+		} else {
+			a.writeEnv(t, "")
+		}
+		for _, p := range b.Peers {
+			peers++
+			if !p.LastSeen.IsZero() {
+				seen++
+			}
+			talks := !p.LastSeen.IsZero() && now.Sub(p.LastSeen) < cfg.LostAfter
+			switch {
+			case talks && !t.peers[p.Remote]:
+				t.peers[p.Remote] = true
+				a.callPeer("on-peer-seen", &b, &p)
+			case !talks && t.peers[p.Remote]:
+				delete(t.peers, p.Remote)
+				a.callPeer("on-peer-lost", &b, &p)
+			}
+		}
+		// Who is no peer any more was not lost.
+		if len(t.peers) > len(b.Peers) {
+			for remote := range t.peers {
+				if !slices.ContainsFunc(b.Peers, func(p vtep.BriefPeer) bool { return p.Remote == remote }) {
+					delete(t.peers, remote)
+				}
+			}
+		}
+	}
+	for _, t := range a.known {
+		if t.round != round {
+			a.gone(t)
+		}
+	}
+	a.store.checkRoom()
+	a.remember(now)
+	a.say(fmt.Sprintf("%s up, %d of %s seen", count(up, "tunnel"), seen, count(peers, "peer")))
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// say sends a status if it is another than before.
+func (a *attendant) say(status string) {
+	if status == a.status {
+		return
+	}
+	a.status = status
+	a.notify("STATUS=" + status)
+}
+
+// gone forgets a tunnel.
+func (a *attendant) gone(t *attended) {
+	if t.brief.Up {
+		a.call("on-down", &t.brief)
+	}
+	a.writeEnv(t, "")
+	delete(a.known, t.brief.Name)
+}
+
+func (a *attendant) call(hook string, b *vtep.Brief, env ...string) {
+	if !a.runHooks {
+		return
+	}
+	a.hooks.call(a.reloader.hooksConfig(), hook, append([]string{
+		"GVTEP_INSTANCE=" + a.instance, "GVTEP_DEV=" + b.Name, fmt.Sprintf("GVTEP_VNI=%d", b.VNI), fmt.Sprintf("GVTEP_MTU=%d", b.MTU),
+	}, env...)...)
+}
+
+func (a *attendant) callPeer(hook string, b *vtep.Brief, p *vtep.BriefPeer) {
+	a.call(hook, b, "GVTEP_REMOTE="+p.Remote.Addr().String(), fmt.Sprintf("GVTEP_PORT=%d", p.Remote.Port()), "GVTEP_PEER="+p.Name)
+}
+
+// envFile is the content of NAME.env, for shells and EnvironmentFile=.
+func envFile(b *vtep.Brief) string {
+	name := b.Name
+	if strings.ContainsFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
+	}) {
+		name = "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+	}
+	return fmt.Sprintf("GVTEP_DEV=%s\nGVTEP_VNI=%d\nGVTEP_MTU=%d\n", name, b.VNI, b.MTU)
+}
+
+const envSuffix = ".env"
+
+// clear removes what a killed process has left, of tunnels that are not ours.
+func (a *attendant) clear() {
+	if a.dir == "" {
+		return
+	}
+	ours := a.endpoint.Brief()
+	files, _ := os.ReadDir(a.dir)
+	for _, f := range files {
+		name, ok := strings.CutSuffix(f.Name(), envSuffix)
+		if ok && !slices.ContainsFunc(ours, func(b vtep.Brief) bool { return b.Name == name }) || strings.HasSuffix(f.Name(), ".new") {
+			os.Remove(filepath.Join(a.dir, f.Name()))
+		}
+	}
+}
+
+// writeEnv makes the NAME.env of a tunnel say text; "" removes it.
+func (a *attendant) writeEnv(t *attended, text string) {
+	if a.dir == "" || t.env == text {
+		return
+	}
+	path := filepath.Join(a.dir, t.brief.Name+envSuffix)
+	t.env = text // also if it fails: one line about it is enough
+	var err error
+	if text == "" {
+		err = os.Remove(path)
+	} else {
+		err = writeFile(path, []byte(text), 0o644)
+	}
+	if err != nil {
+		a.log.Warn("the environment file is not as it should be", zap.String("device", t.brief.Name), zap.NamedError("err", err))
+	}
+}
+
+// remember writes the memory if it is time.
+func (a *attendant) remember(now time.Time) {
+	if a.dir == "" || !a.manager.Present() || now.Sub(a.saved) < a.pause {
+		return
+	}
+	if err := saveMemory(a.dir, a.endpoint.Memory()); err != nil {
+		a.log.Warn("the forwarding tables could not be saved", zap.NamedError("err", err))
+	}
+	a.saved = time.Now()
+	a.pause = max(memoryPeriod, memoryShare*a.saved.Sub(now))
+}
+
+// feedWatchdog tells the service manager that all workers make progress, as
+// long as they do, until ctx ends.
+func (d *daemon) feedWatchdog(ctx context.Context, ep *vtep.Endpoint) {
+	period := d.manager.Watchdog()
+	if period == 0 {
+		return
+	}
+	// Asking a stuck worker takes two seconds. A quarter leaves room for that.
+	tick := time.NewTicker(period / 4)
+	defer tick.Stop()
+	for {
+		if stuck := ep.Progress(ctx); len(stuck) == 0 {
+			d.notify("WATCHDOG=1")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// notify tells the service manager something.
+func (d *daemon) notify(state string) {
+	if err := d.manager.Notify(state); err != nil {
+		d.log.Warn("the service manager does not hear us", zap.NamedError("err", err))
+	}
+}

@@ -1,0 +1,393 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/service"
+	"gvtep/tap"
+	"gvtep/udp"
+	"gvtep/vtep"
+)
+
+// store keeps device queues and receive sockets with the service manager, so
+// that they outlive a restart. It stands between the endpoint and the kernel:
+// what is opened is given to the manager, what is closed is taken back, and
+// what the manager kept from an earlier process is gone on with. Source port
+// sockets are not kept, nothing ever waits in them.
+//
+// A device's queues are called tap.NAME.WORKER; receive sockets udp.N and
+// udp6.N, in the order in which they were opened.
+type store struct {
+	manager *service.Manager
+	log     *zap.Logger
+	before  map[string]vtep.DeviceOptions // what an earlier process asked of its devices
+
+	mu      sync.Mutex
+	held    map[string]bool // names of all that the manager holds
+	tight   bool            // it had no room for all of it
+	grown   bool            // it was given more since it was last asked
+	nextUDP int
+	leaving bool // this process ends, and another may go on
+
+	// Until the start has succeeded: what the manager kept from the beginning,
+	// by name, with descriptors of our own, so that a start can be tried again.
+	starting bool
+	kept     map[string]int
+	queues   map[string][]string // names of kept queues, by device and in order
+	adopted  map[string]bool     // devices in use again
+	sockets  map[int]string      // names of kept receive sockets not in use again, by the descriptor that Inherit got
+}
+
+const (
+	tapPrefix  = "tap."
+	udpPrefix  = "udp."
+	udp6Prefix = "udp6."
+)
+
+// newStore sorts what the manager kept. What has a name that is not ours is
+// dropped.
+func newStore(m *service.Manager, log *zap.Logger) *store {
+	s := &store{
+		manager: m, log: log, starting: true, held: map[string]bool{},
+		kept: map[string]int{}, queues: map[string][]string{}, adopted: map[string]bool{}, sockets: map[int]string{},
+	}
+	var foreign []string
+	for _, d := range m.Inherited() {
+		device, number, ok := parseName(d.Name)
+		switch {
+		case !ok || s.held[d.Name]:
+			foreign = append(foreign, d.Name)
+			unix.Close(d.FD)
+			continue
+		case device != "":
+			s.queues[device] = append(s.queues[device], d.Name)
+		default:
+			s.nextUDP = max(s.nextUDP, number+1)
+		}
+		s.held[d.Name], s.kept[d.Name] = true, d.FD
+	}
+	for _, names := range s.queues {
+		slices.SortFunc(names, byNumber)
+	}
+	s.remove(foreign...)
+	return s
+}
+
+// parseName takes a name apart: tap.gnv0.1 is queue 1 of gnv0, udp.4 is socket 4.
+func parseName(name string) (device string, number int, ok bool) {
+	rest, isTap := strings.CutPrefix(name, tapPrefix)
+	if isTap {
+		dot := strings.LastIndexByte(rest, '.') // names of devices may have dots
+		if dot < 1 {
+			return "", 0, false
+		}
+		device, rest = rest[:dot], rest[dot+1:]
+	} else if rest, ok = strings.CutPrefix(name, udpPrefix); !ok {
+		if rest, ok = strings.CutPrefix(name, udp6Prefix); !ok {
+			return "", 0, false
+		}
+	}
+	number, err := strconv.Atoi(rest)
+	return device, number, err == nil && number >= 0
+}
+
+func byNumber(a, b string) int {
+	_, i, _ := parseName(a)
+	_, j, _ := parseName(b)
+	return cmp.Compare(i, j)
+}
+
+// keep gives the manager a descriptor, unless it holds it. s.mu is held.
+func (s *store) keep(name string, fd int) {
+	if s.held[name] || !s.manager.Present() {
+		return
+	}
+	if err := s.manager.Store(service.Descriptor{Name: name, FD: fd}); err != nil {
+		s.log.Error("a restart will interrupt the tunnel: a descriptor could not be stored", zap.String("name", name), zap.NamedError("err", err))
+		return
+	}
+	s.held[name], s.grown = true, true
+}
+
+// remove takes back what the manager holds under these names. s.mu is held.
+func (s *store) remove(names ...string) {
+	if err := s.manager.Remove(names...); err != nil {
+		s.log.Error("the service manager goes on holding descriptors", zap.Strings("names", names), zap.NamedError("err", err))
+	}
+	for _, name := range names {
+		if fd, ok := s.kept[name]; ok {
+			unix.Close(fd)
+			delete(s.kept, name)
+		}
+		delete(s.held, name)
+	}
+}
+
+// settle is called when all that is configured is open for the first time. It
+// drops what the manager kept and nothing has asked for.
+func (s *store) settle(u *udp.Underlay) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for device, queues := range s.queues {
+		if !s.adopted[device] {
+			names = append(names, queues...)
+		}
+	}
+	names = append(names, s.disown(u)...)
+	s.remove(names...)
+	if len(s.kept)+len(names) > 0 {
+		s.log.Info("went on with what the service manager kept", zap.Int("devices", len(s.adopted)),
+			zap.Int("descriptors", len(s.kept)), zap.Int("dropped", len(names)))
+	}
+	for _, fd := range s.kept {
+		unix.Close(fd)
+	}
+	s.starting, s.kept, s.queues, s.adopted = false, nil, nil, nil
+}
+
+// disown closes the kept sockets that are not in use and returns their names.
+// s.mu is held.
+func (s *store) disown(u *udp.Underlay) []string {
+	u.Disown()
+	names := slices.Collect(maps.Values(s.sockets))
+	clear(s.sockets)
+	return names
+}
+
+// checkRoom says so if the manager has dropped something for want of room.
+// Call it after changes.
+func (s *store) checkRoom() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.grown {
+		return
+	}
+	s.grown = false
+	room, err := s.manager.Room()
+	if err != nil {
+		s.log.Error("cannot tell whether descriptors are kept over a restart", zap.NamedError("err", err))
+		return
+	}
+	if s.tight = !room; room {
+		return
+	}
+	s.log.Error(fmt.Sprintf("a restart will interrupt tunnels: the service manager has no room for their descriptors; in the unit, FileDescriptorStoreMax= should be %d or more", len(s.held)+1),
+		zap.Int("descriptors", len(s.held)))
+}
+
+// leave is called before all is closed: what the manager holds is not touched.
+func (s *store) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+}
+
+// stays reports whether what is closed now is to live on with the manager, so
+// that a device must not be deleted. s.mu is held.
+func (s *store) stays(name string) bool {
+	_, kept := s.kept[name]
+	return s.held[name] && (s.leaving || kept)
+}
+
+// tapDevices is package tap as vtep.Devices.
+type tapDevices struct{ *store }
+
+func (t tapDevices) Open(o vtep.DeviceOptions) (vtep.Device, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d, err := t.adopt(o)
+	if err == nil && d == nil {
+		d, err = tap.Open(tap.Options(o))
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i, fd := range d.Queues() {
+		t.keep(queueName(o.Name, i), fd)
+	}
+	return tapDevice{d}, nil
+}
+
+func queueName(device string, worker int) string {
+	return tapPrefix + device + "." + strconv.Itoa(worker)
+}
+
+// adopt goes on with a device that the manager kept; nil if there is none that
+// is of use. t.mu is held.
+func (t tapDevices) adopt(o vtep.DeviceOptions) (*tap.Device, error) {
+	names, surplus := t.queues[o.Name], []string(nil)
+	if len(names) == 0 {
+		return nil, nil
+	}
+	for i, name := range names {
+		// Behind a gap they would have to change their names.
+		if i >= o.Queues || name != queueName(o.Name, i) {
+			names, surplus = names[:i], names[i:]
+			break
+		}
+	}
+	// The manager's copies would go on taking a share of the device's packets.
+	t.remove(surplus...)
+	t.queues[o.Name] = names
+	if len(names) == 0 {
+		return nil, nil
+	}
+	var fds []int
+	for _, name := range names {
+		fd, err := unix.FcntlInt(uintptr(t.kept[name]), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", o.Name, err)
+		}
+		fds = append(fds, fd)
+	}
+	var before *tap.Options
+	if b, ok := t.before[o.Name]; ok {
+		opts := tap.Options(b)
+		before = &opts
+	}
+	d, err := tap.Adopt(tap.Options(o), before, fds)
+	var other *tap.MismatchError
+	if errors.As(err, &other) {
+		t.log.Warn("a kept device is made anew", zap.String("device", o.Name), zap.NamedError("err", err))
+		t.remove(names...)
+		delete(t.queues, o.Name)
+		return nil, nil
+	}
+	if err == nil {
+		t.adopted[o.Name] = true
+	}
+	return d, err
+}
+
+func (t tapDevices) CloseAll(devices []vtep.Device) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var gone []*tap.Device
+	var names []string
+	var errs []error
+	for _, v := range devices {
+		d := v.(tapDevice).Device
+		stays := t.stays(queueName(d.Name(), 0))
+		for i := range d.Queues() {
+			if name := queueName(d.Name(), i); t.held[name] && !t.stays(name) {
+				names = append(names, name)
+			}
+		}
+		if stays {
+			delete(t.adopted, d.Name())
+			errs = append(errs, d.Close())
+		} else {
+			gone = append(gone, d)
+		}
+	}
+	// First: what the manager holds of one that persists would keep others from
+	// using it.
+	t.remove(names...)
+	return errors.Join(append(errs, tap.CloseAll(gone))...)
+}
+
+// underlay is package udp as vtep.Underlay.
+type underlay struct {
+	*udp.Underlay
+	*store
+}
+
+// newUnderlay hands u the sockets that the manager kept.
+func newUnderlay(u *udp.Underlay, s *store) underlay {
+	both := underlay{u, s}
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(s.kept)), func(name string) bool { return strings.HasPrefix(name, tapPrefix) })
+	both.hand(slices.SortedFunc(slices.Values(names), byNumber))
+	return both
+}
+
+// hand gives the underlay sockets to go on with. u.mu is held.
+func (u underlay) hand(names []string) {
+	for _, name := range names {
+		fd, err := unix.FcntlInt(uintptr(u.kept[name]), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			u.log.Error("a kept socket is lost", zap.String("name", name), zap.NamedError("err", err))
+			continue
+		}
+		u.sockets[fd] = name
+		u.Inherit([]int{fd})
+	}
+}
+
+func (u underlay) Listen(o vtep.ListenOptions) (vtep.Listener, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	l, err := u.Underlay.Listen(udp.ListenOptions(o))
+	if err != nil && len(u.sockets) > 0 {
+		names := slices.SortedFunc(slices.Values(u.disown(u.Underlay)), byNumber)
+		if errors.Is(err, unix.EADDRINUSE) {
+			// What was kept for another configuration may be what is in the way.
+			u.remove(names...)
+			l, err = u.Underlay.Listen(udp.ListenOptions(o))
+		} else {
+			u.hand(names) // those that it had taken are closed
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	made := listener{Listener: l, underlay: u}
+	for _, fd := range l.Sockets() {
+		name, kept := u.sockets[fd]
+		if delete(u.sockets, fd); !kept {
+			prefix := udpPrefix
+			if o.Local.Is6() {
+				prefix = udp6Prefix
+			}
+			name = prefix + strconv.Itoa(u.nextUDP)
+			u.nextUDP++
+			u.keep(name, fd)
+		}
+		made.names = append(made.names, name)
+	}
+	return made, nil
+}
+
+type listener struct {
+	*udp.Listener
+	underlay
+	names []string // of its sockets, with the manager
+}
+
+// Receiver turns the nil of a worker without a socket into a nil interface.
+func (l listener) Receiver(worker int) vtep.Receiver {
+	if r := l.Listener.Receiver(worker); r != nil {
+		return r
+	}
+	return nil
+}
+
+func (l listener) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.Listener.Close()
+	var again, gone []string
+	for _, name := range l.names {
+		_, kept := l.kept[name]
+		switch {
+		case !l.held[name] || l.leaving:
+		case kept:
+			again = append(again, name)
+		default:
+			gone = append(gone, name)
+		}
+	}
+	l.underlay.hand(again)
+	l.remove(gone...)
+	return err
+}

@@ -1,0 +1,241 @@
+package vtep
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+// Memory is what an endpoint was told and has heard while it ran, for another
+// to go on with: what no configuration says. All of it can be lost without
+// harm, peers are then learned again by flooding.
+type Memory struct {
+	Tunnels []TunnelMemory
+}
+
+// TunnelMemory is the memory of one tunnel.
+type TunnelMemory struct {
+	Device DeviceOptions // as it was asked for
+	VNI    geneve.VNI
+	ByHand []Entry // that neither the configuration nor learning made
+	Table  []Learned
+	Peers  []PeerMemory
+}
+
+// Learned is an entry of the table, with its destination.
+type Learned struct {
+	VLAN          uint16     // of a trunk; 0: its own segment
+	Segment       geneve.VNI // that it is in
+	MAC           packet.MAC
+	Local         bool // behind our own device
+	Remote        netip.AddrPort
+	VNI           geneve.VNI // sent with, if HasVNI
+	HasVNI        bool
+	Via           string
+	State         fdb.State
+	Flags         fdb.Flags
+	Moves         uint16
+	Updated, Used time.Duration // ago
+}
+
+// PeerMemory is a peer that was heard.
+type PeerMemory struct {
+	Remote  netip.AddrPort
+	Silent  time.Duration // how long ago
+	Dynamic bool          // let in by accept
+}
+
+// Memory returns the memory of the endpoint, also after Run has returned.
+func (e *Endpoint) Memory() Memory {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var m Memory
+	now := e.clock()
+	for _, t := range e.sorted() {
+		tm := TunnelMemory{Device: t.config.Device, VNI: t.config.VNI}
+		for at, list := range t.entries {
+			if !slices.ContainsFunc(t.config.Entries, func(entry Entry) bool { return entry.station() == at }) {
+				tm.ByHand = append(tm.ByHand, list...)
+			}
+		}
+		for i := range t.domains {
+			tm.Table = append(tm.Table, t.learned(&t.domains[i], now)...)
+		}
+		for _, p := range t.peers {
+			if seen := p.lastSeen(e); !seen.IsZero() {
+				tm.Peers = append(tm.Peers, PeerMemory{p.dest.remote, time.Since(seen), p.dynamic})
+			}
+		}
+		m.Tunnels = append(m.Tunnels, tm)
+	}
+	return m
+}
+
+// learned returns what is in the table of a segment and is no entry that
+// somebody made.
+func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
+	for entry := range d.fdb.All(now) {
+		if t.entries[station{d.vid, entry.MAC}] != nil {
+			continue
+		}
+		l := Learned{
+			VLAN: d.vid, Segment: d.vni,
+			MAC: entry.MAC, Local: entry.Nexthop == fdb.Local, State: entry.State, Flags: entry.Flags,
+			Moves: entry.Moves, Updated: entry.Updated, Used: entry.Used,
+		}
+		if !l.Local {
+			peers := t.port.segment.nexthopPeers(entry.Nexthop)
+			if len(peers) != 1 {
+				continue
+			}
+			to := peers[0].dest
+			l.Remote, l.VNI, l.HasVNI, l.Via = to.remote, to.vni, to.hasVNI, to.via
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// Recall goes on with the memory of another endpoint, which is as old as
+// elapsed. Call it before Run. Of a tunnel that is no longer there, or has
+// another VNI, nothing is taken; the configuration goes before what was set by
+// hand, and the limits of the table hold.
+func (e *Endpoint) Recall(m Memory, elapsed time.Duration) (entries int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range m.Tunnels {
+		tm := &m.Tunnels[i]
+		t := e.tunnels[tm.Device.Name]
+		if t == nil || t.config.VNI != tm.VNI {
+			continue
+		}
+		if t = e.recallPeers(t, tm, elapsed); t != nil {
+			entries += e.recallTable(t, tm, elapsed)
+		}
+	}
+	return entries
+}
+
+// recallPeers lets in again who was let in before, and sets by hand what was
+// set by hand. It returns the tunnel as it is then.
+func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duration) *tunnel {
+	dynamic := slices.Clone(t.dynamic)
+	for _, p := range tm.Peers {
+		a := p.Remote.Addr()
+		accepted := slices.ContainsFunc(t.accept, func(prefix netip.Prefix) bool { return prefix.Contains(a) })
+		known := slices.ContainsFunc(t.peers, func(q *peer) bool { return q.speaks && q.config.Remote == a })
+		if p.Dynamic && accepted && !known && len(dynamic) < maxSpeakers {
+			dynamic = append(dynamic, a)
+		}
+	}
+	byHand := make(entries)
+	for _, entry := range tm.ByHand {
+		if at := entry.station(); t.entries[at] == nil && entry.check(&t.config) == nil {
+			byHand[at] = append(byHand[at], entry)
+		}
+	}
+	if len(dynamic) > len(t.dynamic) || len(byHand) > 0 {
+		name := t.config.Device.Name
+		err := e.rewire(t, func(n *tunnel) {
+			n.dynamic = dynamic
+			maps.Copy(byHand, t.entries)
+			n.entries = byHand
+		})
+		if err != nil {
+			e.log.Warn("entries set by hand are lost", zap.String("device", name), zap.NamedError("err", err))
+			return t
+		}
+		t = e.tunnels[name]
+	}
+	for _, p := range t.peers {
+		for _, old := range tm.Peers {
+			if old.Remote == p.dest.remote && old.Silent >= 0 {
+				p.seenBefore = e.started.Add(-old.Silent - elapsed)
+			}
+		}
+	}
+	return t
+}
+
+// recallTable fills the tables with what is not too old.
+func (e *Endpoint) recallTable(t *tunnel, tm *TunnelMemory, elapsed time.Duration) (n int) {
+	now, own := e.clock(), t.device.LLAddr()
+	nexthops := make(map[destination]fdb.Nexthop)
+	for _, p := range t.peers {
+		nexthops[p.dest] = p.nexthop
+	}
+	for _, l := range tm.Table {
+		i, found := slices.BinarySearchFunc(t.domains, l.VLAN, domain.compare)
+		if !found || t.domains[i].vni != l.Segment {
+			continue
+		}
+		table := t.domains[i].fdb
+		nh, ok := fdb.Local, l.Local
+		if !ok {
+			nh, ok = nexthops[destination{l.Remote, l.VNI, l.HasVNI, l.Via}]
+		}
+		entry := fdb.Entry{
+			MAC: l.MAC, Nexthop: nh, State: l.State, Flags: l.Flags, Moves: l.Moves,
+			Updated: max(l.Updated, 0) + elapsed, Used: max(l.Used, 0) + elapsed,
+		}
+		aged := t.config.Ageing > 0 && l.State == fdb.Dynamic && l.Flags&fdb.ExternLearn == 0 && entry.Updated >= t.config.Ageing
+		learned := l.State == fdb.Dynamic && l.Flags == 0
+		if !ok || aged || l.MAC == own || learned && !t.config.Learning || l.State == fdb.Dynamic && t.config.MaxAddress > 0 && table.Count().Dynamic >= t.config.MaxAddress {
+			continue
+		}
+		if table.Add(entry, now) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// lastSeen is when a peer was last heard, by this endpoint or, as far as it
+// was told, another; zero: never.
+func (p *peer) lastSeen(e *Endpoint) time.Time {
+	if _, seen := sumTraffic(p.traffic); seen != 0 {
+		return e.started.Add(time.Duration(seen))
+	}
+	return p.seenBefore
+}
+
+// Brief is what of a tunnel those want to know who look often. Unlike State
+// it asks the kernel nothing.
+type Brief struct {
+	Name  string
+	VNI   geneve.VNI
+	MTU   int // as last set by us
+	Up    bool
+	Peers []BriefPeer
+}
+
+// BriefPeer is a peer in a Brief; a group is none.
+type BriefPeer struct {
+	Name     string
+	Remote   netip.AddrPort
+	LastSeen time.Time // zero: never
+}
+
+// Brief returns all tunnels, sorted by name.
+func (e *Endpoint) Brief() []Brief {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]Brief, 0, len(e.tunnels))
+	for _, t := range e.sorted() {
+		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, MTU: t.mtu, Up: !t.config.Device.Down && !t.state.failed.Load()}
+		for _, p := range t.peers {
+			if p.speaks {
+				b.Peers = append(b.Peers, BriefPeer{p.config.Name, p.dest.remote, p.lastSeen(e)})
+			}
+		}
+		all = append(all, b)
+	}
+	return all
+}
