@@ -211,7 +211,8 @@ func (p *peer) lastSeen(e *Endpoint) time.Time {
 type Brief struct {
 	Name  string
 	VNI   geneve.VNI
-	MTU   int // as last set by us
+	NoVNI bool // a trunk without a segment of its own
+	MTU   int  // as last set by us
 	Up    bool
 	Peers []BriefPeer
 }
@@ -229,7 +230,7 @@ func (e *Endpoint) Brief() []Brief {
 	defer e.mu.Unlock()
 	all := make([]Brief, 0, len(e.tunnels))
 	for _, t := range e.sorted() {
-		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, MTU: t.mtu, Up: !t.config.Device.Down && !t.state.failed.Load()}
+		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, NoVNI: t.config.NoVNI, MTU: t.mtu, Up: !t.config.Device.Down && !t.state.failed.Load()}
 		for _, p := range t.peers {
 			if p.speaks {
 				b.Peers = append(b.Peers, BriefPeer{p.config.Name, p.dest.remote, p.lastSeen(e)})

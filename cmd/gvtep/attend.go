@@ -207,7 +207,7 @@ func (a *attendant) call(hook string, b *vtep.Brief, env ...string) {
 		return
 	}
 	a.hooks.call(a.reloader.hooksConfig(), hook, append([]string{
-		"GVTEP_INSTANCE=" + a.instance, "GVTEP_DEV=" + b.Name, fmt.Sprintf("GVTEP_VNI=%d", b.VNI), fmt.Sprintf("GVTEP_MTU=%d", b.MTU),
+		"GVTEP_INSTANCE=" + a.instance, "GVTEP_DEV=" + b.Name, "GVTEP_VNI=" + vniText(b), fmt.Sprintf("GVTEP_MTU=%d", b.MTU),
 	}, env...)...)
 }
 
@@ -223,7 +223,7 @@ func envFile(b *vtep.Brief) string {
 	}) {
 		name = "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 	}
-	return fmt.Sprintf("GVTEP_DEV=%s\nGVTEP_VNI=%d\nGVTEP_MTU=%d\n", name, b.VNI, b.MTU)
+	return fmt.Sprintf("GVTEP_DEV=%s\nGVTEP_VNI=%s\nGVTEP_MTU=%d\n", name, vniText(b), b.MTU)
 }
 
 const envSuffix = ".env"
@@ -300,4 +300,12 @@ func (d *daemon) notify(state string) {
 	if err := d.manager.Notify(state); err != nil {
 		d.log.Warn("the service manager does not hear us", zap.NamedError("err", err))
 	}
+}
+
+// vniText is the tunnel's own VNI; a trunk may have none.
+func vniText(b *vtep.Brief) string {
+	if b.NoVNI {
+		return ""
+	}
+	return fmt.Sprint(b.VNI)
 }
