@@ -27,14 +27,22 @@ func mismatch(format string, args ...any) error { return &MismatchError{fmt.Spri
 // longer asked for is undone. Nobody else's addresses are touched.
 //
 // fds are the first of o.Queues queues, at most that many and at least one, in
-// the order of the workers; queues that miss are opened. They belong to Adopt
+// the order of the workers, and writers what was written to beside them, as many
+// or fewer; those that miss are opened. They belong to Adopt
 // from the call on, also if it fails. An error of type *MismatchError says that
 // they are of no use; with others the device is as it was, as far as the kernel
 // allows.
-func Adopt(o Options, before *Options, fds []int) (_ *Device, err error) {
+func Adopt(o Options, before *Options, fds, writers []int) (_ *Device, err error) {
 	d := &Device{name: o.Name, l3: o.L3, persist: true}
-	for _, fd := range fds {
-		d.queues = append(d.queues, newQueue(fd))
+	for i, fd := range fds {
+		q := newQueue(fd)
+		if i < len(writers) {
+			q.out = writers[i]
+		}
+		d.queues = append(d.queues, q)
+	}
+	for _, fd := range writers[min(len(fds), len(writers)):] {
+		unix.Close(fd)
 	}
 	s := &setup{o: &o, d: d, adopted: true}
 	defer func() {
@@ -107,12 +115,12 @@ func Adopt(o Options, before *Options, fds []int) (_ *Device, err error) {
 // returns the device's flags.
 func (s *setup) recognise(before *Options) (flags uint16, err error) {
 	o := s.o
-	for _, q := range s.d.queues {
+	for _, fd := range s.d.descriptors() {
 		var name string
-		if name, flags, err = getIff(q.fd); err != nil {
+		if name, flags, err = getIff(fd); err != nil {
 			return 0, mismatch("%s: the kept descriptor is of no device any more (%v)", o.Name, err)
 		}
-		if err := unix.SetNonblock(q.fd, true); err != nil {
+		if err := unix.SetNonblock(fd, true); err != nil {
 			return 0, fmt.Errorf("%s: %w", o.Name, err)
 		}
 		want := uint16(unix.IFF_TAP)
@@ -137,8 +145,7 @@ func (s *setup) recognise(before *Options) (flags uint16, err error) {
 // more opens the queues that miss: there are more workers than before. The
 // device is found by its name, so this must happen where it is.
 func (s *setup) more(ns netns.NsHandle, persist bool) error {
-	missing := s.o.Queues - len(s.d.queues)
-	if missing == 0 {
+	if len(s.d.queues) == s.o.Queues {
 		return nil
 	}
 	config := water.Config{
@@ -149,14 +156,7 @@ func (s *setup) more(ns netns.NsHandle, persist bool) error {
 		config.DeviceType = water.TUN
 	}
 	open := func() error {
-		for range missing {
-			fd, err := openQueue(config)
-			if err != nil {
-				return attachError(s.o, true, err)
-			}
-			s.d.queues = append(s.d.queues, newQueue(fd))
-		}
-		return nil
+		return s.openQueues(config, -1)
 	}
 	if ns.IsOpen() {
 		return within(ns, open)
@@ -234,12 +234,17 @@ func (c *conn) dropAddress(link netlink.Link, a *netlink.Addr) error {
 	return nil
 }
 
-// Queues returns the descriptors of the device, in the order of the workers.
-// They stay the device's.
-func (d *Device) Queues() []int {
-	fds := make([]int, len(d.queues))
-	for i, q := range d.queues {
-		fds[i] = q.fd
+// Queues returns the descriptors of the device, in the order of the workers:
+// those that are read from, and those that are written to where they are
+// others. They stay the device's.
+func (d *Device) Queues() (readers, writers []int) {
+	for _, q := range d.queues {
+		readers = append(readers, q.fd)
+		if q.out != q.fd {
+			writers = append(writers, q.out)
+		}
 	}
-	return fds
+	return readers, writers
 }
+
+func (d *Device) descriptors() []int { return slices.Concat(d.Queues()) }

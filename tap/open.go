@@ -207,28 +207,41 @@ func (s *setup) attach() error {
 	if o.L3 {
 		config.DeviceType = water.TUN
 	}
-	// A queue's number is that of the queues attached before it, and a
-	// detached one keeps its: writer and reader i both are queue i to the rest
-	// of the kernel (skb_record_rx_queue). Of more than half of what the kernel
-	// allows, the last have no writer of their own and write where they read.
-	for i := range o.Queues {
-		if i > 0 && i < kernelQueues-o.Queues {
+	if err := s.openQueues(config, writer); err != nil {
+		return err
+	}
+	return s.negotiate(d.queues[0].fd)
+}
+
+// openQueues opens the queues that miss. writer is a detached one for the
+// first of them, -1: there is none yet.
+//
+// A queue's number is that of the queues attached before it, and a detached
+// one keeps its: writer and reader i both are queue i to the rest of the kernel
+// (skb_record_rx_queue). Of more than half of what the kernel allows, the last
+// have no writer of their own and write where they read.
+func (s *setup) openQueues(config water.Config, writer int) (err error) {
+	for i := len(s.d.queues); i < s.o.Queues; i++ {
+		own := i < kernelQueues-s.o.Queues
+		if own && writer < 0 {
 			if writer, err = s.detached(false); err != nil {
 				return err
 			}
 		}
 		fd, err := openQueue(config)
 		if err != nil {
-			unix.Close(writer)
-			return attachError(o, s.adopted, err)
+			if own {
+				unix.Close(writer)
+			}
+			return attachError(s.o, s.adopted, err)
 		}
 		q := newQueue(fd)
-		if i < kernelQueues-o.Queues {
-			q.out = writer
+		if own {
+			q.out, writer = writer, -1
 		}
-		d.queues = append(d.queues, q)
+		s.d.queues = append(s.d.queues, q)
 	}
-	return s.negotiate(d.queues[0].fd)
+	return nil
 }
 
 // detached attaches a queue of our own with the flags that water cannot set,

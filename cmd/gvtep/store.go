@@ -25,7 +25,8 @@ import (
 // what the manager kept from an earlier process is gone on with. Source port
 // sockets are not kept, nothing ever waits in them.
 //
-// A device's queues are called tap.NAME.WORKER; receive sockets udp.N and
+// A device's queues are called tap.NAME.WORKER where they are read from and
+// tapw.NAME.WORKER where they are written to; receive sockets udp.N and
 // udp6.N, in the order in which they were opened.
 type store struct {
 	manager *service.Manager
@@ -43,13 +44,15 @@ type store struct {
 	// by name, with descriptors of our own, so that a start can be tried again.
 	starting bool
 	kept     map[string]int
-	queues   map[string][]string // names of kept queues, by device and in order
+	queues   map[string][]string // names of kept queues to read from, by device and in order
+	writers  map[string][]string // and of those to write to
 	adopted  map[string]bool     // devices in use again
 	sockets  map[int]string      // names of kept receive sockets not in use again, by the descriptor that Inherit got
 }
 
 const (
 	tapPrefix  = "tap."
+	tapwPrefix = "tapw."
 	udpPrefix  = "udp."
 	udp6Prefix = "udp6."
 )
@@ -59,7 +62,7 @@ const (
 func newStore(m *service.Manager, log *zap.Logger) *store {
 	s := &store{
 		manager: m, log: log, starting: true, held: map[string]bool{},
-		kept: map[string]int{}, queues: map[string][]string{}, adopted: map[string]bool{}, sockets: map[int]string{},
+		kept: map[string]int{}, queues: map[string][]string{}, writers: map[string][]string{}, adopted: map[string]bool{}, sockets: map[int]string{},
 	}
 	var foreign []string
 	for _, d := range m.Inherited() {
@@ -69,6 +72,8 @@ func newStore(m *service.Manager, log *zap.Logger) *store {
 			foreign = append(foreign, d.Name)
 			unix.Close(d.FD)
 			continue
+		case strings.HasPrefix(d.Name, tapwPrefix):
+			s.writers[device] = append(s.writers[device], d.Name)
 		case device != "":
 			s.queues[device] = append(s.queues[device], d.Name)
 		default:
@@ -76,8 +81,10 @@ func newStore(m *service.Manager, log *zap.Logger) *store {
 		}
 		s.held[d.Name], s.kept[d.Name] = true, d.FD
 	}
-	for _, names := range s.queues {
-		slices.SortFunc(names, byNumber)
+	for _, kept := range []map[string][]string{s.queues, s.writers} {
+		for _, names := range kept {
+			slices.SortFunc(names, byNumber)
+		}
 	}
 	s.remove(foreign...)
 	return s
@@ -86,6 +93,9 @@ func newStore(m *service.Manager, log *zap.Logger) *store {
 // parseName takes a name apart: tap.gnv0.1 is queue 1 of gnv0, udp.4 is socket 4.
 func parseName(name string) (device string, number int, ok bool) {
 	rest, isTap := strings.CutPrefix(name, tapPrefix)
+	if !isTap {
+		rest, isTap = strings.CutPrefix(name, tapwPrefix)
+	}
 	if isTap {
 		dot := strings.LastIndexByte(rest, '.') // names of devices may have dots
 		if dot < 1 {
@@ -139,9 +149,11 @@ func (s *store) settle(u *udp.Underlay) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var names []string
-	for device, queues := range s.queues {
-		if !s.adopted[device] {
-			names = append(names, queues...)
+	for _, kept := range []map[string][]string{s.queues, s.writers} {
+		for device, queues := range kept {
+			if !s.adopted[device] {
+				names = append(names, queues...)
+			}
 		}
 	}
 	names = append(names, s.disown(u)...)
@@ -153,7 +165,7 @@ func (s *store) settle(u *udp.Underlay) {
 	for _, fd := range s.kept {
 		unix.Close(fd)
 	}
-	s.starting, s.kept, s.queues, s.adopted = false, nil, nil, nil
+	s.starting, s.kept, s.queues, s.writers, s.adopted = false, nil, nil, nil, nil
 }
 
 // disown closes the kept sockets that are not in use and returns their names.
@@ -213,40 +225,52 @@ func (t tapDevices) Open(o vtep.DeviceOptions) (vtep.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, fd := range d.Queues() {
-		t.keep(queueName(o.Name, i), fd)
+	readers, writers := d.Queues()
+	for i, fd := range readers {
+		t.keep(queueName(tapPrefix, o.Name, i), fd)
+	}
+	for i, fd := range writers {
+		t.keep(queueName(tapwPrefix, o.Name, i), fd)
 	}
 	return tapDevice{d}, nil
 }
 
-func queueName(device string, worker int) string {
-	return tapPrefix + device + "." + strconv.Itoa(worker)
+func queueName(prefix, device string, worker int) string {
+	return prefix + device + "." + strconv.Itoa(worker)
 }
 
 // adopt goes on with a device that the manager kept; nil if there is none that
 // is of use. t.mu is held.
 func (t tapDevices) adopt(o vtep.DeviceOptions) (*tap.Device, error) {
-	names, surplus := t.queues[o.Name], []string(nil)
-	if len(names) == 0 {
+	if len(t.queues[o.Name]) == 0 {
 		return nil, nil
 	}
-	for i, name := range names {
-		// Behind a gap they would have to change their names.
-		if i >= o.Queues || name != queueName(o.Name, i) {
-			names, surplus = names[:i], names[i:]
-			break
+	usable := func(kept map[string][]string, prefix string, most int) []string {
+		names := kept[o.Name]
+		for i, name := range names {
+			// Behind a gap they would have to change their names.
+			if i >= most || name != queueName(prefix, o.Name, i) {
+				// The manager's copies would go on taking a share of the device's packets.
+				t.remove(names[i:]...)
+				names = names[:i]
+				break
+			}
 		}
+		kept[o.Name] = names
+		return names
 	}
-	// The manager's copies would go on taking a share of the device's packets.
-	t.remove(surplus...)
-	t.queues[o.Name] = names
+	names := usable(t.queues, tapPrefix, o.Queues)
+	writers := usable(t.writers, tapwPrefix, len(names))
 	if len(names) == 0 {
 		return nil, nil
 	}
 	var fds []int
-	for _, name := range names {
+	for _, name := range slices.Concat(names, writers) {
 		fd, err := unix.FcntlInt(uintptr(t.kept[name]), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
 			return nil, fmt.Errorf("%s: %w", o.Name, err)
 		}
 		fds = append(fds, fd)
@@ -256,12 +280,13 @@ func (t tapDevices) adopt(o vtep.DeviceOptions) (*tap.Device, error) {
 		opts := tap.Options(b)
 		before = &opts
 	}
-	d, err := tap.Adopt(tap.Options(o), before, fds)
+	d, err := tap.Adopt(tap.Options(o), before, fds[:len(names)], fds[len(names):])
 	var other *tap.MismatchError
 	if errors.As(err, &other) {
 		t.log.Warn("a kept device is made anew", zap.String("device", o.Name), zap.NamedError("err", err))
-		t.remove(names...)
+		t.remove(slices.Concat(names, writers)...)
 		delete(t.queues, o.Name)
+		delete(t.writers, o.Name)
 		return nil, nil
 	}
 	if err == nil {
@@ -278,10 +303,13 @@ func (t tapDevices) CloseAll(devices []vtep.Device) error {
 	var errs []error
 	for _, v := range devices {
 		d := v.(tapDevice).Device
-		stays := t.stays(queueName(d.Name(), 0))
-		for i := range d.Queues() {
-			if name := queueName(d.Name(), i); t.held[name] && !t.stays(name) {
-				names = append(names, name)
+		stays := t.stays(queueName(tapPrefix, d.Name(), 0))
+		readers, _ := d.Queues()
+		for i := range readers {
+			for _, prefix := range []string{tapPrefix, tapwPrefix} {
+				if name := queueName(prefix, d.Name(), i); t.held[name] && !t.stays(name) {
+					names = append(names, name)
+				}
 			}
 		}
 		if stays {
@@ -306,7 +334,9 @@ type underlay struct {
 // newUnderlay hands u the sockets that the manager kept.
 func newUnderlay(u *udp.Underlay, s *store) underlay {
 	both := underlay{u, s}
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(s.kept)), func(name string) bool { return strings.HasPrefix(name, tapPrefix) })
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(s.kept)), func(name string) bool {
+		return strings.HasPrefix(name, tapPrefix) || strings.HasPrefix(name, tapwPrefix)
+	})
 	both.hand(slices.SortedFunc(slices.Values(names), byNumber))
 	return both
 }

@@ -21,6 +21,7 @@ func TestParseName(t *testing.T) {
 		{"tap.gnv0.0", "gnv0", 0, true},
 		{"tap.gnv0.254", "gnv0", 254, true},
 		{"tap.a.b.3", "a.b", 3, true},
+		{"tapw.gnv0.1", "gnv0", 1, true},
 		{"udp.0", "", 0, true},
 		{"udp6.12", "", 12, true},
 		{"tap..0", "", 0, false},

@@ -89,22 +89,22 @@ func TestServiceStore(t *testing.T) {
 			t.Fatalf("stored: %q, want %q", m.names(), want)
 		}
 	}
-	stores("tap.gnv0.0 tap.gnv0.1 udp.0 udp.1")
+	stores("tap.gnv0.0 tap.gnv0.1 tapw.gnv0.0 tapw.gnv0.1 udp.0 udp.1")
 	g.client("tunnel", "add", "gnv1", "id", "43", "remote", "10.77.0.2", "dstport", "6082", "persist", "on")
-	stores("tap.gnv0.0 tap.gnv0.1 tap.gnv1.0 tap.gnv1.1 udp.0 udp.1 udp.2 udp.3")
+	stores("tap.gnv0.0 tap.gnv0.1 tap.gnv1.0 tap.gnv1.1 tapw.gnv0.0 tapw.gnv0.1 tapw.gnv1.0 tapw.gnv1.1 udp.0 udp.1 udp.2 udp.3")
 	g.client("tunnel", "del", "gnv1")
-	stores("tap.gnv0.0 tap.gnv0.1 udp.0 udp.1")
+	stores("tap.gnv0.0 tap.gnv0.1 tapw.gnv0.0 tapw.gnv0.1 udp.0 udp.1")
 	if n := len(a.udpInodes(6082)); n != 0 {
 		t.Errorf("%d sockets still hold port 6082", n)
 	}
 	a.ok(5*time.Second, "ip", "tuntap", "del", "dev", "gnv1", "mode", "tap", "multi_queue") // fails while somebody has a queue
 	g.client("tunnel", "add", "gnv1", "id", "43", "remote", "10.77.0.2", "dstport", "6082")
-	stores("tap.gnv0.0 tap.gnv0.1 tap.gnv1.0 tap.gnv1.1 udp.0 udp.1 udp.4 udp.5")
+	stores("tap.gnv0.0 tap.gnv0.1 tap.gnv1.0 tap.gnv1.1 tapw.gnv0.0 tapw.gnv0.1 tapw.gnv1.0 tapw.gnv1.1 udp.0 udp.1 udp.4 udp.5")
 
 	// What was made by hand is not configured, so it goes with a restart.
 	index, inodes := a.index("gnv0"), a.udpInodes(6081)
 	g = m.restart(g, nil, g.binary, append(slices.Clone(plainWords), "--workers", "2")...)
-	stores("tap.gnv0.0 tap.gnv0.1 udp.0 udp.1")
+	stores("tap.gnv0.0 tap.gnv0.1 tapw.gnv0.0 tapw.gnv0.1 udp.0 udp.1")
 	if a.has("gnv1") {
 		t.Error("gnv1 is still there")
 	}
@@ -120,12 +120,13 @@ func TestServiceStore(t *testing.T) {
 		}
 		inodes = sockets
 		queues := a.ok(5*time.Second, "ip", "-d", "link", "show", "gnv0")
-		if want := fmt.Sprintf("numqueues %d ", workers); !strings.Contains(queues, want) {
+		if want := fmt.Sprintf("numqueues %d numdisabled %d ", workers, workers); !strings.Contains(queues, want) {
 			t.Errorf("with %d workers: no %q in %s", workers, want, queues)
 		}
-		if n := len(m.names()); n != 2*workers {
+		if n := len(m.names()); n != 3*workers {
 			t.Errorf("with %d workers: stored are %s", workers, m.names())
 		}
+		udpStream(t, a, b, "192.0.2.2:7000", 4<<20) // in order, also with queues that were kept
 	}
 }
 
@@ -137,8 +138,8 @@ func TestServiceNoRoom(t *testing.T) {
 			m := newManager(t)
 			m.max = room
 			_, b, g := serviceLab(t, m, "--workers", "2")
-			within(t, 5*time.Second, "a line that names FileDescriptorStoreMax= and 5", func() bool {
-				return strings.Contains(g.stderr.String(), "FileDescriptorStoreMax= should be 5 or more")
+			within(t, 5*time.Second, "a line that names FileDescriptorStoreMax= and 7", func() bool {
+				return strings.Contains(g.stderr.String(), "FileDescriptorStoreMax= should be 7 or more")
 			})
 			m.restart(g, nil, g.binary, append(slices.Clone(plainWords), "--workers", "2")...)
 			reaches(t, b)

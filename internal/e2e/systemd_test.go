@@ -280,7 +280,7 @@ func TestServiceRestart(t *testing.T) {
 			user := unprivileged(t, instance)
 			g := m.service(a, user, built(t), instance, "gnv0", words...)
 			m.await(0, 10*time.Second, "READY=1")
-			if got, want := strings.Join(m.names(), " "), "tap.gnv0.0 tap.gnv0.1 "; !strings.HasPrefix(got, want) || len(m.names()) != 4 {
+			if got, want := strings.Join(m.names(), " "), "tap.gnv0.0 tap.gnv0.1 tapw.gnv0.0 tapw.gnv0.1 "; !strings.HasPrefix(got, want) || len(m.names()) != 6 {
 				t.Fatalf("stored: %s; want %sand two receive sockets", got, want)
 			}
 			b.tunnel("gnv0", append([]string{"--id", "42", "--local", v.f.far, "--remote", v.f.near, "--address", "192.0.2.2/24"}, v.words...)...)
@@ -320,8 +320,8 @@ func TestServiceRestart(t *testing.T) {
 			if !a.hasAddress("gnv0", "192.0.2.1/24") || !a.hasAddress("gnv0", "198.51.100.7/32") {
 				t.Error("the device has lost addresses")
 			}
-			if n := len(m.names()); n != 4 {
-				t.Errorf("%d descriptors are stored, want 4: %s", n, m.names())
+			if n := len(m.names()); n != 6 {
+				t.Errorf("%d descriptors are stored, want 6: %s", n, m.names())
 			}
 			said, _ := m.heard(0)
 			if !slices.Contains(said, "STOPPING=1") || !slices.ContainsFunc(said, func(s string) bool { return s == "STATUS=1 tunnel up, 1 of 1 peer seen" }) {
