@@ -86,7 +86,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 	for _, cfg := range c.Add {
 		name := cfg.Device.Name
 		if _, ok := e.tunnels[name]; ok {
-			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, unix.EEXIST)
+			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, errExists)
 		}
 		if err := cfg.check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

@@ -115,7 +115,7 @@ func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 	}
 	for _, q := range t.peers {
 		if p.speaks && q.speaks && p.config.Remote == q.config.Remote {
-			return fmt.Errorf("it is given twice: %w", unix.EEXIST)
+			return fmt.Errorf("it is given twice: %w", errExists)
 		}
 	}
 	return e.openPaths(t, p)

@@ -22,6 +22,10 @@ import (
 // socket, or we may not connect to it.
 var ErrUnreachable = errors.New("daemon not reachable")
 
+// ErrEnded is in the chain of those of them that mean: it took our connection,
+// and was gone before it had answered.
+var ErrEnded = errors.New("it ended before it answered")
+
 // NotFoundError says that the daemon does not have what was asked for.
 type NotFoundError struct{ Text string }
 
@@ -390,8 +394,11 @@ func (c *Client) try(ctx context.Context, method, path string, text []byte, read
 
 // failed is an error of a connection that was there.
 func (c *Client) failed(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		err = ctx.Err()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, ErrEnded)
 	}
 	return fmt.Errorf("%s: %w", c.path, err)
 }
