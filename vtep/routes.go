@@ -72,9 +72,48 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
 		}
 		e.mu.Lock()
+		e.relisten()
 		e.checkOwn()
 		e.checkPaths(e.sorted())
 		e.mu.Unlock()
+	}
+}
+
+// relisten opens receive sockets anew whose device has come back as another.
+// What cannot be opened yet, for want of an address, is tried again with the
+// next change. e.mu is held.
+func (e *Endpoint) relisten() {
+	if e.closed {
+		return
+	}
+	var stale []*socket
+	for opts, old := range e.sockets {
+		if !old.listener.Stale() {
+			continue
+		}
+		s := &socket{id: old.id, options: opts, users: old.users, received: old.received}
+		if err := e.openSocket(s); err != nil {
+			e.log.Warn("cannot listen on the device that has come back", zap.String("device", opts.Device), zap.NamedError("err", err))
+			continue
+		}
+		e.sockets[opts] = s
+		for _, t := range e.tunnels {
+			if i := slices.Index(t.sockets, old); i >= 0 {
+				t.sockets[i] = s
+			}
+		}
+		e.log.Info("listening again on a device that had gone", zap.String("device", opts.Device))
+		stale = append(stale, old)
+	}
+	if len(stale) == 0 {
+		return
+	}
+	if err := e.publish(); err != nil {
+		e.log.Error("workers do not follow", zap.NamedError("err", err))
+		return // what would be closed now the stuck worker may still use
+	}
+	for _, old := range stale {
+		old.listener.Close()
 	}
 }
 
