@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"gvtep/internal/packet"
+	"gvtep/fdb"
 	"gvtep/vtep/geneve"
 )
 
@@ -145,29 +145,54 @@ func (s *segment) sweep(now int64) {
 	}
 }
 
-// flap is an address that moved too often and is held where it is.
-type flap struct {
-	tunnel string
-	vid    uint16 // of a trunk; 0: no tag
-	mac    packet.MAC
-}
-
 // maxFlaps is how many addresses one line about them names.
 const maxFlaps = 16
 
-// alarm says in one line which addresses flap. It is called once a second.
+// alarm says in one line which addresses flap: those that are held where they
+// are, while they go on trying to move, and without damping those that move all
+// the time. It is called once a second.
 func (e *Endpoint) alarm() {
+	now := e.clock()
+	counted := make(map[*fdb.Table]fdb.Stats)
 	var who []string
-	for len(e.flaps) > 0 {
-		f := <-e.flaps
-		text := f.mac.String() + " on " + f.tunnel
-		if f.vid != 0 {
-			text += fmt.Sprint(" vlan ", f.vid)
+	more := 0
+	look := func(p *port, s *segment) {
+		t := s.fdb
+		stats, last := t.Stats(), e.flapped[t]
+		if stats.Moved == 0 {
+			return
 		}
-		who = append(who, text)
+		counted[t] = stats
+		held := stats.Damped != last.Damped || stats.Frozen != last.Frozen
+		if !held && (t.Damping() || stats.Moved-last.Moved < fdb.DampMoves) {
+			return
+		}
+		on := " on " + p.name
+		if s.vid != 0 {
+			on += fmt.Sprint(" vlan ", s.vid)
+		}
+		for entry := range t.All(now) {
+			switch flaps := entry.Frozen > 0 || !t.Damping() && entry.Moves >= fdb.DampMoves && entry.Updated < 2*time.Second; {
+			case !flaps:
+			case len(who) < maxFlaps:
+				who = append(who, entry.MAC.String()+on)
+			default:
+				more++
+			}
+		}
 	}
+	for _, p := range e.snap.Load().ports {
+		look(p, p.segment)
+		if p.trunk != nil {
+			for i := range p.trunk.vlans {
+				look(p, &p.trunk.vlans[i])
+			}
+		}
+	}
+	e.flapped = counted
 	if len(who) > 0 {
-		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?", zap.Strings("mac", who))
+		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?",
+			zap.Strings("mac", who), zap.Int("more", more))
 	}
 }
 
