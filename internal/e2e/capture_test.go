@@ -131,6 +131,13 @@ func (c *capture) send(data []byte) {
 	c.t.Fatalf("send on %s: no room", c.name)
 }
 
+// grow lets it keep up to limit frames.
+func (c *capture) grow(limit int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = limit
+}
+
 // count is how many frames have passed.
 func (c *capture) count() int {
 	c.mu.Lock()
