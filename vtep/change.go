@@ -205,6 +205,9 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
 		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
 	}
+	if err := t.settleNeighbours(old.config.Neighbours, e.clock()); err != nil {
+		e.log.Error("a neighbour could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
+	}
 	for _, p := range old.peers {
 		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
 		if gone {
