@@ -109,7 +109,7 @@ func (a *app) await(ctx context.Context, name string, reached goal) error {
 	for {
 		missing, err := a.try(ctx, name, reached)
 		switch code := exitCode(err); {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 		case code == exitUnreachable && !seen && !errors.Is(err, control.ErrEnded), code == exitRefused:
 			last = err.Error()
 		case code == exitUnreachable:

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
@@ -101,6 +102,9 @@ func (c *Client) connect(ctx context.Context) (*connection, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.path)
 	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) { // a moment before ctx says so
+			return nil, fmt.Errorf("%s: %w", c.path, context.DeadlineExceeded)
+		}
 		if op := new(net.OpError); errors.As(err, &op) && ctx.Err() == nil {
 			err = fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, op.Err)
 		}
