@@ -117,9 +117,10 @@ func retag(data, oob []byte) []byte {
 // send puts a frame on the device, as if the host sent it.
 func (c *capture) send(data []byte) {
 	c.t.Helper()
+	to := c.to // Sendto writes to it, and there may be several who send
 	// ENOBUFS: the device's queue is full for a moment.
 	for range 100 {
-		err := unix.Sendto(c.fd, data, 0, &c.to)
+		err := unix.Sendto(c.fd, data, 0, &to)
 		if err == nil {
 			return
 		}

@@ -220,9 +220,9 @@ func TestFlappingAddress(t *testing.T) {
 				}
 				return
 			}
-			// Runs of one peer's packets count once, and the sockets are two.
-			if s.Gvtep.FDB.Moved < sent/10 {
-				t.Errorf("moved %d times, want a good part of %d", s.Gvtep.FDB.Moved, sent)
+			// What a worker takes of one peer at once, up to 32 packets and more in trains, counts once.
+			if s.Gvtep.FDB.Moved < sent/100 {
+				t.Errorf("moved %d times, want at least a hundredth of %d", s.Gvtep.FDB.Moved, sent)
 			}
 			for i, want := range []string{"10.77.0.2", "10.77.0.3", "10.77.0.2"} {
 				peers[i%2].send(packet)
