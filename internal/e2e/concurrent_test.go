@@ -39,7 +39,7 @@ func TestConcurrentChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain := built(t)
-	f := &flows{hosts: lan(t)}
+	f := &established{hosts: lan(t)}
 	a, b := f.hosts[0], f.hosts[1]
 	g := a.launch(race, newInstance(), "gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--remote", "10.77.0.3",
 		"--address", "192.0.2.1/24", "--workers", "4", "--maxaddress", "1000", "--ageing", "2", "--neigh_suppress", "on")
@@ -198,8 +198,8 @@ address = "198.51.100.%[1]d/24"
 	a.pings("192.0.2.2")
 	a.pings("198.51.100.2")
 	port := 7000
-	streams := func(rate int) *flows {
-		f := &flows{}
+	streams := func(rate int) *established {
+		f := &established{}
 		for i, net := range []string{"192.0.2.", "198.51.100."} {
 			for k, from := range []*host{a, b} {
 				port++

@@ -18,16 +18,16 @@ import (
 //	         |                       |                       |
 //	  =======+================== a bridge ===================+=======
 
-// flows is a segment of a and b with a stream each way.
-type flows struct {
+// established is a segment of a and b with a stream each way.
+type established struct {
 	hosts   [3]*host
 	g       *gvtep // on a
 	streams []*stream
 }
 
-func newFlows(t *testing.T, rate int) *flows {
+func establish(t *testing.T, rate int) *established {
 	t.Helper()
-	f := &flows{hosts: lan(t)}
+	f := &established{hosts: lan(t)}
 	a, b := f.hosts[0], f.hosts[1]
 	f.g = a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--remote", "10.77.0.3", "--address", "192.0.2.1/24")
 	b.tunnel("gnv0", "--id", "42", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--address", "192.0.2.2/24")
@@ -45,7 +45,7 @@ func newFlows(t *testing.T, rate int) *flows {
 // whole ends the streams, of which nothing may be lost. Order is not promised:
 // the TUN driver remembers 4,096 flows a device (drivers/net/tun.c MAX_TAP_FLOWS), and
 // one that is crowded out may go on in another queue.
-func (f *flows) whole(t *testing.T) {
+func (f *established) whole(t *testing.T) {
 	t.Helper()
 	for i, s := range f.streams {
 		sent, got := s.end()
@@ -122,7 +122,7 @@ func TestSpoofedAddresses(t *testing.T) {
 		run       = 64   // packets in one send
 		growth    = 32   // MiB: the table is 128 KiB, the rest is the collector's
 	)
-	f := newFlows(t, 2000)
+	f := establish(t, 2000)
 	there := f.hosts[1].mac("gnv0")
 	packet := join("0000 6558 00002a00", eth(mac{2, 0, 0, 0, 0x0d, 1}, mac{}, typeLabel, make([]byte, 46)))
 	c := f.hosts[2].forger("10.77.0.3", "10.77.0.1", len(packet))
@@ -181,7 +181,7 @@ func TestFlappingAddress(t *testing.T) {
 	packet := join("0000 6558 00002a00", eth(mac{2, 0, 0, 0, 0x0d, 1}, m, typeLabel, make([]byte, 46)))
 	for _, damping := range []string{"on", "off"} {
 		t.Run("move_damping "+damping, func(t *testing.T) {
-			f := newFlows(t, 2000)
+			f := establish(t, 2000)
 			g := f.g
 			g.h.ok(10*time.Second, g.binary, "-i", g.instance, "tunnel", "set", "gnv0", "move_damping", damping)
 			peers := []*forger{f.hosts[1].forger("10.77.0.2", "10.77.0.1", len(packet)), f.hosts[2].forger("10.77.0.3", "10.77.0.1", len(packet))}
