@@ -13,8 +13,8 @@ import (
 
 // Changes while packets flow.
 
-// cli runs a command of the program, whose words may come from any goroutine.
-func (g *gvtep) cli(binary string, args ...string) (text string, code int) {
+// call runs a command of the program, whose words may come from any goroutine.
+func (g *gvtep) call(binary string, args ...string) (text string, code int) {
 	out, err := exec.Command(binary, append([]string{"-i", g.instance, "--timeout", "20s"}, args...)...).CombinedOutput()
 	if exit, ok := err.(*exec.ExitError); ok {
 		return string(out), exit.ExitCode()
@@ -98,7 +98,7 @@ func TestConcurrentChanges(t *testing.T) {
 				if verb == "add" || verb == "replace" {
 					words = append(words, "dst", e.dst, e.state)
 				}
-				if text, code := g.cli(plain, words...); code != want {
+				if text, code := g.call(plain, words...); code != want {
 					t.Errorf("gvtep %s: exit status %d, want %d: %s", strings.Join(words, " "), code, want, text)
 					return
 				}
@@ -126,7 +126,7 @@ func TestConcurrentChanges(t *testing.T) {
 			{"-s", "-d", "show"},
 		}
 		for ; time.Now().Before(end); turns++ {
-			if text, code := g.cli(plain, steps[turns%len(steps)]...); code != 0 {
+			if text, code := g.call(plain, steps[turns%len(steps)]...); code != 0 {
 				t.Errorf("gvtep %s: exit status %d: %s", strings.Join(steps[turns%len(steps)], " "), code, text)
 				return
 			}
@@ -213,7 +213,7 @@ address = "198.51.100.%[1]d/24"
 	for _, r := range rates {
 		f := streams(r)
 		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-			g.cli(g.binary, "show")
+			g.call(g.binary, "show")
 		}
 		whole := true
 		for _, s := range f.streams {
@@ -234,14 +234,14 @@ address = "198.51.100.%[1]d/24"
 	descriptors, start := 0, time.Now()
 	for n := range changes {
 		id := fmt.Sprint(44 + n%20)
-		if text, code := g.cli(g.binary, "tunnel", "add", "gnv2", "id", id, "local", "10.77.0.1", "remote", "10.77.0.2"); code != 0 {
+		if text, code := g.call(g.binary, "tunnel", "add", "gnv2", "id", id, "local", "10.77.0.1", "remote", "10.77.0.2"); code != 0 {
 			t.Fatalf("tunnel add, the %d-th: %d, %s", n, code, text)
 		}
 		var tun tunnelAnswer
 		if err := g.ask("/v1/tunnels/gnv2", &tun); err != nil || tun.Stats.RX.Packets != 0 {
 			t.Errorf("the %d-th: %d packets came to a tunnel that nobody uses, %v", n, tun.Stats.RX.Packets, err)
 		}
-		if text, code := g.cli(g.binary, "tunnel", "del", "gnv2"); code != 0 {
+		if text, code := g.call(g.binary, "tunnel", "del", "gnv2"); code != 0 {
 			t.Fatalf("tunnel del, the %d-th: %d, %s", n, code, text)
 		}
 		if n == 2 {
