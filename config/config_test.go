@@ -97,6 +97,9 @@ func TestWords(t *testing.T) {
 		{short + "bum_limit 500 locked on move_damping off neigh_suppress on", func(t *Tunnel) {
 			t.BUMLimit, t.Locked, t.NoMoveDamping, t.NeighSuppress = 500, true, true, true
 		}},
+		{short + "neigh_suppress on neigh 192.0.2.9=02:00:00:00:0A:09 neigh 2001:db8::9=02:00:00:00:0a:09", func(t *Tunnel) {
+			t.NeighSuppress, t.Neighbours = true, []Neighbour{{addr("192.0.2.9"), "02:00:00:00:0a:09"}, {addr("2001:db8::9"), "02:00:00:00:0a:09"}}
+		}},
 		{short + "mtu 68", func(t *Tunnel) { t.MTU = 68 }},
 		{short + "mtu auto", func(*Tunnel) {}},
 		{short + "address 192.0.2.1/24 address fd00::1/64", func(t *Tunnel) {
@@ -187,6 +190,13 @@ func TestErrors(t *testing.T) {
 		{short + "accept 2001:db8::/32", "accept 2001:db8::/32 and remote 203.0.113.1 are of different families"},
 		{short + "mode l3 accept any", "accept 0.0.0.0/0: a mode l3 tunnel takes packets from its remotes only"},
 		{"gnv0 id 1 local ::1 accept 10.0.0.0/8", "accept 10.0.0.0/8 and local ::1 are of different families"},
+		{short + "neigh 192.0.2.9=02:00:00:00:0a:09", "neigh 192.0.2.9=02:00:00:00:0a:09: it is neigh_suppress that answers for it, set neigh_suppress on"},
+		{short + "neigh_suppress on neigh 192.0.2.9", "neigh 192.0.2.9: want an IP address and an Ethernet address, such as 192.0.2.9=02:00:00:00:0a:09"},
+		{short + "neigh_suppress on neigh 239.1.1.1=02:00:00:00:0a:09", "neigh 239.1.1.1=02:00:00:00:0a:09: 239.1.1.1 is not the address of one station"},
+		{short + "neigh_suppress on neigh 192.0.2.9=01:00:5e:00:00:01", "neigh 192.0.2.9=01:00:5e:00:00:01: want the Ethernet address of one station behind the ="},
+		{short + "neigh_suppress on neigh 192.0.2.9=02:00:00:00:0a:09 neigh 192.0.2.9=02:00:00:00:0a:08", "neigh 192.0.2.9=02:00:00:00:0a:08: 192.0.2.9 is given twice"},
+		{short + "mode l3 neigh 192.0.2.9=02:00:00:00:0a:09", "neigh is for mode l2: a mode l3 tunnel has no Ethernet frames"},
+		{"gnv0 vlan 5:7 remote 203.0.113.1 neigh_suppress on neigh 192.0.2.9=02:00:00:00:0a:09", "neigh 192.0.2.9=02:00:00:00:0a:09: it is for frames without a tag, which have no segment here: give the trunk an id"},
 		{short + "flood yes", "flood yes: want on or off"},
 		{short + "bum_limit -1", "bum_limit -1: want 0 to 1000000000 frames a second"},
 		{short + "mtu 67", "mtu 67: want auto or 68 to 65535"},

@@ -15,6 +15,9 @@ func (l *loader) tunnel(f *file, n *node) {
 	if n.table.values["accept"] != nil {
 		t.Accept = nil
 	}
+	if n.table.values["neigh"] != nil {
+		t.Neighbours = nil
+	}
 	if _, ok := n.table.values["remote"]; ok || n.table.values["peer"] != nil {
 		t.Peers = nil
 	}

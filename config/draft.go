@@ -90,6 +90,8 @@ func (d *Draft) Set(word, value string) error {
 			d.tunnel.Accept = nil
 		case "vlan":
 			d.tunnel.VLANs = nil
+		case "neigh":
+			d.tunnel.Neighbours = nil
 		case "address":
 			d.tunnel.Addresses = nil
 		}

@@ -204,6 +204,14 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.NoMoveDamping }, false),
 		word(Keyword{Name: "neigh_suppress", Default: "off", Live: true, Usage: "answer ARP and ND for addresses behind peers instead of flooding"},
 			func(t *Tunnel) *bool { return &t.NeighSuppress }, true),
+		custom(Keyword{Name: "neigh", Kind: List, Arg: "ADDR=LLADDR", Live: true, Usage: "answer ARP or ND for this address by neigh_suppress, while the fdb has LLADDR behind a peer"},
+			setNeighbour,
+			func(t *Tunnel) (all []string) {
+				for _, n := range t.Neighbours {
+					all = append(all, n.String())
+				}
+				return all
+			}),
 		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop", Live: true,
 			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree; PAUSE is always dropped"},
 			func(t *Tunnel) *bool { return &t.L2ControlPass }, false, true),
@@ -613,6 +621,25 @@ func prefixTexts(prefixes []netip.Prefix) (all []string) {
 		}
 	}
 	return all
+}
+
+func setNeighbour(t *Tunnel, v string) error {
+	ip, station, both := strings.Cut(v, "=")
+	a, err := netip.ParseAddr(ip)
+	if !both || err != nil || a.Zone() != "" {
+		return wrong("want an IP address and an Ethernet address, such as 192.0.2.9=02:00:00:00:0a:09")
+	}
+	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) {
+		return wrong("%s is not the address of one station", a)
+	}
+	if station, err = entryAddress(station); err != nil || isGroup(station) {
+		return wrong("want the Ethernet address of one station behind the =")
+	}
+	if slices.ContainsFunc(t.Neighbours, func(n Neighbour) bool { return n.Addr == a }) {
+		return wrong("%s is given twice", a)
+	}
+	t.Neighbours = append(slices.Clip(t.Neighbours), Neighbour{a, station})
+	return nil
 }
 
 func setAddress(t *Tunnel, v string) error {

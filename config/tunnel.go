@@ -166,7 +166,9 @@ type Tunnel struct {
 	Locked        bool // let only addresses with an entry in Entries speak
 	NoMoveDamping bool // let addresses move as often as they like
 	NeighSuppress bool // answer ARP and ND for what is behind peers
-	Entries       []Entry
+	// Neighbours is what NeighSuppress is told, beside what it hears.
+	Neighbours []Neighbour
+	Entries    []Entry
 
 	MTU       int    // 68-65535; 0: auto
 	LLAddr    string // canonical form; "": as the kernel chooses
@@ -179,6 +181,15 @@ type Tunnel struct {
 	Up        bool
 	Offload   Offload
 }
+
+// Neighbour is a station and its address, for which ARP and ND are answered.
+type Neighbour struct {
+	Addr   netip.Addr
+	LLAddr string // canonical form
+}
+
+// String writes it as the keyword does.
+func (n Neighbour) String() string { return n.Addr.String() + "=" + n.LLAddr }
 
 // Warnings are remarks on a tunnel that is valid but perhaps not meant so.
 func (t Tunnel) Warnings() []string {
@@ -246,6 +257,11 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	}
 	if t.L3 && len(t.Entries) > 0 {
 		report("fdb", 0, "fdb %s: a mode l3 tunnel has no forwarding table", t.Entries[0].LLAddr)
+	}
+	if len(t.Neighbours) > 0 && t.NoVNI && len(t.VLANs) > 0 {
+		report("neigh", 0, "neigh %s: it is for frames without a tag, which have no segment here: give the trunk an id", t.Neighbours[0])
+	} else if len(t.Neighbours) > 0 && !t.NeighSuppress {
+		report("neigh", 0, "neigh %s: it is neigh_suppress that answers for it, set neigh_suppress on", t.Neighbours[0])
 	}
 	if t.Group.IsValid() && t.Dev == "" {
 		report("group", 0, "group %s: name the underlay device, dev DEVICE", t.Group)
@@ -347,7 +363,7 @@ func (t *Tunnel) checkRoutes(report func(key string, nth int, format string, arg
 // l2Keys are the keywords that mean nothing where IP packets are inside.
 func l2Keys() []string {
 	return []string{"learning", "ageing", "maxaddress", "flood", "mcast_flood", "bcast_flood", "bum_limit",
-		"locked", "move_damping", "neigh_suppress", "l2_control", "vlan_tags", "isolated"}
+		"locked", "move_damping", "neigh_suppress", "neigh", "l2_control", "vlan_tags", "isolated"}
 }
 
 // dropL2 gives the l2Keys of a mode l3 tunnel, which come from [defaults], the
@@ -355,7 +371,7 @@ func l2Keys() []string {
 func (t *Tunnel) dropL2(base Tunnel) {
 	t.Learning, t.Ageing, t.MaxAddress = base.Learning, base.Ageing, base.MaxAddress
 	t.NoFlood, t.NoMcastFlood, t.NoBcastFlood, t.BUMLimit = base.NoFlood, base.NoMcastFlood, base.NoBcastFlood, base.BUMLimit
-	t.Locked, t.NoMoveDamping, t.NeighSuppress = base.Locked, base.NoMoveDamping, base.NeighSuppress
+	t.Locked, t.NoMoveDamping, t.NeighSuppress, t.Neighbours = base.Locked, base.NoMoveDamping, base.NeighSuppress, base.Neighbours
 	t.L2ControlPass, t.VLANDrop, t.Isolated = base.L2ControlPass, base.VLANDrop, base.Isolated
 }
 

@@ -94,8 +94,8 @@ func leaveGroup(fd int, group netip.Addr, index int) {
 // needs CAP_NET_RAW.
 //
 // The sockets keep their descriptors and may be in use meanwhile. Receive sockets
-// of an address, other than of a group, lose their spreading over the workers
-// when they are bound anew: one gets all (net/ipv4/udp.c udp_lib_rehash).
+// of an address are left alone: bound anew they would not be spread over the
+// workers any more, see Listener.Stale.
 func (u *Underlay) Renew() (renewed int, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -126,7 +126,7 @@ func (u *Underlay) Renew() (renewed int, err error) {
 	}
 	for l := range u.listeners {
 		for _, r := range l.receivers {
-			if r != nil && l.options.Device != "" {
+			if r != nil && l.options.Group.IsValid() {
 				renew(l.options.Device, l.options.Group.WithZone(""), int32(r.fd))
 			}
 		}

@@ -530,6 +530,42 @@ func TestRenew(t *testing.T) {
 	})
 }
 
+// TestStale: the sockets of an address, whose device is another one by now.
+func TestStale(t *testing.T) {
+	n := newNetwork(t)
+	u := newUnderlay(t, Config{Workers: 4})
+	o := ListenOptions{Local: here4, Port: 6081, Device: "v0"}
+	bound, err := u.Listen(o)
+	must(t, err)
+	free, err := u.Listen(ListenOptions{Local: any6, Port: 6081})
+	must(t, err)
+	stale := func(when string, want bool) {
+		t.Helper()
+		if _, err := u.Renew(); err != nil {
+			t.Errorf("%s: Renew: %v", when, err)
+		}
+		if bound.Stale() != want || free.Stale() {
+			t.Errorf("%s: bound %t, without device %t, want %t, false", when, bound.Stale(), free.Stale(), want)
+		}
+	}
+	stale("fresh", false)
+	must(t, n.nl.LinkDel(n.link(n.nl, "v0")))
+	stale("gone", false)
+	peer := netlink.NewLinkAttrs()
+	peer.Name = "v0"
+	must(t, n.nl.LinkAdd(&netlink.Veth{LinkAttrs: peer, PeerName: "v1"}))
+	stale("back without address", true)
+	if _, err := u.Listen(o); !errors.Is(err, unix.EADDRNOTAVAIL) {
+		t.Errorf("Listen without the address: %v, want EADDRNOTAVAIL", err)
+	}
+	n.setUp(n.nl, "v0", "10.9.0.1/24")
+	again, err := u.Listen(o)
+	must(t, err)
+	must(t, bound.Close())
+	bound = again
+	stale("anew", false)
+}
+
 func TestFindGroup(t *testing.T) {
 	const table4 = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n" +
 		"1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n" +

@@ -186,6 +186,24 @@ func (l *Listener) Rcvbuf() int { return l.rcvbuf }
 // GRO reports whether trains are received.
 func (l *Listener) GRO() bool { return l.gro }
 
+// Stale reports whether the device that the sockets of an address are bound to
+// has gone and come back as another one. They receive nothing any more then;
+// Listen again with the same options and close this one. To bind them to the
+// new device would not do: a socket that is bound anew leaves its SO_REUSEPORT
+// group, and nothing takes it in again (net/ipv4/udp.c udp_lib_rehash), so that
+// one worker would get everything. Sockets of a group are for Renew.
+func (l *Listener) Stale() bool {
+	if l.options.Device == "" || l.options.Group.IsValid() {
+		return false
+	}
+	link, err := l.u.routes.LinkByName(l.options.Device)
+	if err != nil {
+		return false // not yet, or nobody can tell
+	}
+	bound, err := unix.GetsockoptInt(l.receivers[0].fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+	return err == nil && bound != link.Attrs().Index
+}
+
 // Close closes all sockets. No worker may use a Receiver any more.
 func (l *Listener) Close() error {
 	l.u.mu.Lock()

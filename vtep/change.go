@@ -86,7 +86,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 	for _, cfg := range c.Add {
 		name := cfg.Device.Name
 		if _, ok := e.tunnels[name]; ok {
-			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, unix.EEXIST)
+			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, errExists)
 		}
 		if err := cfg.check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -204,6 +204,9 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	}
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
 		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
+	}
+	if err := t.settleNeighbours(old.config.Neighbours, e.clock()); err != nil {
+		e.log.Error("a neighbour could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
 	}
 	for _, p := range old.peers {
 		gone := t.port.segment.nexthopPeers(p.nexthop) == nil

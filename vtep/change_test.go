@@ -157,3 +157,72 @@ func TestSetLosesNothing(t *testing.T) {
 	<-done
 	<-done
 }
+
+// TestRelisten: sockets whose device has come back as another are opened anew,
+// as soon as that is possible, for all tunnels that use them.
+func TestRelisten(t *testing.T) {
+	h := newHost(t, new(memWire), 2, "192.0.2.1")
+	a, b := testTunnel("gnv0", "192.0.2.2"), testTunnel("gnv1", "192.0.2.2")
+	b.VNI++
+	dev := h.add(a)
+	h.add(b)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- h.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	u := h.underlay
+	listening := func() (all []*memListener) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return slices.Clone(u.listeners)
+	}
+	if n := len(listening()); n != 1 {
+		t.Fatalf("%d listeners, want 1", n)
+	}
+	old := listening()[0]
+	refuse := func(err error) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		old.stale, u.listenErr = true, err
+	}
+	refuse(unix.EADDRNOTAVAIL)
+	h.look(t)
+	if now := listening(); len(now) != 1 || now[0] != old {
+		t.Fatal("the old sockets are gone and there are no others")
+	}
+	refuse(nil)
+	h.look(t)
+	for range 2000 {
+		if now := listening(); len(now) == 1 && now[0] != old {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if now := listening(); len(now) != 1 || now[0] == old {
+		t.Fatalf("%d listeners, the first of them the old one: %t; want one new one", len(now), now[0] == old)
+	}
+	hello := frame(macA, macB, 0x88b5, make([]byte, 46))
+	u.inject(addr("192.0.2.2"), 6081, 0, 2, len(hello)+8, good(hello))
+	arrives(t, dev, hello)
+	for _, name := range []string{"gnv0", "gnv1"} {
+		if err := h.Remove(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(listening()); n != 0 {
+		t.Errorf("%d listeners after both tunnels are gone, want none", n)
+	}
+}
+
+// look tells the endpoint of a change and waits until it has looked.
+func (h *host) look(t *testing.T) {
+	t.Helper()
+	for range 3 { // one waits in the channel, and it takes the next when it is done with the last
+		select {
+		case h.underlay.changed <- struct{}{}:
+		case <-time.After(5 * time.Second):
+			t.Fatal("the endpoint does not look at changes")
+		}
+	}
+}

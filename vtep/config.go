@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
 
@@ -57,6 +58,9 @@ type Tunnel struct {
 	// NeighSuppress answers ARP and ND requests of our side for addresses
 	// behind peers, from what was heard, instead of flooding them.
 	NeighSuppress bool
+	// Neighbours are stations behind peers that NeighSuppress answers for
+	// before it has heard of them, as long as the table has their MAC.
+	Neighbours []Neighbour
 
 	Entries []Entry // of the forwarding table
 
@@ -93,4 +97,10 @@ type Peer struct {
 	// BUMLimit is how many broadcast, unknown unicast and multicast frames of
 	// it are let in in a second; 0: no limit.
 	BUMLimit int
+}
+
+// Neighbour is a station and its address.
+type Neighbour struct {
+	Addr netip.Addr
+	MAC  packet.MAC
 }

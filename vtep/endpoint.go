@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/fdb"
 	"gvtep/internal/packet"
 )
 
@@ -59,7 +60,9 @@ type Endpoint struct {
 	busyPoll atomic.Int64 // nanoseconds
 	events   events
 	speakers chan speaker // want to be let in
-	flaps    chan flap    // addresses frozen since the last line about them
+	// flapped is what the tables had counted when flapping addresses were
+	// last looked for; only the watcher uses it.
+	flapped map[*fdb.Table]fdb.Stats
 
 	carrying atomic.Bool           // the workers run
 	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
@@ -91,7 +94,6 @@ func New(cfg Config) (*Endpoint, error) {
 		recheck:  make(chan struct{}, 1),
 		failures: make(chan error, 1),
 		speakers: make(chan speaker, speakerQueue),
-		flaps:    make(chan flap, maxFlaps),
 		tunnels:  make(map[string]*tunnel),
 		sockets:  make(map[ListenOptions]*socket),
 		admit:    make(map[admission]*peer),

@@ -94,12 +94,6 @@ func (ev *events) send(event Event) {
 // fdbChanged passes on a change of a tunnel's table. The table calls it
 // locked, from a worker too.
 func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *portState, c fdb.Event) {
-	if c.Kind == fdb.EventFrozen {
-		select {
-		case e.flaps <- flap{tunnel, vid, c.MAC}:
-		default: // more than fit in a line anyway
-		}
-	}
 	if !e.events.wanted() {
 		return
 	}

@@ -229,6 +229,7 @@ type memUnderlay struct {
 	changed   chan struct{}
 	sent      []memDatagram // if keep
 	keep      bool
+	listenErr error // what Listen says; guarded by mu
 }
 
 type memDatagram struct {
@@ -259,8 +260,11 @@ func (u *memUnderlay) Listen(opts ListenOptions) (Listener, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.listenErr != nil {
+		return nil, u.listenErr
+	}
 	for _, other := range u.listeners {
-		if other.opts.Local == opts.Local && other.opts.Port == opts.Port {
+		if other.opts.Local == opts.Local && other.opts.Port == opts.Port && !other.stale {
 			return nil, unix.EADDRINUSE
 		}
 	}
@@ -325,6 +329,7 @@ type memListener struct {
 	opts      ListenOptions
 	u         *memUnderlay
 	receivers []*memReceiver
+	stale     bool // guarded by u.mu
 }
 
 func (l *memListener) Receiver(i int) Receiver {
@@ -336,6 +341,12 @@ func (l *memListener) Receiver(i int) Receiver {
 
 func (l *memListener) Rcvbuf() int { return 1 << 20 }
 func (l *memListener) GRO() bool   { return false }
+
+func (l *memListener) Stale() bool {
+	l.u.mu.Lock()
+	defer l.u.mu.Unlock()
+	return l.stale
+}
 
 func (l *memListener) Close() error {
 	l.u.mu.Lock()

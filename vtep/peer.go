@@ -115,7 +115,7 @@ func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 	}
 	for _, q := range t.peers {
 		if p.speaks && q.speaks && p.config.Remote == q.config.Remote {
-			return fmt.Errorf("it is given twice: %w", unix.EEXIST)
+			return fmt.Errorf("it is given twice: %w", errExists)
 		}
 	}
 	return e.openPaths(t, p)
@@ -254,14 +254,10 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 	}
 	s := e.sockets[opts]
 	if s == nil {
-		l, err := e.underlay.Listen(opts)
-		if err != nil {
-			return nil, err
-		}
 		e.lastID++
-		s = &socket{id: e.lastID, options: opts, listener: l, received: make([]packet.Counter, len(e.workers))}
-		for i := range e.workers {
-			s.receivers = append(s.receivers, l.Receiver(i))
+		s = &socket{id: e.lastID, options: opts, received: make([]packet.Counter, len(e.workers))}
+		if err := e.openSocket(s); err != nil {
+			return nil, err
 		}
 		e.sockets[opts] = s
 	}
@@ -270,6 +266,19 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 		t.sockets = append(t.sockets, s)
 	}
 	return s, nil
+}
+
+// openSocket opens the receive sockets of s, one for each worker.
+func (e *Endpoint) openSocket(s *socket) error {
+	l, err := e.underlay.Listen(s.options)
+	if err != nil {
+		return err
+	}
+	s.listener = l
+	for i := range e.workers {
+		s.receivers = append(s.receivers, l.Receiver(i))
+	}
+	return nil
 }
 
 // openPaths opens the source ports that the tunnel's DF policy needs.

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"gvtep/internal/packet"
+	"gvtep/fdb"
 	"gvtep/vtep/geneve"
 )
 
@@ -72,9 +72,48 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
 		}
 		e.mu.Lock()
+		e.relisten()
 		e.checkOwn()
 		e.checkPaths(e.sorted())
 		e.mu.Unlock()
+	}
+}
+
+// relisten opens receive sockets anew whose device has come back as another.
+// What cannot be opened yet, for want of an address, is tried again with the
+// next change. e.mu is held.
+func (e *Endpoint) relisten() {
+	if e.closed {
+		return
+	}
+	var stale []*socket
+	for opts, old := range e.sockets {
+		if !old.listener.Stale() {
+			continue
+		}
+		s := &socket{id: old.id, options: opts, users: old.users, received: old.received}
+		if err := e.openSocket(s); err != nil {
+			e.log.Warn("cannot listen on the device that has come back", zap.String("device", opts.Device), zap.NamedError("err", err))
+			continue
+		}
+		e.sockets[opts] = s
+		for _, t := range e.tunnels {
+			if i := slices.Index(t.sockets, old); i >= 0 {
+				t.sockets[i] = s
+			}
+		}
+		e.log.Info("listening again on a device that had gone", zap.String("device", opts.Device))
+		stale = append(stale, old)
+	}
+	if len(stale) == 0 {
+		return
+	}
+	if err := e.publish(); err != nil {
+		e.log.Error("workers do not follow", zap.NamedError("err", err))
+		return // what would be closed now the stuck worker may still use
+	}
+	for _, old := range stale {
+		old.listener.Close()
 	}
 }
 
@@ -106,29 +145,54 @@ func (s *segment) sweep(now int64) {
 	}
 }
 
-// flap is an address that moved too often and is held where it is.
-type flap struct {
-	tunnel string
-	vid    uint16 // of a trunk; 0: no tag
-	mac    packet.MAC
-}
-
 // maxFlaps is how many addresses one line about them names.
 const maxFlaps = 16
 
-// alarm says in one line which addresses flap. It is called once a second.
+// alarm says in one line which addresses flap: those that are held where they
+// are, while they go on trying to move, and without damping those that move all
+// the time. It is called once a second.
 func (e *Endpoint) alarm() {
+	now := e.clock()
+	counted := make(map[*fdb.Table]fdb.Stats)
 	var who []string
-	for len(e.flaps) > 0 {
-		f := <-e.flaps
-		text := f.mac.String() + " on " + f.tunnel
-		if f.vid != 0 {
-			text += fmt.Sprint(" vlan ", f.vid)
+	more := 0
+	look := func(p *port, s *segment) {
+		t := s.fdb
+		stats, last := t.Stats(), e.flapped[t]
+		if stats.Moved == 0 {
+			return
 		}
-		who = append(who, text)
+		counted[t] = stats
+		held := stats.Damped != last.Damped || stats.Frozen != last.Frozen
+		if !held && (t.Damping() || stats.Moved-last.Moved < fdb.DampMoves) {
+			return
+		}
+		on := " on " + p.name
+		if s.vid != 0 {
+			on += fmt.Sprint(" vlan ", s.vid)
+		}
+		for entry := range t.All(now) {
+			switch flaps := entry.Frozen > 0 || !t.Damping() && entry.Moves >= fdb.DampMoves && entry.Updated < 2*time.Second; {
+			case !flaps:
+			case len(who) < maxFlaps:
+				who = append(who, entry.MAC.String()+on)
+			default:
+				more++
+			}
+		}
 	}
+	for _, p := range e.snap.Load().ports {
+		look(p, p.segment)
+		if p.trunk != nil {
+			for i := range p.trunk.vlans {
+				look(p, &p.trunk.vlans[i])
+			}
+		}
+	}
+	e.flapped = counted
 	if len(who) > 0 {
-		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?", zap.Strings("mac", who))
+		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?",
+			zap.Strings("mac", who), zap.Int("more", more))
 	}
 }
 

@@ -89,8 +89,8 @@ type Underlay interface {
 	Route(remote, local netip.Addr, dev string, mark uint32) (Route, error)
 	// Prefixes returns the networks that a device has addresses in.
 	Prefixes(dev string) ([]netip.Prefix, error)
-	// Renew binds and joins again what was bound to a device or joined on it,
-	// if that device has gone and come back, and returns how many sockets.
+	// Renew binds and joins again source ports and groups that were bound to
+	// a device, if it has gone and come back, and returns how many sockets.
 	Renew() (int, error)
 	// Uppers returns the devices stacked on those given, to any depth:
 	// bridges and bonds they are in, VLAN and macvlan devices over them.
@@ -134,6 +134,9 @@ type Listener interface {
 	// the kernel hands over trains.
 	Rcvbuf() int
 	GRO() bool
+	// Stale reports that the sockets are bound to a device that has gone
+	// and come back as another: another Listener must take their place.
+	Stale() bool
 	Close() error
 }
 

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
@@ -350,19 +353,50 @@ func TestNeighSuppress(t *testing.T) {
 	}
 }
 
-// TestFlapping: an address that flaps is held, and said so once.
+// TestFlapping: an address that flaps is held, and said so once a second for as
+// long as it goes on. Without damping it moves, and that is said, too.
 func TestFlapping(t *testing.T) {
-	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
-	for range 20 {
-		l.in("192.0.2.2", macA, macB)
-		l.in("192.0.2.3", macA, macB)
-	}
-	s := l.State().Tunnels[0].FDB
-	if s.Moved != fdb.DampMoves || s.Frozen != 1 || s.Damped == 0 || len(l.flaps) != 1 {
-		t.Errorf("moved %d, frozen %d, damped %d, %d alarms; want %d, 1, some, 1", s.Moved, s.Frozen, s.Damped, len(l.flaps), fdb.DampMoves)
-	}
-	if got := l.State().Tunnels[0].Stats.RxPackets; got != 40 {
-		t.Errorf("%d of 40 frames were delivered", got)
+	for _, damping := range []bool{true, false} {
+		cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+		cfg.NoMoveDamping = !damping
+		l := newLab(t, cfg)
+		core, logs := observer.New(zap.WarnLevel)
+		l.log = zap.New(core)
+		said := func() (macs []any) {
+			l.alarm()
+			for _, line := range logs.TakeAll() {
+				macs = append(macs, line.ContextMap()["mac"])
+			}
+			return macs
+		}
+		both := func(n int) {
+			for range n {
+				l.in("192.0.2.2", macA, macB)
+				l.in("192.0.2.3", macA, macB)
+			}
+		}
+		l.in("192.0.2.2", macA, macC)
+		both(1)
+		if got := said(); got != nil {
+			t.Errorf("damping %t: an address that has moved once is named: %v", damping, got)
+		}
+		both(20)
+		for range 2 {
+			if got, want := said(), []any{[]any{macB.String() + " on gnv0"}}; !reflect.DeepEqual(got, want) {
+				t.Errorf("damping %t: while it flaps the log says %v, want %v", damping, got, want)
+			}
+			if got := said(); got != nil {
+				t.Errorf("damping %t: a second of peace, and the log says %v", damping, got)
+			}
+			both(20)
+		}
+		s := l.State().Tunnels[0].FDB
+		if damping && (s.Moved != fdb.DampMoves || s.Frozen != 1 || s.Damped == 0) || !damping && (s.Moved != 121 || s.Frozen != 0 || s.Damped != 0) {
+			t.Errorf("damping %t: moved %d, frozen %d, damped %d", damping, s.Moved, s.Frozen, s.Damped)
+		}
+		if got := l.State().Tunnels[0].Stats.RxPackets; got != 1+2*61 {
+			t.Errorf("damping %t: %d of 123 frames were delivered", damping, got)
+		}
 	}
 }
 

@@ -6,11 +6,13 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -89,7 +91,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	}
 	t.state.offload.Store(uint32(t.device.Offload()))
 	e.assemble(t)
-	if err := t.settleEntries(nil, e.clock()); err != nil {
+	if err := errors.Join(t.settleEntries(nil, e.clock()), t.settleNeighbours(nil, e.clock())); err != nil {
 		return nil, errors.Join(err, t.device.Close())
 	}
 	return t, nil
@@ -238,4 +240,23 @@ func (cfg *Tunnel) check() error {
 		}
 	}
 	return cfg.checkRoutes()
+}
+
+// settleNeighbours brings the table that neigh_suppress answers from in line
+// with the configuration, which was another before.
+func (t *tunnel) settleNeighbours(before []Neighbour, now int64) (err error) {
+	known := t.domains[0].neighbours // those of frames without a tag
+	if known == nil {
+		return nil
+	}
+	for _, n := range before {
+		if slices.Contains(t.config.Neighbours, n) {
+			continue
+		}
+		_ = known.Delete(n.Addr, [2]uint16{}, now) // not there if the table is a new one
+	}
+	for _, n := range t.config.Neighbours {
+		err = errors.Join(err, known.Set(neigh.Entry{Addr: n.Addr, MAC: n.MAC, Static: true}, now))
+	}
+	return err
 }

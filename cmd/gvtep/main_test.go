@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"iter"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -69,6 +71,40 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 	})
+}
+
+// TestWaitForTheDead: a daemon that was there and ends will not become ready.
+func TestWaitForTheDead(t *testing.T) {
+	const queued, answered, reset = "in its queue", "after an answer", "before an answer"
+	for _, how := range []string{queued, answered, reset} {
+		path := filepath.Join(t.TempDir(), "control.sock")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer l.Close() // and the name is gone
+			if how == queued {
+				time.Sleep(50 * time.Millisecond)
+				return
+			}
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			if how == answered {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+			}
+		}()
+		var text strings.Builder
+		a := newApp(t.TempDir())
+		a.errOut = &text
+		if code := a.execute([]string{"--control", path, "wait", "gnv0", "--timeout", "20s"}); code != exitUnreachable ||
+			!strings.HasPrefix(text.String(), "gvtep: wait: the daemon has ended, its log says why: ") || strings.Count(text.String(), "\n") != 1 {
+			t.Errorf("it ends %s: exit code %d, %q; want %d and a line that says so", how, code, text.String(), exitUnreachable)
+		}
+	}
 }
 
 // labCondition reports whether namespaces can be made. GVTEP_TEST_REQUIRE=1

@@ -428,6 +428,10 @@ func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 			v.Accept = append(v.Accept, p)
 		}
 	}
+	for _, n := range t.Neighbours {
+		mac, _ := packet.ParseMAC(n.LLAddr) // checked by config
+		v.Neighbours = append(v.Neighbours, vtep.Neighbour{Addr: n.Addr, MAC: mac})
+	}
 	for _, e := range t.Entries {
 		v.Entries = append(v.Entries, vtepEntry(t, e))
 	}

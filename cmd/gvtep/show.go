@@ -153,6 +153,9 @@ func settingLines(t control.Tunnel) []string {
 	onOff := map[bool]string{true: "on", false: "off"}
 	flood := fmt.Sprintf("  flood %s  mcast_flood %s  bcast_flood %s  bum_limit %d  locked %s  move_damping %s  neigh_suppress %s  isolated %s",
 		onOff[g.Flood], onOff[g.McastFlood], onOff[g.BcastFlood], g.BUMLimit, onOff[g.Locked], onOff[g.Damping], onOff[g.Suppress], onOff[g.Isolated])
+	for _, n := range g.Neigh {
+		flood += "  neigh " + n
+	}
 	device := fmt.Sprintf("  ifindex %d", t.Ifindex)
 	if t.Address != "" {
 		device += "  lladdr " + t.Address

@@ -165,6 +165,9 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 	for _, p := range t.Accept {
 		g.Accept = append(g.Accept, p.String())
 	}
+	for _, n := range cfg.Neighbours {
+		g.Neigh = append(g.Neigh, n.Addr.String()+"="+n.MAC.String())
+	}
 	if cfg.Device.L3 {
 		g.Mode, out.LinkType, out.Address = "l3", "none", ""
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -101,17 +102,24 @@ func parseGoal(what string) (goal, error) {
 	return nil, fmt.Errorf("--for %s: want up, ready, peer=ADDR or mac=LLADDR", what)
 }
 
-// await asks again and again. A daemon that is not there yet is waited for.
+// await asks again and again. A daemon that is not there yet is waited for; one
+// that was there and has gone is not, for it will not come back by itself.
 func (a *app) await(ctx context.Context, name string, reached goal) error {
-	pause, last := 5*time.Millisecond, "no answer from the daemon"
+	pause, last, seen := 5*time.Millisecond, "no answer from the daemon", false
 	for {
 		missing, err := a.try(ctx, name, reached)
-		if ctx.Err() == nil {
-			if err != nil || missing == "" {
-				return err
-			}
+		switch code := exitCode(err); {
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+		case code == exitUnreachable && !seen && !errors.Is(err, control.ErrEnded), code == exitRefused:
+			last = err.Error()
+		case code == exitUnreachable:
+			return fmt.Errorf("the daemon has ended, its log says why: %w", err)
+		case err != nil || missing == "":
+			return err
+		default:
 			last = missing
 		}
+		seen = seen || ctx.Err() == nil && exitCode(err) != exitUnreachable
 		select {
 		case <-ctx.Done():
 			return exitError{exitTimeout, fmt.Errorf("timed out after %s: %s", a.timeout, last)}
@@ -137,9 +145,6 @@ func (a *app) try(ctx context.Context, name string, reached goal) (missing strin
 			}
 			missing, err = reached(ctx, c, tunnels)
 		}
-	}
-	if code := exitCode(err); code == exitUnreachable || code == exitRefused {
-		return err.Error(), nil
 	}
 	return missing, err
 }

@@ -117,9 +117,10 @@ func retag(data, oob []byte) []byte {
 // send puts a frame on the device, as if the host sent it.
 func (c *capture) send(data []byte) {
 	c.t.Helper()
+	to := c.to // Sendto writes to it, and there may be several who send
 	// ENOBUFS: the device's queue is full for a moment.
 	for range 100 {
-		err := unix.Sendto(c.fd, data, 0, &c.to)
+		err := unix.Sendto(c.fd, data, 0, &to)
 		if err == nil {
 			return
 		}
@@ -129,6 +130,13 @@ func (c *capture) send(data []byte) {
 		time.Sleep(time.Millisecond)
 	}
 	c.t.Fatalf("send on %s: no room", c.name)
+}
+
+// grow lets it keep up to limit frames.
+func (c *capture) grow(limit int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = limit
 }
 
 // count is how many frames have passed.

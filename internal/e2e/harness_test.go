@@ -251,10 +251,13 @@ func (h *host) neighbour(dev, address string, lladdr mac) {
 // wire connects two hosts by a veth pair called veth0 on both sides.
 func wire(a, b *host) { a.t.Helper(); plug(a, b, "veth0") }
 
-// plug connects a host's veth0 with a device of another host. Like a network
-// card's, the frames have their checksums and are no longer than the MTU: the
-// stack's offloads are off.
-func plug(a, b *host, peer string) {
+// plug connects a host's veth0 with a device of another host.
+func plug(a, b *host, peer string) { a.t.Helper(); cable(a, "veth0", b, peer) }
+
+// cable connects a device of a host with one of another, both new. Like a
+// network card's, the frames have their checksums and are no longer than the
+// MTU: the stack's offloads are off.
+func cable(a *host, dev string, b *host, peer string) {
 	a.t.Helper()
 	var there int
 	b.do(func() error {
@@ -264,10 +267,10 @@ func plug(a, b *host, peer string) {
 	})
 	defer unix.Close(there)
 	veth := netlink.NewVeth(netlink.NewLinkAttrs())
-	veth.Name, veth.PeerName, veth.PeerNamespace = "veth0", peer, netlink.NsFd(there)
+	veth.Name, veth.PeerName, veth.PeerNamespace = dev, peer, netlink.NsFd(there)
 	a.must("veth", a.nl.LinkAdd(veth))
 	for i, h := range []*host{a, b} {
-		dev := []string{"veth0", peer}[i]
+		dev := []string{dev, peer}[i]
 		for _, command := range []uint32{unix.ETHTOOL_STXCSUM, unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO} {
 			h.do(func() error { return ethtool(dev, command, 0) })
 		}

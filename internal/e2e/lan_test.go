@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,6 +176,52 @@ func TestPeerList(t *testing.T) {
 	}
 }
 
+// TestTwoHosts is row L-9: one remote, bound to the device.
+//
+//	a  gnv0 192.168.60.4/24                b  gnv0 192.168.60.5/24
+//	   veth0 192.168.50.4/24 ============= veth0 192.168.50.5/24
+func TestTwoHosts(t *testing.T) {
+	need(t, "ip", "ping")
+	hosts := []*host{newHost(t, "a"), newHost(t, "b")}
+	wire(hosts[0], hosts[1])
+	var instances []string
+	for i, h := range hosts {
+		h.address("veth0", fmt.Sprintf("192.168.50.%d/24", 4+i))
+		instances = append(instances, newInstance())
+	}
+	// Twice: the device goes and comes back with nothing left of the first time.
+	for round := range 2 {
+		var daemons []*gvtep
+		for i, h := range hosts {
+			g := h.launch(built(t), instances[i], "gnv0", "id", "100", "remote", fmt.Sprint("192.168.50.", 5-i), "dev", "veth0",
+				"address", fmt.Sprintf("192.168.60.%d/24", 4+i))
+			g.ready()
+			daemons = append(daemons, g)
+		}
+		a, g := hosts[0], daemons[0]
+		zero := fdbAnswer{MAC: "00:00:00:00:00:00", Dst: "192.168.50.5", State: "permanent"}
+		if got := g.fdb(); !slices.Equal(got, []fdbAnswer{zero}) {
+			t.Errorf("round %d: before the ping the table is %+v, want the flood entry alone", round, got)
+		}
+		a.pings("192.168.60.5", "-c", "3", "-i", "0.05")
+		there := fdbAnswer{MAC: hosts[1].mac("gnv0").String(), Dst: "192.168.50.5"}
+		// What a sends comes from its own device: that address is never learned.
+		if got := g.fdb(); !slices.Equal(got, []fdbAnswer{zero, there}) {
+			t.Errorf("round %d: after the ping the table is %+v, want %+v and %+v", round, got, zero, there)
+		}
+		want := fmt.Sprintf("00:00:00:00:00:00 dst 192.168.50.5 self permanent\n%s dst 192.168.50.5 self\n", there.MAC)
+		if got := a.ok(5*time.Second, g.binary, "-i", g.instance, "fdb", "show", "dev", "gnv0"); got != want {
+			t.Errorf("round %d: gvtep fdb show dev gnv0 prints\n%swant\n%s", round, got, want)
+		}
+		for _, g := range daemons {
+			g.stop()
+		}
+		if a.has("gnv0") {
+			t.Fatalf("round %d: gnv0 is still there", round)
+		}
+	}
+}
+
 // TestStaticEntry: without learning, what goes to an address with a static
 // entry goes to its peer alone.
 func TestStaticEntry(t *testing.T) {
@@ -204,9 +252,154 @@ learning = false
 	}
 }
 
+// TestEntriesByHand is row L-10s as it is typed: peers appended one by one, and
+// the nolearning variant with static addresses.
+func TestEntriesByHand(t *testing.T) {
+	need(t)
+	s := newSegment(t, families[0], func(i int) []string {
+		return []string{"--remote", fmt.Sprint("10.77.0.", 1+(i+1)%3), "--nolearning"}
+	})
+	type entry = fdbAnswer
+	flood := func(dst string) entry { return entry{MAC: "00:00:00:00:00:00", Dst: dst, State: "permanent"} }
+	a, B, C := s.daemons[0], "10.77.0.2", "10.77.0.3"
+	fdb := func(g *gvtep, words ...string) {
+		t.Helper()
+		g.h.ok(10*time.Second, g.binary, append([]string{"-i", g.instance, "fdb"}, words...)...)
+	}
+	for i, g := range s.daemons {
+		fdb(g, "append", "00:00:00:00:00:00", "dev", "gnv0", "dst", fmt.Sprint("10.77.0.", 1+(i+2)%3))
+	}
+	if got, want := a.fdb(), []entry{flood(B), flood(C)}; !slices.Equal(got, want) {
+		t.Errorf("the table of a is %+v, want %+v", got, want)
+	}
+	s.goes(t, 0, broadcast, "BROADCAST-A", []string{"a>" + B, "a>" + C}, [3]int{0, 1, 1})
+	s.goes(t, 2, broadcast, "BROADCAST-C", []string{"c>10.77.0.1", "c>" + B}, [3]int{1, 1, 0})
+	s.goes(t, 0, s.mac(2), "NOT-LEARNED", []string{"a>" + B, "a>" + C}, [3]int{0, 1, 1})
+	fdb(a, "add", s.mac(2).String(), "dev", "gnv0", "dst", C, "static")
+	s.goes(t, 0, s.mac(2), "STATIC", []string{"a>" + C}, [3]int{0, 0, 1})
+	s.goes(t, 0, s.mac(1), "UNKNOWN", []string{"a>" + B, "a>" + C}, [3]int{0, 1, 1})
+	fdb(a, "replace", s.mac(2).String(), "dev", "gnv0", "dst", B, "static")
+	s.goes(t, 0, s.mac(2), "REPLACED", []string{"a>" + B}, [3]int{0, 1, 0})
+	fdb(a, "del", s.mac(2).String(), "dev", "gnv0")
+	fdb(a, "del", "00:00:00:00:00:00", "dev", "gnv0", "dst", C)
+	if got, want := a.fdb(), []entry{flood(B)}; !slices.Equal(got, want) {
+		t.Errorf("the table of a is %+v, want %+v", got, want)
+	}
+	s.goes(t, 0, s.mac(2), "DELETED", []string{"a>" + B}, [3]int{0, 1, 0})
+}
+
+// TestCopies: one broadcast is one datagram for each remote, or one to the
+// group, and one frame on each device, whichever of four workers has it.
+func TestCopies(t *testing.T) {
+	need(t)
+	// Five of the seven remotes of a do not exist: copies for them go out all the same.
+	const frames, nobody = 400, 5
+	for _, f := range families {
+		for _, group := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s group %t", f.name, group), func(t *testing.T) {
+				base := strings.TrimSuffix(f.near, "1")
+				to := []netip.Addr{addr(base + "2"), addr(base + "3")}
+				if group {
+					to = []netip.Addr{map[bool]netip.Addr{true: addr("239.255.0.1"), false: addr("ff08::db8:0:42")}[f.name == "IPv4"]}
+				}
+				s := newSegment(t, f, func(i int) (words []string) {
+					words = []string{"--workers", "4"}
+					if group {
+						return append(words, "--group", to[0].String(), "--dev", "veth0")
+					}
+					for p := range 3 {
+						if p != i {
+							words = append(words, "--remote", base+fmt.Sprint(p+1))
+						}
+					}
+					for n := range nobody {
+						words = append(words, "--remote", base+fmt.Sprint(10+n))
+					}
+					return words
+				})
+				for n := range nobody {
+					a := addr(base + fmt.Sprint(10+n))
+					if !group {
+						to = append(to, a)
+					}
+					s.hosts[0].neighbour("veth0", a.String(), mac{2, 0, 0, 0, 0x0e, byte(n)})
+				}
+				for i, c := range []*capture{s.inner[0], s.inner[1], s.inner[2], s.wire[0], s.wire[1], s.wire[2]} {
+					c.grow([]int{10_000, 20_000}[i/3])
+				}
+				// Many flows: the kernel picks the queues, and the sockets.
+				text := func(n int) string { return fmt.Sprintf("COPY-%d.", n) }
+				for n := range frames {
+					packet := ip{src: addr("192.0.2.1"), dst: addr("192.0.2.255")}.udp(uint16(2000+n), 9, []byte(text(n)), csumRight)
+					s.inner[0].send(eth(broadcast, s.mac(0), typeIPv4, packet))
+					if n%50 == 49 { // no queue is longer than this
+						s.inner[2].await(2*time.Second, n+1, 0, received("COPY-"))
+					}
+				}
+				for i := 1; i < 3; i++ {
+					s.inner[i].await(2*time.Second, frames, 0, received("COPY-"))
+				}
+				time.Sleep(100 * time.Millisecond) // for those that should not come
+				tally := func(c *capture, pass func(frame) bool, key func([]byte) string) map[string]int {
+					found := map[string]int{}
+					for _, f := range c.kept(0, pass) {
+						if _, rest, ok := bytes.Cut(f.data, []byte("COPY-")); ok {
+							number, _, _ := bytes.Cut(rest, []byte("."))
+							found[key(f.data)+string(number)]++
+						}
+					}
+					return found
+				}
+				for i, h := range s.hosts {
+					want := map[string]int{}
+					if i == 0 {
+						for n := range frames {
+							for _, a := range to {
+								want[fmt.Sprint(a, " ", n)] = 1
+							}
+						}
+					}
+					sent := tally(s.wire[i], func(f frame) bool { return f.out }, func(data []byte) string {
+						d, _ := readUDP(data)
+						return d.dst.Addr().String() + " "
+					})
+					if !maps.Equal(sent, want) {
+						t.Errorf("%s sends %d different copies, %s; want %d, each once", h.name, len(sent), differs(sent, want), len(want))
+					}
+					want = map[string]int{}
+					for n := range frames {
+						if i != 0 {
+							want[fmt.Sprint(n)] = 1
+						}
+					}
+					got := tally(s.inner[i], func(f frame) bool { return !f.out }, func([]byte) string { return "" })
+					if !maps.Equal(got, want) {
+						t.Errorf("on the device of %s arrive %d different frames, %s; want %d, each once", h.name, len(got), differs(got, want), len(want))
+					}
+				}
+			})
+		}
+	}
+}
+
+// differs names one difference between two counts.
+func differs(got, want map[string]int) string {
+	for key := range want {
+		if got[key] != want[key] {
+			return fmt.Sprintf("%q %d times", key, got[key])
+		}
+	}
+	for key := range got {
+		if got[key] != want[key] {
+			return fmt.Sprintf("%q %d times", key, got[key])
+		}
+	}
+	return "all as wanted"
+}
+
 // TestGroup: what is flooded goes once to the group.
 func TestGroup(t *testing.T) {
-	need(t, "ping")
+	need(t, "ip", "ping")
 	const ageing = 4
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -222,6 +415,12 @@ func TestGroup(t *testing.T) {
 			for i, h := range s.hosts {
 				if !h.member("veth0", group) {
 					t.Errorf("%s is no member of %s", h.name, group)
+				}
+				if text := h.ok(5*time.Second, "ip", "maddr", "show", "dev", "veth0"); !strings.Contains(text, " "+group.String()+"\n") {
+					t.Errorf("ip maddr on %s does not list %s:\n%s", h.name, group, text)
+				}
+				if all := s.wire[i].await(2*time.Second, 1, 0, reports(h.mac("veth0"), group, changeToExclude)); len(all) == 0 {
+					t.Errorf("no message says that %s joins", h.name)
 				}
 				if got := s.floods(i); fmt.Sprint(got) != fmt.Sprint([]string{G}) {
 					t.Errorf("flood entries of %s: %v, want %s", h.name, got, G)
@@ -276,15 +475,8 @@ func TestGroup(t *testing.T) {
 			from := s.wire[2].count()
 			s.daemons[1].end(syscall.SIGKILL, 5*time.Second)
 			within(t, 2*time.Second, "b is out of the group", func() bool { return !b.member("veth0", group) })
-			if f.name == "IPv4" {
-				// IGMPv3 (RFC 3376 section 4.2): a report with one record,
-				// CHANGE_TO_INCLUDE_MODE, of no source.
-				record := []byte{3, 0, 0, 0, 239, 255, 0, 1}
-				if all := s.wire[2].await(2*time.Second, 1, from, func(f frame) bool {
-					return len(f.data) >= 54 && f.data[38] == 0x22 && bytes.Equal(f.data[46:54], record)
-				}); len(all) == 0 {
-					t.Error("no IGMP message says that b leaves")
-				}
+			if all := s.wire[2].await(2*time.Second, 1, from, reports(b.mac("veth0"), group, changeToInclude)); len(all) == 0 {
+				t.Error("no message says that b leaves")
 			}
 			s.goes(t, 0, broadcast, "WITHOUT-B", []string{"a>" + G}, [3]int{0, 0, 1})
 			s.daemons[0].stop()
@@ -292,6 +484,29 @@ func TestGroup(t *testing.T) {
 				t.Error("a is still a member after its end")
 			}
 		})
+	}
+}
+
+// Record types of group membership reports, IGMPv3 (RFC 3376 section 4.2.12)
+// and MLDv2 (RFC 3810 section 5.2.12): of no source, they say that a host
+// leaves a group or joins it.
+const (
+	changeToInclude = 3
+	changeToExclude = 4
+)
+
+// reports passes membership reports of a host that have a record of this type,
+// without sources, for the group.
+func reports(from mac, group netip.Addr, kind byte) func(frame) bool {
+	record := append([]byte{kind, 0, 0, 0}, group.AsSlice()...)
+	return func(f frame) bool {
+		// Behind Ethernet: IPv4 with the router alert option, or IPv6 with a
+		// hop-by-hop header of 8 bytes. Then type, checksum, number of records.
+		at, typ := 14+24, byte(0x22)
+		if group.Is6() {
+			at, typ = 14+40+8, 143
+		}
+		return len(f.data) >= at+8+len(record) && mac(f.data[6:12]) == from && chatter(f.data) && f.data[at] == typ && bytes.Contains(f.data[at+8:], record)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
@@ -21,6 +22,10 @@ import (
 // ErrUnreachable is in the chain of errors that mean: nobody serves the
 // socket, or we may not connect to it.
 var ErrUnreachable = errors.New("daemon not reachable")
+
+// ErrEnded is in the chain of those of them that mean: it took our connection,
+// and was gone before it had answered.
+var ErrEnded = errors.New("it ended before it answered")
 
 // NotFoundError says that the daemon does not have what was asked for.
 type NotFoundError struct{ Text string }
@@ -97,6 +102,9 @@ func (c *Client) connect(ctx context.Context) (*connection, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.path)
 	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) { // a moment before ctx says so
+			return nil, fmt.Errorf("%s: %w", c.path, context.DeadlineExceeded)
+		}
 		if op := new(net.OpError); errors.As(err, &op) && ctx.Err() == nil {
 			err = fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, op.Err)
 		}
@@ -390,8 +398,11 @@ func (c *Client) try(ctx context.Context, method, path string, text []byte, read
 
 // failed is an error of a connection that was there.
 func (c *Client) failed(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		err = ctx.Err()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, ErrEnded)
 	}
 	return fmt.Errorf("%s: %w", c.path, err)
 }

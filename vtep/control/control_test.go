@@ -509,6 +509,27 @@ func TestClientUnreachable(t *testing.T) {
 			t.Errorf("%s: %v, want ErrUnreachable", path, err)
 		}
 	}
+	// One that ends with our connection in hand, or still in its queue.
+	for _, accepts := range []bool{true, false} {
+		path := filepath.Join(dir, fmt.Sprint("dying", accepts))
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if accepts {
+				if c, err := l.Accept(); err == nil {
+					c.Close()
+				}
+			} else {
+				time.Sleep(50 * time.Millisecond)
+			}
+			l.Close()
+		}()
+		if _, err := NewClient(path).Status(context.Background(), false); !errors.Is(err, ErrUnreachable) || !errors.Is(err, ErrEnded) {
+			t.Errorf("a server that ends, accepts first: %t: %v, want ErrUnreachable and ErrEnded", accepts, err)
+		}
+	}
 	// One that accepts and never answers.
 	mute := filepath.Join(dir, "mute")
 	l, err = net.ListenUnix("unix", &net.UnixAddr{Name: mute, Net: "unix"})

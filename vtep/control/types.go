@@ -218,7 +218,8 @@ type TunnelDetail struct {
 	Locked     bool      `json:"locked"`
 	Damping    bool      `json:"move_damping"`
 	Suppress   bool      `json:"neigh_suppress"`
-	Answered   uint64    `json:"neigh_answered"` // ARP and ND requests answered here
+	Neigh      []string  `json:"neigh,omitempty"` // ADDR=LLADDR
+	Answered   uint64    `json:"neigh_answered"`  // ARP and ND requests answered here
 	TxFlood    uint64    `json:"tx_flood_packets"`
 	Drops      Drops     `json:"drops"`
 	VLANs      []VLAN    `json:"vlans,omitempty"` // of a trunk
