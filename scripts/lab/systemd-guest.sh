@@ -53,7 +53,7 @@ same() {
   pings "$count"
   check "$what" "exit $(status "$@")" "exit 0"
   wait "$pinger"
-  check "$what, pings at 500/s" "$(loss </tmp/pings)" "$count packets transmitted, $count received, 0% packet loss"
+  check "$what, pings asked for at 500/s" "$(loss </tmp/pings)" "$count packets transmitted, $count received, 0% packet loss"
   check "$what, ifindex and MAC" "$(device)" "${was_device:-some}"
   check "$what, inodes of sockets" "$(sockets)" "${was_sockets:-some}"
   note "$(sed -n 's/.*time \([0-9]*\)ms$/\1/p' /tmp/pings | awk -v n="$count" '{ printf "%.0f pings/s were reached", n * 1000 / $1 }'), $(grep ^rtt /tmp/pings)"
