@@ -14,16 +14,20 @@ LABTOOLS    := ip ping iperf3 socat tshark
 TESTTOOLS   := curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
-.PHONY: help build install test race fuzz lint bench man demo clean
+.PHONY: help build install uninstall test race fuzz lint bench man demo deb rpm tarball release package-test systemd-test clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 build: ## bin/gvtep, one static file
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gvtep ./cmd/gvtep
+	CGO_ENABLED=0 $(GO) build -trimpath $(if $(VERSION),-ldflags '-X main.version=v$(VERSION:v%=%)') -o bin/gvtep ./cmd/gvtep
 
-install: build ## copy it to $(DESTDIR)$(PREFIX)/bin
-	install -D -m 0755 bin/gvtep $(DESTDIR)$(PREFIX)/bin/gvtep
+install: man ## program, unit, manual, completions and documents to $(DESTDIR)$(PREFIX), /usr/local
+	@scripts/packaging/layout.sh install
+	@[ -n "$(DESTDIR)" ] || echo "for the service, next: systemd-sysusers && systemctl daemon-reload"
+
+uninstall: man ## remove what install put there; /etc/gvtep stays
+	@scripts/packaging/layout.sh uninstall
 
 # The end-to-end tests run by themselves: with hundreds of devices they hold the
 # kernel's rtnetlink lock for seconds, and others would wait for it.
@@ -64,5 +68,25 @@ demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything
 	@UNDERLAY=6 scripts/lab/p2p.sh demo
 	@echo "demo: ok"
 
+# The version is taken from git, unless VERSION=1.2.3 says another.
+export VERSION PREFIX DESTDIR ZSHDIR GO
+PACKTOOLS   := git rpm cpio
+VMTOOLS     := qemu-system-x86_64 mmdebstrap cpio
+SCRIPTS     += $(addprefix scripts/packaging/,postinstall preremove postremove)
+
+deb rpm tarball: man ## a package for this machine's kind in dist/
+	@scripts/packaging/package.sh $@
+
+release: man ## deb, rpm and tarball for amd64 and arm64, and SHA256SUMS
+	@scripts/packaging/package.sh $@
+
+package-test: man ## what is in the packages, and that two builds of them are alike
+	@$(NEED) $(PACKTOOLS)
+	@scripts/packaging/test.sh
+
+systemd-test: man ## the package under Debian's systemd, in a virtual machine
+	@$(NEED) $(VMTOOLS)
+	@scripts/lab/systemd.sh test
+
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -10,6 +10,10 @@ import (
 	"gvtep/vtep/control"
 )
 
+// version is for the linker (-X main.version=v1.2.3) where a package is made of
+// something that Go finds no version for. Else the build info has it.
+var version string
+
 // build is what a binary knows about its making.
 type build struct {
 	Version   string `json:"version"`
@@ -29,6 +33,9 @@ func buildVersion() build {
 	b.GoVersion = info.GoVersion
 	if info.Main.Version != "" {
 		b.Version = info.Main.Version
+	}
+	if version != "" {
+		b.Version = version
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

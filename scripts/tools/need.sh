@@ -8,6 +8,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # not in the path of Debian's ordinar
 declare -A package=( # where the program is not called like its package
   [ip]=iproute2 [ss]=iproute2 [bridge]=iproute2 [tc]=iproute2 [systemd-analyze]=systemd
   [ping]=iputils-ping [nft]=nftables [groff]=groff-base [gcc]="gcc libc6-dev"
+  [qemu-system-x86_64]=qemu-system-x86
 )
 missing=()
 for tool; do

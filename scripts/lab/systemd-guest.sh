@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# What systemd.sh runs in its virtual machine, as root: one line for each check,
+# "ok NAME: what was seen" or "FAILED ...", and "end: N checks, M failed" at last.
+set -uo pipefail
+cd "$(dirname "$0")" || exit
+near=10.99.0.1 far=10.99.0.2 # inside the tunnel
+checks=0 failed=0
+
+note() { printf '   %s\n' "$*"; }
+check() { # check NAME SEEN WANTED, a pattern of case
+  checks=$((checks + 1))
+  # shellcheck disable=SC2254 # a pattern it is
+  case $2 in
+  $3) printf 'ok %s: %s\n' "$1" "$2" ;;
+  *)
+    failed=$((failed + 1))
+    printf 'FAILED %s: %s, not %s\n' "$1" "${2:-nothing}" "$3" ;;
+  esac
+}
+finish() {
+  [ $failed = 0 ] || journalctl -q --no-pager -n 100 -o short-monotonic -u 'gvtep@*' | sed 's/^/   | /'
+  echo "end: $checks checks, $failed failed"
+  stty -echo # which waits until the serial line has taken all of it
+  exit
+}
+# until_ok SECONDS COMMAND: as often as it takes; how long it took, or nothing.
+until_ok() {
+  local limit=$1 start=$EPOCHREALTIME
+  shift
+  timeout "$limit" bash -c "until $*; do sleep 0.1; done" >/dev/null 2>&1 || return 1
+  awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "after %.1f s\n", b - a }'
+}
+status() { timeout -k 5 120 "$@" >/tmp/out 2>&1; local s=$?; [ $s != 124 ] || systemctl list-jobs; [ $s = 0 ] || sed 's/^/   | /' /tmp/out >&2; echo $s; } # exit status, and why
+
+unit() { systemctl show -P "$1" gvtep@demo; }
+pid() { unit MainPID; }
+device() { cat /sys/class/net/gnv0/{ifindex,address} 2>/dev/null | xargs; }
+sockets() { awk '$2 ~ /:17C1$/ { print $10 }' /proc/net/udp | sort -n | xargs; } # inodes of those on port 6081
+field() { sed -n "s/^$1:[[:space:]]*//p" "/proc/$2/status" | xargs; }
+# pings COUNT: 500 a second, in the background, their summary in /tmp/pings. An
+# emulated machine on a busy host does not reach that; ping is late then.
+pings() {
+  ping -q -n -i 0.002 -c "$1" -W 10 $far >/tmp/pings 2>&1 &
+  pinger=$!
+  sleep 2
+}
+loss() { sed -n 's/^\([0-9]* packets.*loss\).*/\1/p'; }
+# same COUNT WHAT COMMAND: while COUNT pings cross, COMMAND leaves device and sockets what they are.
+same() {
+  local count=$1 what=$2 was_device was_sockets
+  shift 2
+  was_device=$(device) was_sockets=$(sockets)
+  pings "$count"
+  check "$what" "exit $(status "$@")" "exit 0"
+  wait "$pinger"
+  check "$what, pings asked for at 500/s" "$(loss </tmp/pings)" "$count packets transmitted, $count received, 0% packet loss"
+  check "$what, ifindex and MAC" "$(device)" "${was_device:-some}"
+  check "$what, inodes of sockets" "$(sockets)" "${was_sockets:-some}"
+  note "$(sed -n 's/.*time \([0-9]*\)ms$/\1/p' /tmp/pings | awk -v n="$count" '{ printf "%.0f pings/s were reached", n * 1000 / $1 }'), $(grep ^rtt /tmp/pings)"
+}
+
+echo "# $(sed -n 's/^PRETTY_NAME=//p' /etc/os-release), Linux $(uname -r), $(systemctl --version | head -n 1), $(nproc) CPUs"
+ip netns add far
+ip link add veth0 type veth peer name veth0 netns far
+ip addr add 10.77.0.1/24 dev veth0
+ip link set veth0 up
+ip -n far addr add 10.77.0.2/24 dev veth0
+ip -n far link set veth0 up
+ip -n far link set lo up
+
+echo "# installing"
+check "install" "exit $(status dpkg -i gvtep_0.0.1*.deb)" "exit 0"
+check "version" "$(gvtep version)" "gvtep v0.0.1 *"
+check "user" "$(getent passwd gvtep)" "gvtep:x:*nologin"
+check "/etc/gvtep" "$(stat -c '%a %U:%G' /etc/gvtep /etc/gvtep/example.toml | xargs)" "755 root:root 640 root:gvtep"
+check "files as packaged" "exit $(status dpkg --verify gvtep)" "exit 0"
+check "nothing enabled" "$(systemctl is-enabled gvtep@demo)" "disabled"
+
+config() { # config LOCAL REMOTE ADDRESS [LINE]
+  printf '%s\n' '[socket]' 'workers = 2' '[[tunnel]]' 'name = "gnv0"' 'id = 100' \
+    "local = \"$1\"" "remote = \"$2\"" "address = \"$3/24\"" "${4:-}"
+}
+config 10.77.0.1 10.77.0.2 $near | install -m 0640 -g gvtep /dev/stdin /etc/gvtep/demo.toml
+config 10.77.0.2 10.77.0.1 $far | install -m 0640 -g gvtep /dev/stdin /etc/gvtep/far.toml
+mkdir -p /etc/systemd/system/gvtep@far.service.d
+printf '[Service]\nNetworkNamespacePath=/run/netns/far\n' >/etc/systemd/system/gvtep@far.service.d/here.conf
+systemctl daemon-reload
+
+echo "# starting"
+check "check" "exit $(status gvtep check /etc/gvtep/demo.toml)" "exit 0"
+check "enable --now" "exit $(status systemctl enable --now gvtep@demo gvtep@far)" "exit 0"
+check "active" "$(systemctl is-active gvtep@demo gvtep@far | xargs)" "active active"
+check "ready as soon as started" "exit $(status gvtep -i demo status)" "exit 0"
+[ $failed = 0 ] || finish # the rest would say the same, slowly
+check "ping" "$(ping -q -n -i 0.2 -c 10 -W 10 $far | loss)" "10 packets transmitted, 10 received, 0% packet loss"
+note "status: $(unit StatusText)"
+check "fields in the journal" "$(journalctl -q -o cat -u gvtep@demo GVTEP_DEVICE=gnv0 GVTEP_VNI=100 | head -n 1)" "?*"
+
+echo "# what it may"
+uid=$(id -u gvtep) main=$(pid)
+check "user of the process" "$(field Uid "$main")" "$uid $uid $uid $uid"
+check "groups" "$(field Gid "$main") and $(field Groups "$main")" "$(id -g gvtep) * and *$(id -g gvtep)"
+for set in CapEff CapPrm CapBnd; do check "$set" "$(field $set "$main")" "0000000000001000"; done # CAP_NET_ADMIN
+check "no new privileges" "$(field NoNewPrivs "$main")" "1"
+modes=$(cat "/proc/$main/task/"*/status | grep -c '^Seccomp:.2$')
+check "threads under the call filter" "$modes of $(find "/proc/$main/task" -mindepth 1 -maxdepth 1 | wc -l)" "$modes of $modes"
+# And that this filter forbids something: a call of debuggers that anyone may use
+# on oneself, made by another program under the same unit.
+mkdir -p /etc/systemd/system/gvtep@filter.service.d
+printf '[Service]\nType=oneshot\nExecStart=\nExecStart=/test/trace self\n' >/etc/systemd/system/gvtep@filter.service.d/here.conf
+systemctl daemon-reload
+note "without the unit, pidfd_getfd: $(./trace self)"
+check "pidfd_getfd under the unit: start" "exit $(status systemctl start gvtep@filter)" "exit 0"
+check "pidfd_getfd under the unit" "$(journalctl -q -o cat -u gvtep@filter | grep -xE 'allowed|operation not permitted')" "operation not permitted"
+rm -r /etc/systemd/system/gvtep@filter.service.d
+systemctl daemon-reload
+
+echo "# reloading"
+config 10.77.0.1 10.77.0.2 $near 'ttl = 9' >/etc/gvtep/demo.toml
+same 1500 "reload" systemctl reload gvtep@demo
+check "reload: the new setting" "$(gvtep -i demo diff)" "no change"
+config 10.77.0.1 10.77.0.2 $near 'ttl = 1000' >/etc/gvtep/demo.toml
+check "reload of a faulty file" "exit $(status systemctl reload gvtep@demo)" "exit [1-9]*"
+check "after it" "$(systemctl is-active gvtep@demo)" "active"
+check "the fault is in the journal" "$(journalctl -q -o cat -u gvtep@demo | grep -m 1 -oE 'demo.toml:[0-9]+:[0-9]+')" "demo.toml:9:*"
+config 10.77.0.1 10.77.0.2 $near >/etc/gvtep/demo.toml
+
+echo "# restarting"
+was=$(pid)
+same 5000 "restart" systemctl restart gvtep@demo
+check "another process" "$([ "$(pid)" != "$was" ] && echo "$was, then $(pid)")" "*then [1-9]*"
+check "descriptors in the store" "$(unit NFileDescriptorStore)" "[1-9]*"
+
+echo "# dying"
+was=$(pid)
+kill -9 "$was"
+check "kill -9: it is back" "$(until_ok 60 "[ \$(systemctl show -P MainPID gvtep@demo) != $was ] && gvtep -i demo status")" "after *"
+check "kill -9: ping" "$(until_ok 60 "ping -n -c 1 -W 1 $far")" "after *"
+check "kill -9: restarts" "$(unit NRestarts)" "1"
+
+was=$(pid)
+worker=$(grep -lx 'gvtep-w1' "/proc/$was/task/"*/comm | head -n 1 | cut -d/ -f5)
+./trace stop "${worker:-0}" >/tmp/trace 2>&1 &
+tracer=$!
+check "one worker stopped" "$(until_ok 10 "grep -q '^stopped' /tmp/trace"): $(cut -d' ' -f3 "/proc/$was/task/${worker:-0}/stat") of $(cat "/proc/$was/task/"*/comm | grep -c '^gvtep-w')" "after *: t of 2"
+check "it is noticed" "$(until_ok 60 "! gvtep -i demo status")" "after *"
+check "the watchdog ends it" "$(until_ok 90 "[ \$(systemctl show -P MainPID gvtep@demo) != $was ]")" "after *"
+check "systemd says why" "$(journalctl -q -o cat -u gvtep@demo | grep -m 1 -o 'Watchdog timeout')" "Watchdog timeout"
+check "watchdog: it is back" "$(until_ok 60 "gvtep -i demo status")" "after *"
+check "watchdog: ping" "$(until_ok 60 "ping -n -c 1 -W 1 $far")" "after *"
+kill $tracer 2>/dev/null
+
+echo "# upgrading"
+echo '# mine' >>/etc/gvtep/example.toml
+was=$(pid)
+same 2000 "upgrade" dpkg -i gvtep_0.0.2*.deb
+check "another process" "$([ "$(pid)" != "$was" ] && echo "$was, then $(pid)")" "*then [1-9]*"
+check "the new version runs" "$(gvtep -i demo version --daemon | tail -n 1)" "daemon v0.0.2"
+check "my configuration" "$(tail -n 1 /etc/gvtep/example.toml), $(stat -c '%a %U:%G' /etc/gvtep/example.toml)" "# mine, 640 root:gvtep"
+
+echo "# going"
+check "stop" "exit $(status systemctl stop gvtep@demo)" "exit 0"
+check "no device, no socket" "$(device)$(sockets)" ""
+check "no runtime directory" "$(ls -d /run/gvtep/demo 2>/dev/null)" ""
+check "not failed" "$(systemctl is-failed gvtep@demo)" "inactive"
+systemctl start gvtep@demo
+check "remove" "exit $(status dpkg --remove gvtep)" "exit 0"
+check "remove: nothing runs" "$(systemctl is-active gvtep@demo gvtep@far | xargs), $(device)" "inactive inactive, "
+check "purge" "exit $(status dpkg --purge gvtep)" "exit 0"
+check "purge: what stays is mine" "$(cd /etc && echo gvtep/* systemd/system/multi-user.target.wants/gvtep*)" "gvtep/demo.toml gvtep/far.toml systemd/system/multi-user.target.wants/gvtep\\*"
+check "no unit failed" "$(systemctl list-units --failed --plain --no-legend | xargs)" ""
+finish
