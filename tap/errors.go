@@ -34,7 +34,18 @@ func openError(err error) error {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return fmt.Errorf("/dev/net/tun: %w: this user or container may not open it", err)
 	}
-	return fmt.Errorf("/dev/net/tun: %w", err)
+	return fmt.Errorf("/dev/net/tun: %w%s", err, limitHint(err))
+}
+
+// limitHint says what to do about a limit of open files.
+func limitHint(err error) string {
+	switch {
+	case errors.Is(err, unix.EMFILE):
+		return ": each tunnel takes two descriptors a worker, raise the limit (ulimit -n, or LimitNOFILE= in the unit)"
+	case errors.Is(err, unix.ENFILE):
+		return ": the whole machine's limit, sysctl fs.file-max"
+	}
+	return ""
 }
 
 // attachError explains why TUNSETIFF failed on a device that looked free.
@@ -48,7 +59,7 @@ func attachError(o *Options, adopted bool, err error) error {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("%s: %w: somebody else has just taken the name", o.Name, err)
 	}
-	return fmt.Errorf("%s: TUNSETIFF: %w", o.Name, err)
+	return fmt.Errorf("%s: TUNSETIFF: %w%s", o.Name, err, limitHint(err))
 }
 
 // kind is the word of ip-tuntap(8).

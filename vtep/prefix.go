@@ -86,7 +86,7 @@ func (cfg *Tunnel) checkRoutes() error {
 			case !route.IsValid() || route != route.Masked() || route.Addr().Is4In6():
 				return fmt.Errorf("remote %s: route %s: want a prefix without bits behind it: %w", p.Remote, route, unix.EINVAL)
 			case ok:
-				return fmt.Errorf("remote %s: route %s goes to %s already: %w", p.Remote, route, other, unix.EEXIST)
+				return fmt.Errorf("remote %s: route %s goes to %s already: %w", p.Remote, route, other, errExists)
 			}
 			owner[route] = p.Remote
 		}

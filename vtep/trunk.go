@@ -68,7 +68,7 @@ func (cfg *Tunnel) checkVLANs() error {
 		for vid := r.First; vid <= r.Last; vid++ {
 			vni := r.VNI + geneve.VNI(vid-r.First)
 			if vids[vid] || vnis[vni] {
-				return fmt.Errorf("vlan %d with id %d: one of them is given twice: %w", vid, vni, unix.EEXIST)
+				return fmt.Errorf("vlan %d with id %d: one of them is given twice: %w", vid, vni, errExists)
 			}
 			vids[vid], vnis[vni] = true, true
 		}
@@ -260,7 +260,7 @@ func (e *Endpoint) conflict(t *tunnel, p *peer) error {
 		if other == nil || other.port.id == t.id {
 			return nil
 		}
-		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, vni, unix.EEXIST)
+		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, vni, errExists)
 	}
 	for _, a := range p.admissions {
 		if err := taken(e.admit[a], a.vni); err != nil {

@@ -150,9 +150,8 @@ func (w *worker) poke() {
 
 // run carries frames until a closing snapshot is published.
 func (w *worker) run() {
-	// A thread of its own: descriptors, caches and the TUN driver's flow
-	// table all favour staying on one. It is never unlocked and so ends with
-	// the worker, whose name it has in ps -L, top -H and the like. The name of
+	// A thread of its own, which its descriptors and caches favour. It is
+	// never unlocked and so ends with the worker, whose name it has in ps -L, top -H and the like. The name of
 	// the first thread is that of the process, and stays.
 	runtime.LockOSThread()
 	if unix.Gettid() != unix.Getpid() {
