@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -151,7 +152,12 @@ func recording(t *testing.T) (file string, begun func(script string)) {
 		}
 		checkRuns(t, runs, func(script string) bool { return scripts[script] }, lab)
 	})
-	return file, func(script string) { delete(left, script) }
+	var mu sync.Mutex // scripts begin side by side
+	return file, func(script string) {
+		mu.Lock()
+		defer mu.Unlock()
+		delete(left, script)
+	}
 }
 
 func checkRuns(t *testing.T, runs []run, real func(script string) bool, lab bool) {
