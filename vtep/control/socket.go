@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -107,8 +108,10 @@ func Listen(path string) (net.Listener, error) {
 func lockFile(path string) (*os.File, error) {
 	name := path + ".lock"
 	var err error
-	for range 100 {
-		// Instances that end remove empty directories between our steps.
+	for i := range 100 {
+		// Instances that end remove empty directories between our steps. They
+		// may go on doing so: not always in step with us.
+		time.Sleep(time.Duration(i) * time.Duration(rand.IntN(50)) * time.Microsecond)
 		dir := filepath.Dir(path)
 		if err = os.MkdirAll(filepath.Dir(dir), 0o755); errors.Is(err, fs.ErrExist) {
 			continue
