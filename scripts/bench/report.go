@@ -81,7 +81,10 @@ func (t *table) markdown(labs []string) string {
 			if r.lab != lab {
 				continue
 			}
-			fmt.Fprintf(&b, "| %s, %s", r.what, r.unit)
+			b.WriteString("| " + r.what)
+			if r.unit != "" { // a number of something
+				b.WriteString(", " + r.unit)
+			}
 			for _, c := range columns {
 				b.WriteString(" | " + cell(t.values[r][c.contender]))
 			}
