@@ -45,7 +45,7 @@ func parseOptions(args []string) (options, error) {
 	f.IntVar(&o.secs, "secs", 3, "seconds of one TCP or overload measurement")
 	only := f.String("only", strings.Join(measures, ","), "what to measure")
 	labs := f.String("labs", "veth,wire", "where")
-	contenders := f.String("contenders", "gvtep,vxlan,raw,wireguard", "whom")
+	contenders := f.String("contenders", strings.Join(contenderNames, ","), "whom")
 	extra := f.String("extra", "", "more words for gvtep run, such as \"--workers 1\"")
 	f.StringVar(&o.gvtep, "gvtep", "", "measure this `FILE` (default: built from this tree)")
 	f.StringVar(&o.congestion, "congestion", "", "TCP congestion control `NAME` (default: that of the system)")
@@ -86,7 +86,7 @@ func parseOptions(args []string) (options, error) {
 	}
 	o.only = words("only", *only, measures)
 	o.labs = words("labs", *labs, []string{"veth", "wire"})
-	o.contenders = words("contenders", *contenders, []string{"gvtep", "vxlan", "raw", "wireguard"})
+	o.contenders = words("contenders", *contenders, contenderNames)
 	return o, err
 }
 
