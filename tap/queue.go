@@ -18,7 +18,8 @@ const (
 )
 
 // Queue is one queue of a device, with a non-blocking descriptor outside of
-// Go's poller. Only one goroutine at a time may use it; the device owns it.
+// Go's poller. One goroutine at a time may read and one, perhaps another, write; the
+// device owns it.
 //
 // All errors are of type unix.Errno and come without allocation. EAGAIN says
 // that there is nothing to read, or that the device is down; EIO on writing

@@ -67,7 +67,7 @@ func BenchmarkReceive(b *testing.B) {
 					s.Flush()
 					b.StartTimer()
 					for {
-						trains, err := r.Receive()
+						trains, _, err := r.Receive()
 						must(b, err)
 						if len(trains) == 0 {
 							break
@@ -107,7 +107,7 @@ func BenchmarkLoopback(b *testing.B) {
 		if fs := s.Flush(); len(fs) != 0 {
 			b.Fatal(describe(fs))
 		}
-		if _, err := l.Receiver(0).Receive(); err != nil {
+		if _, _, err := l.Receiver(0).Receive(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -459,7 +459,7 @@ func TestZeroChecksum6(t *testing.T) {
 	}
 	take(t, lax, 1)
 	take(t, strict, 0)
-	if trains, _ := strict.Receiver(0).Receive(); len(trains) != 0 {
+	if trains, _, _ := strict.Receiver(0).Receive(); len(trains) != 0 {
 		t.Error("a zero checksum was accepted")
 	}
 }
@@ -542,7 +542,7 @@ func TestFlowsSpreadOverSiblings(t *testing.T) {
 	for w := range 2 {
 		n := 0
 		for {
-			trains, err := l.Receiver(w).Receive()
+			trains, _, err := l.Receiver(w).Receive()
 			must(t, err)
 			if len(trains) == 0 {
 				break
@@ -863,7 +863,7 @@ func TestReceiveErrors(t *testing.T) {
 		}
 	}
 	r := newReceiver(-1, 2, true)
-	if _, err := r.Receive(); err != unix.EBADF {
+	if _, _, err := r.Receive(); err != unix.EBADF {
 		t.Errorf("Receive on a closed one: %v, want EBADF", err)
 	}
 }
@@ -882,7 +882,7 @@ func TestOverflow(t *testing.T) {
 	got := 0
 	drain := func() {
 		for {
-			trains, err := l.Receiver(0).Receive()
+			trains, _, err := l.Receiver(0).Receive()
 			must(t, err)
 			if len(trains) == 0 {
 				return
@@ -925,7 +925,7 @@ func TestReceiveAllocs(t *testing.T) {
 				t.Fatal("not sent")
 			}
 			for {
-				trains, err := l.Receiver(0).Receive()
+				trains, _, err := l.Receiver(0).Receive()
 				if err != nil {
 					t.Fatal(err)
 				}

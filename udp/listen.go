@@ -9,13 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is the receive sockets of one address, one per worker. The kernel
+// Listener is the receive sockets of one address, as many as workers. The kernel
 // spreads flows over them by a hash of the outer addresses and ports. The
 // Listener of a group has one socket only.
 type Listener struct {
 	u         *Underlay
 	options   ListenOptions
-	receivers []*Receiver // by worker; all but one nil if it is a group's
+	receivers []*Receiver // of a group's only the first
 	rcvbuf    int
 	gro       bool
 }
@@ -27,7 +27,7 @@ type Listener struct {
 // gives unix.EADDRNOTAVAIL.
 //
 // With Group it joins that group on Device, which must be there; unix.ENODEV if
-// it is not. Its one socket goes to the workers in turn. Open the sockets of
+// it is not, and has one socket. Open the sockets of
 // an unspecified address before groups on the same port, and ask once for
 // each group, port and device: a second Listener gets copies of its own.
 func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
@@ -37,11 +37,7 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 	l := &Listener{u: u, options: o, receivers: make([]*Receiver, u.cfg.Workers)}
 	workers := l.receivers
 	if o.Group.IsValid() {
-		u.mu.Lock()
-		owner := u.groups % len(workers)
-		u.groups++
-		u.mu.Unlock()
-		workers = workers[owner : owner+1]
+		workers = workers[:1]
 	}
 	for i := range workers {
 		fd, err := u.listenSocket(o, i == 0)
@@ -175,9 +171,9 @@ func unspecified(a netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// Receiver returns the receive socket of a worker, 0 to Workers-1; nil if it is
-// a group's and another worker has it.
-func (l *Listener) Receiver(worker int) *Receiver { return l.receivers[worker] }
+// Receiver returns the i-th receive socket, 0 to Workers-1; nil for all but
+// the first of a group.
+func (l *Listener) Receiver(i int) *Receiver { return l.receivers[i] }
 
 // Rcvbuf is the receive buffer each socket was granted, in bytes as asked for
 // in Config. It is smaller than that if net.core.rmem_max limits us.

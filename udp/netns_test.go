@@ -158,7 +158,7 @@ func take(t testing.TB, l *Listener, want int) (got []packet.Train) {
 	n := 0
 	for n < want && time.Now().Before(deadline) {
 		for _, r := range l.receivers {
-			trains, err := r.Receive()
+			trains, _, err := r.Receive()
 			must(t, err)
 			for _, tr := range trains {
 				tr.Data = append([]byte(nil), tr.Data...)

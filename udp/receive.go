@@ -26,7 +26,7 @@ const (
 	rxStride = rxBufLen + 5*64
 )
 
-// Receiver is one receive socket. Only its worker uses it, apart from
+// Receiver is one receive socket. One worker at a time uses it, apart from
 // Overflows and Truncated, which anybody may read.
 type Receiver struct {
 	fd     int
@@ -97,8 +97,8 @@ func (r *Receiver) Truncated() uint64 { return r.truncated.Load() }
 // nothing. The trains and their data are lent until the next Receive. An error
 // is returned only when the descriptor is of no more use; whatever passes by
 // itself (an interrupted call, want of memory, a device gone down) is no
-// error and yields nothing.
-func (r *Receiver) Receive() ([]packet.Train, error) {
+// error and yields nothing. With more the batch was full: there is probably another.
+func (r *Receiver) Receive() (trains []packet.Train, more bool, err error) {
 	// The kernel overwrites these lengths in the entries that it fills.
 	for i := range r.hdrs[:r.used] {
 		h := &r.hdrs[i].hdr
@@ -112,12 +112,12 @@ func (r *Receiver) Receive() ([]packet.Train, error) {
 		// An entry may have been touched before the error was found.
 		r.used = len(r.hdrs)
 		if receiveFatal(errno) {
-			return nil, errno
+			return nil, false, errno
 		}
-		return nil, nil
+		return nil, false, nil
 	}
 	r.used = int(n)
-	return r.collect(int(n)), nil
+	return r.collect(int(n)), r.used == len(r.hdrs), nil
 }
 
 // receiveFatal tells the errors that no later call can be without.

@@ -98,7 +98,6 @@ type Underlay struct {
 	held      map[heldPort]int // source ports held by our sets, and by how many
 	nextID    int
 	gone      map[sender]uint64 // datagrams sent from sets that are closed
-	groups    int               // opened so far
 	inherited []int             // receive sockets of an earlier process that no Listen has taken
 }
 

@@ -44,7 +44,7 @@ func TestNoAllocations(t *testing.T) {
 		r.queued = append(r.queued, train)
 		r.bell.ring()
 		r.mu.Unlock()
-		w.loop(false)
+		w.catchUp()
 		rounds++
 	})
 	if allocs != 0 {
@@ -78,7 +78,7 @@ func TestNoAllocationsL3(t *testing.T) {
 		r.queued = append(r.queued, train)
 		r.bell.ring()
 		r.mu.Unlock()
-		w.loop(false)
+		w.catchUp()
 		rounds++
 	})
 	s := h.State().Tunnels[0]

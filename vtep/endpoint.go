@@ -3,8 +3,9 @@
 //
 // An Endpoint has tunnels. Each has a device, a segment (its VNI, forwarding
 // table and flood list) and peers. Workers, one thread each, carry frames in
-// both directions from end to end; what they read is one immutable snapshot
-// (snapshot.go). outbound.go and inbound.go are the way of a frame.
+// both directions from end to end. They share what is ready (poll.go); what they
+// read is one immutable snapshot (snapshot.go). outbound.go and inbound.go are
+// the way of a frame.
 //
 // The package knows neither TAP devices nor sockets: it is given both behind
 // the interfaces of seams.go.
@@ -50,10 +51,13 @@ type Endpoint struct {
 	seed     uint64 // of the flow hash; secret, so that nobody can aim at a source port
 	started  time.Time
 	workers  []*worker
+	poll     *pollSet
+	onDuty   atomic.Int32 // how many workers wait for what is ready, or serve it; at least one
+	calledUp atomic.Int64 // when one was last called up, or would have been if there were more
 
 	snap     atomic.Pointer[snapshot]
 	settled  atomic.Uint64 // generation that all workers have passed
-	passing  chan struct{} // a worker has passed to another snapshot
+	passing  chan struct{} // a worker has passed to another snapshot or heard the bell
 	recheck  chan struct{} // a path may have changed
 	failures chan error    // a tunnel or socket is of no more use
 	ready    atomic.Bool
@@ -66,7 +70,6 @@ type Endpoint struct {
 
 	carrying atomic.Bool           // the workers run
 	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
-	pokes    sync.RWMutex          // held for writing while the workers' descriptors are closed
 
 	mu      sync.Mutex // held by one change at a time
 	running bool
@@ -103,12 +106,18 @@ func New(cfg Config) (*Endpoint, error) {
 		e.log = zap.NewNop()
 	}
 	e.snap.Store(&snapshot{})
+	e.onDuty.Store(1)
+	var err error
+	if e.poll, err = newPollSet(); err != nil {
+		return nil, fmt.Errorf("descriptors to wait for packets: %w", err)
+	}
 	for i := range cfg.Workers {
 		w, err := newWorker(e, i, e.underlay.Sender(i))
 		if err != nil {
-			e.closeWorkers()
+			e.closeDescriptors()
 			return nil, fmt.Errorf("worker %d: %w", i, err)
 		}
+		w.resting.Store(i > 0)
 		if n := len(cfg.CPUs); n > 0 {
 			w.cpu = cfg.CPUs[i%n]
 		}
@@ -181,22 +190,15 @@ func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
 	e.closed = true
 	e.carrying.Store(false)
 	e.snap.Store(&snapshot{generation: e.snap.Load().generation + 1, closing: true})
-	for _, w := range e.workers {
-		w.poke()
-	}
+	e.ring()
 	threads.Wait()
+	e.poll.silence()
 	err := e.closeTunnels(slices.Collect(maps.Values(e.tunnels)))
-	e.closeWorkers()
+	e.closeDescriptors()
 	return err
 }
 
-func (e *Endpoint) closeWorkers() {
-	e.pokes.Lock()
-	defer e.pokes.Unlock()
-	for _, w := range e.workers {
-		w.close()
-	}
-}
+func (e *Endpoint) closeDescriptors() { e.poll.close(e.workers) }
 
 // publish makes a snapshot of the configuration, hands it to the workers and
 // waits until each has begun a loop with it. From then on no worker touches
@@ -235,34 +237,66 @@ func (e *Endpoint) publish() error {
 		}
 	}
 	snap.own = e.ownDevices()
+	e.seat(snap)
 	return e.hand(snap)
 }
 
-// hand gives the workers a snapshot and waits until all have passed.
+// seat gives every queue and socket of a snapshot its slot in the poll set.
+func (e *Endpoint) seat(snap *snapshot) {
+	put := func(l **slot, fd int, t turn) {
+		if *l == nil {
+			*l = e.poll.reserve(fd)
+		}
+		t.slot = *l
+		for int(t.slot.index) >= len(snap.turns) {
+			snap.turns = append(snap.turns, turn{})
+		}
+		snap.turns[t.slot.index] = t
+	}
+	for _, p := range snap.ports {
+		if p.failed.Load() {
+			continue
+		}
+		for i, q := range p.queues {
+			put(&p.slots[i], q.FD(), turn{port: p, n: i})
+		}
+	}
+	for _, s := range snap.sockets {
+		for i, r := range s.receivers {
+			if r != nil {
+				put(&s.slots[i], r.FD(), turn{socket: s, n: i})
+			}
+		}
+	}
+}
+
+// hand gives the workers a snapshot and waits until all have passed. What is no
+// longer in it leaves the poll set before, what is new enters it afterwards:
+// no worker is told of a slot that it does not know.
 func (e *Endpoint) hand(snap *snapshot) error {
+	for _, t := range e.snap.Load().turns {
+		if t.slot != nil && snap.turn(t.slot) == nil {
+			e.poll.leave(t.slot)
+		}
+	}
 	e.snap.Store(snap)
-	if !e.running {
-		e.settled.Store(snap.generation)
-		return nil
-	}
-	for _, w := range e.workers {
-		w.poke()
-	}
-	// A worker's loop takes milliseconds at most. One that does not pass is
+	// A worker's round takes milliseconds at most. One that does not pass is
 	// stuck, and what it may still use must not be closed.
-	patience := time.After(5 * time.Second)
-	for {
-		stuck := slices.IndexFunc(e.workers, func(w *worker) bool { return w.passed.Load() < snap.generation })
-		if stuck < 0 {
-			e.settled.Store(snap.generation)
-			return nil
-		}
-		select {
-		case <-e.passing:
-		case <-patience:
-			return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", stuck)
-		}
+	behind := func(w *worker) bool { return w.passed.Load() < snap.generation }
+	if e.running && !e.summon(5*time.Second, func() bool { return !slices.ContainsFunc(e.workers, behind) }) {
+		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", slices.IndexFunc(e.workers, behind))
 	}
+	e.settled.Store(snap.generation)
+	for _, t := range snap.turns {
+		if t.slot == nil || t.slot.entered {
+			continue
+		}
+		if err := e.poll.enter(t.slot); err != nil {
+			e.log.Error("worker cannot wait for a descriptor", zapErr(err))
+		}
+		t.slot.entered = true
+	}
+	return nil
 }
 
 // passed is called by a worker that has taken over a snapshot.

@@ -16,18 +16,18 @@ import (
 //	deliver     joins consecutive pieces of a flow
 //	flushIn     writes the (super-)frame to the device
 
-// socketTurn serves one ready receive socket.
-func (w *worker) socketTurn(i uint32) {
-	s := w.slots[i].socket
-	trains, err := s.receivers[w.id].Receive()
+// socketTurn serves one receive socket, and reports whether there may be more to
+// receive or the socket is of no more use.
+func (w *worker) socketTurn(s *socket, n int) (more, gone bool) {
+	trains, more, err := s.receivers[n].Receive()
 	if err != nil {
-		w.drop(i)
 		w.ep.socketFailed(s, err)
-		return
+		return false, true
 	}
-	n := 0
+	n, w.moved = 0, 0
 	for i := range trains {
 		t := &trains[i]
+		w.moved += len(t.Data)
 		if t.Ifindex != 0 && w.snap.isOwn(t.Ifindex) {
 			// A GENEVE packet that was carried inside the overlay: tenants
 			// do not speak to us (RFC 8926 section 6.2).
@@ -52,6 +52,7 @@ func (w *worker) socketTurn(i uint32) {
 		w.batches.udpReceive.Add(n)
 		s.received[w.id].Add(uint64(n))
 	}
+	return more, false
 }
 
 func (snap *snapshot) isOwn(ifindex int32) bool {

@@ -373,12 +373,12 @@ func (r *memReceiver) push(t packet.Train) {
 	r.bell.ring()
 }
 
-func (r *memReceiver) Receive() ([]packet.Train, error) {
+func (r *memReceiver) Receive() ([]packet.Train, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bell.clear()
 	r.lent, r.queued = r.queued, r.lent[:0]
-	return r.lent, nil
+	return r.lent, false, nil
 }
 
 type memSender struct {

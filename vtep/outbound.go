@@ -19,16 +19,16 @@ import (
 //	send        checks the size against the path, cuts, hands to the sender
 //	flushOut    sends all runs of the turn
 
-// deviceTurn serves one ready queue.
-func (w *worker) deviceTurn(i uint32) {
-	p := w.slots[i].port
-	q := p.queues[w.id]
+// deviceTurn serves one queue of a port, and reports whether there may be more to
+// read or the device is gone.
+func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
+	q := p.queues[n]
 	used := 0
+	more = true
 	for range turnReads {
 		frame, err := q.Read(w.read[used:], &w.virtio)
 		if err != nil {
-			if deviceGone(err) {
-				w.drop(i)
+			if more, gone = false, deviceGone(err); gone {
 				w.ep.deviceFailed(p, err)
 			}
 			break
@@ -44,6 +44,8 @@ func (w *worker) deviceTurn(i uint32) {
 		}
 	}
 	w.flushOut()
+	w.moved = used
+	return more, gone
 }
 
 // deviceGone tells the errors after which a queue is of no more use. While a

@@ -278,6 +278,7 @@ func (e *Endpoint) openSocket(s *socket) error {
 	for i := range e.workers {
 		s.receivers = append(s.receivers, l.Receiver(i))
 	}
+	s.slots = make([]*slot, len(s.receivers))
 	return nil
 }
 

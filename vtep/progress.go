@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// A worker that has not begun a loop this long after it was poked is
+	// A worker that has not begun a loop this long after it was called is
 	// stuck. A loop takes milliseconds at most; the rest is for a machine with
 	// far more to do than it has processors.
 	answerBound = 2 * time.Second
@@ -21,42 +21,35 @@ const (
 	probePeriod = time.Second
 )
 
-// Progress pokes every worker and returns, by number and in order, those that
+// Progress wakes every worker and returns, by number and in order, those that
 // have not begun another loop when ctx ends, at the latest after two seconds.
 // An idle worker answers within microseconds, one that carries packets at the
 // end of its round, a stuck one not at all. Nothing that a worker could hold is
 // waited for, so it also answers while a change is waiting for a stuck worker.
 // Outside of Run there is no worker and so none is stuck.
 func (e *Endpoint) Progress(ctx context.Context) (stuck []int) {
-	before := make([]uint64, len(e.workers))
-	e.pokes.RLock()
-	carrying := e.carrying.Load()
-	for i, w := range e.workers {
-		if carrying {
-			before[i] = w.loops.Load()
-			w.poke()
-		}
+	if !e.carrying.Load() {
+		return nil
 	}
-	e.pokes.RUnlock()
 	// Asking costs a load for each worker, telling would cost each worker
 	// something in every loop.
-	bound := time.Now().Add(answerBound)
-	for pause := 50 * time.Microsecond; carrying && e.carrying.Load(); pause = min(2*pause, 10*time.Millisecond) {
+	before := make([]uint64, len(e.workers))
+	for i, w := range e.workers {
+		before[i] = w.loops.Load()
+	}
+	e.summon(answerBound, func() bool {
 		stuck = stuck[:0]
 		for i, w := range e.workers {
 			if w.loops.Load() == before[i] {
 				stuck = append(stuck, i)
 			}
 		}
-		if len(stuck) == 0 || ctx.Err() != nil || time.Now().After(bound) {
-			return stuck
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+		return len(stuck) == 0 || ctx.Err() != nil || !e.carrying.Load()
+	})
+	if len(stuck) == 0 || !e.carrying.Load() {
+		return nil
 	}
-	return nil
+	return stuck
 }
 
 // probe keeps the list of stuck workers up to date until ctx ends.
@@ -72,6 +65,9 @@ func (e *Endpoint) probe(ctx context.Context) {
 		stuck := e.Progress(ctx)
 		if ctx.Err() != nil {
 			return // it was not given the time to answer
+		}
+		if len(stuck) > 0 {
+			e.callUp() // what is ready must not wait for it
 		}
 		was := e.stuckWorkers()
 		e.stuck.Store(&stuck)

@@ -47,7 +47,8 @@ type Device interface {
 	LLAddr() packet.MAC
 	// Offload tells what may be written to and will be read from it.
 	Offload() packet.Offload
-	Queue(worker int) Queue
+	// Queue is the i-th of as many queues as were asked for.
+	Queue(i int) Queue
 	MTU() (int, error)
 	// Link tells the MTU and whether the device is administratively up.
 	Link() (mtu int, up bool, err error)
@@ -61,7 +62,8 @@ type Device interface {
 	Close() error
 }
 
-// Queue is one queue of a device. Only its worker uses it.
+// Queue is one queue of a device. One worker at a time reads from it, and one,
+// perhaps another, writes to it.
 type Queue interface {
 	// FD polls readable when Read has something.
 	FD() int
@@ -76,7 +78,7 @@ type Queue interface {
 
 // Underlay opens sockets and knows the routes.
 type Underlay interface {
-	// Listen opens the receive sockets of one address, one per worker.
+	// Listen opens the receive sockets of one address, as many as workers.
 	Listen(ListenOptions) (Listener, error)
 	// Ports returns the set of source ports for opts, shared by all who ask
 	// with the same; Release gives it back.
@@ -127,9 +129,9 @@ type PortOptions struct {
 
 // Listener is the receive sockets of one address.
 type Listener interface {
-	// Receiver is the socket of a worker. A group has one socket only: for
-	// all workers but one it is nil.
-	Receiver(worker int) Receiver
+	// Receiver is the i-th socket, of as many as there are workers. A group
+	// has one socket only: all others are nil.
+	Receiver(i int) Receiver
 	// Rcvbuf is the receive buffer of each socket in bytes, and GRO whether
 	// the kernel hands over trains.
 	Rcvbuf() int
@@ -140,13 +142,14 @@ type Listener interface {
 	Close() error
 }
 
-// Receiver is one receive socket. Only its worker uses it.
+// Receiver is one receive socket. One worker at a time uses it.
 type Receiver interface {
 	FD() int
 	// Receive returns what is there now, nothing if there is nothing. The
 	// trains and their data are lent until the next Receive. An error is
-	// returned only when the descriptor is of no more use.
-	Receive() ([]packet.Train, error)
+	// returned only when the descriptor is of no more use. With more it is
+	// worth calling again at once.
+	Receive() (trains []packet.Train, more bool, err error)
 	// Overflows is how many datagrams the kernel dropped for want of room.
 	// Anybody may call it until the listener is closed.
 	Overflows() uint64

@@ -30,9 +30,24 @@ type snapshot struct {
 	open map[vniKey]*port
 	// peers finds the peer of a failed send by packet.Path.Peer.
 	peers map[int32]*peer
+	// turns are what workers serve, by index of the slot.
+	turns []turn
 	// own are the devices from which no datagram may be taken: tunnel
 	// devices and all that is stacked on them (RFC 8926 section 6.2).
 	own []int32
+}
+
+// turn returns what is known of a slot, nil if it is not in the snapshot.
+func (snap *snapshot) turn(l *slot) *turn { return snap.turnAt(l.index, l.generation) }
+
+func (snap *snapshot) turnAt(index, generation int32) *turn {
+	if int(index) >= len(snap.turns) {
+		return nil
+	}
+	if t := &snap.turns[index]; t.slot != nil && t.slot.generation == generation {
+		return t
+	}
+	return nil
 }
 
 // admission is what a datagram must match to be let in: where it arrived,
@@ -47,12 +62,13 @@ type vniKey struct {
 	vni    geneve.VNI
 }
 
-// socket is the receive sockets of one address, one per worker.
+// socket is the receive sockets of one address.
 type socket struct {
 	id        uint32
 	options   ListenOptions
 	listener  Listener
-	receivers []Receiver       // by worker
+	receivers []Receiver
+	slots     []*slot          // of the receivers
 	received  []packet.Counter // datagrams, by worker
 	users     int              // tunnels; guarded by Endpoint.mu
 }
@@ -62,7 +78,7 @@ type port struct {
 	id      uint32 // of the tunnel, never reused
 	name    string
 	device  Device
-	queues  []Queue // by worker
+	queues  []Queue // read by any worker, written to by worker
 	l3      bool
 	down    bool // its device is meant to be down
 	mac     packet.MAC
@@ -82,6 +98,8 @@ type portState struct {
 	answered atomic.Uint64
 	// toldFloods is how many of the frames above bum_limit the watcher has told of.
 	toldFloods uint64
+	// slots are those of its queues; guarded by Endpoint.mu.
+	slots []*slot
 	// current is the port in the newest snapshot.
 	current atomic.Pointer[port]
 }

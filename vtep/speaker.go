@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"time"
@@ -128,9 +129,7 @@ func (e *Endpoint) letIn(s speaker) {
 	if err != nil {
 		e.log.Debug("a speaker was not let in", zap.String("device", s.port.name), zap.Stringer("remote", s.source), zap.NamedError("err", err))
 	}
-	for _, w := range e.workers {
-		w.poke()
-	}
+	e.Progress(context.Background()) // whoever has datagrams of it takes them up now
 }
 
 // forgetSpeakers removes those who have been silent for longer than what was

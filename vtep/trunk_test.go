@@ -390,7 +390,7 @@ func TestTrunkNoAllocations(t *testing.T) {
 		r.queued = append(r.queued, train)
 		r.bell.ring()
 		r.mu.Unlock()
-		w.loop(false)
+		w.catchUp()
 		rounds++
 	})
 	if allocs != 0 {

@@ -59,7 +59,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		config: cfg, mtuAuto: cfg.Device.MTU == 0,
 		id: e.lastID, since: time.Now(),
 		drops: make([]dropCounters, len(e.workers)),
-		state: new(portState),
+		state: &portState{slots: make([]*slot, len(e.workers))},
 	}
 	t.domains = e.domains(t, nil)
 	defer func() {

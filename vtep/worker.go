@@ -33,23 +33,41 @@ const (
 	// echo. The garbage collector's signal ends it early.
 	spin = 2 * time.Millisecond
 
-	maxEvents = 64
+	// maxEvents is how many slots a worker takes at a time that is alone on duty.
+	maxEvents = 16
+
+	// A worker looks every sampleEach rounds whether it has to wait at all, which
+	// costs a system call. If it had not to so many times in a row, tens of
+	// milliseconds of ordinary traffic, it needs help.
+	sampleEach = 32
+	samples    = 16
+
+	// A turn of bulkTurn bytes or more is bulk: for bulkFor after it nobody polls
+	// busily, which would take the processor from those who make and take it.
+	// One TCP stream lost a fifth of its rate to it on two processors.
+	bulkTurn = 32 << 10
+	bulkFor  = 5 * time.Millisecond
 )
 
-// worker owns one queue of every device, one socket of every listener and
-// one descriptor of every source port. It is one thread that carries frames
-// both ways from end to end.
+// worker is one thread that carries frames both ways from end to end. It takes
+// turns at whatever queue or socket is ready (poll.go), writes to one queue of
+// every device and sends from one descriptor of every source port.
 type worker struct {
 	ep     *Endpoint
 	id     int
 	cpu    int // that it is bound to; -1: none
-	epoll  int
-	wake   int // eventfd; readable when there is a new snapshot
 	sender Sender
 
-	snap  *snapshot
-	slots []slot
-	free  []uint32
+	resting atomic.Bool // not on duty; see poll.go
+	call    int         // eventfd that ends a rest
+
+	snap   *snapshot
+	held   *slot // that it has kept, as there is more to do; nil: none
+	moved  int   // bytes of the last turn
+	bulk   int64 // when there was a turn of bulk
+	stay   int64 // until when it gives way to nobody
+	rounds uint32
+	ready  int // samples in a row that found something ready
 
 	now       int64 // endpoint clock, taken once per loop
 	headers   packet.Headers
@@ -95,57 +113,17 @@ type worker struct {
 	thread atomic.Int32 // its number, as in /proc/PID/task
 }
 
-// slot is a descriptor in the worker's epoll set. epoll reports its index
-// and generation, never the descriptor, which the kernel reuses.
-type slot struct {
-	generation int32
-	fd         int
-	port       *port   // a device queue
-	socket     *socket // or a receive socket
-}
-
-const wakeSlot = -1
-
-func newWorker(ep *Endpoint, id int, sender Sender) (_ *worker, err error) {
-	w := &worker{
-		ep: ep, id: id, sender: sender, cpu: -1,
-		epoll: -1, wake: -1,
+func newWorker(ep *Endpoint, id int, sender Sender) (*worker, error) {
+	call, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return &worker{
+		ep: ep, id: id, sender: sender, cpu: -1, call: call,
 		snap:  &snapshot{},
 		read:  make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
 		heads: make([]byte, headArena),
-	}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return nil, err
-	}
-	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return nil, err
-	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}
-	if err = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, w.wake, &ev); err != nil {
-		return nil, err
-	}
-	return w, nil
-}
-
-func (w *worker) close() {
-	for _, fd := range []int{w.epoll, w.wake} {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
-	w.epoll, w.wake = -1, -1
-}
-
-// poke makes the worker begin a new loop. It is the one method that other
-// goroutines may call.
-func (w *worker) poke() {
-	one := uint64(1)
-	unix.Write(w.wake, (*[8]byte)(unsafe.Pointer(&one))[:])
+	}, nil
 }
 
 // run carries frames until a closing snapshot is published.
@@ -166,56 +144,133 @@ func (w *worker) run() {
 			w.ep.log.Warn("the worker runs wherever there is room", zap.Int("worker", w.id), zap.Int("cpu", w.cpu), zapErr(err))
 		}
 	}
-	for w.loop(true) {
+	for w.adopt() {
+		w.round(true)
 	}
 }
 
-// loop is one round: take over a new snapshot if there is one, wait for ready
-// descriptors, give each its turn. It reports false when it is time to stop.
-func (w *worker) loop(block bool) bool {
+// adopt takes over a new snapshot if there is one. It reports false when it is
+// time to stop.
+func (w *worker) adopt() bool {
 	if snap := w.ep.snap.Load(); snap != w.snap {
-		w.adopt(snap)
+		w.snap = snap
+		if w.held != nil && snap.turn(w.held) == nil {
+			w.held = nil
+		}
 		w.passed.Store(snap.generation)
 		w.ep.passed()
 		if snap.closing {
 			return false
 		}
 	}
+	return true
+}
+
+// round waits for a ready queue or socket and gives it its turn. It reports
+// whether there was one.
+func (w *worker) round(block bool) bool {
 	if len(w.parked) > 0 && w.ep.settled.Load() >= w.snap.generation {
 		w.unpark()
 	}
 	w.loops.Add(1)
-	n := w.wait(block)
+	if w.resting.Load() {
+		if block {
+			w.takeRest()
+		}
+		return false
+	}
+	held := w.held
+	n := w.wait(block && held == nil)
 	w.now = w.ep.clock()
+	served := false
 	for i := range w.events[:n] {
 		ev := &w.events[i]
-		if ev.Fd == wakeSlot {
-			var drain [8]byte
-			unix.Read(w.wake, drain[:])
+		if ev.Fd == bellIndex {
+			w.ep.passed()
+			yield() // others have to hear it, too
 			continue
 		}
-		switch s := &w.slots[ev.Fd]; {
-		case s.generation != ev.Pad: // left the set in this very round
-		case s.port != nil:
-			w.deviceTurn(uint32(ev.Fd))
-		default:
-			w.socketTurn(uint32(ev.Fd))
+		if t := w.snap.turnAt(ev.Fd, ev.Pad); t != nil {
+			t.slot.claim()
+			w.serve(t)
+			served = true
 		}
 	}
-	return true
+	if held != nil && held == w.held {
+		w.serve(w.snap.turn(held))
+		served = true
+	}
+	return served
 }
 
-// wait returns how many of w.events are filled.
+// serve gives a queue or socket its turn. One that has more to do is kept for
+// the next round, in which another goes first; if there is one such already,
+// any worker may take that.
+func (w *worker) serve(t *turn) {
+	again := w.held == t.slot
+	var more, gone bool
+	if t.socket != nil {
+		more, gone = w.socketTurn(t.socket, t.n)
+	} else {
+		more, gone = w.deviceTurn(t.port, t.n)
+	}
+	if w.moved >= bulkTurn {
+		w.bulk = w.now
+	}
+	if more {
+		// A flood of small packets, unless the turn ended for its bytes. Nothing
+		// else may wait behind it, neither for this worker nor for its processor,
+		// which the scheduler leaves to it for 4 ms at a time. With super-frames
+		// both cost more than they give: a fifth of TCP's rate on two processors.
+		flood := w.moved < turnBytes || t.socket != nil
+		if flood || w.held != nil && !again {
+			w.ep.callUp()
+		}
+		if w.held != nil && !again {
+			w.ep.poll.arm(w.held)
+		}
+		w.held = t.slot
+		if flood {
+			w.giveWay()
+		}
+		return
+	}
+	if again {
+		w.held = nil
+	}
+	if !gone { // else it is never waited for again
+		w.ep.poll.arm(t.slot)
+	}
+}
+
+// wait returns how many of w.events are filled, with slots that are ready and
+// the worker's from here on.
 func (w *worker) wait(block bool) int {
+	e := w.ep
 	timeout := spin
 	if !block {
 		timeout = 0
-	} else if busy := w.ep.busyPoll.Load(); busy > 0 {
-		for w.ep.clock()-w.now < busy {
-			if n, errno := w.poll(0); n > 0 && errno == 0 {
+	} else if w.rounds++; w.rounds%sampleEach == 0 {
+		n, _ := w.poll(0)
+		switch {
+		case n == 0:
+			w.ready = 0
+		case n > 1 || w.events[0].Fd != bellIndex:
+			w.ready++
+		}
+		if w.ready >= samples {
+			e.callUp()
+		}
+		if n > 0 {
+			return n
+		}
+	}
+	if busy := e.busyPoll.Load(); block && busy > 0 && w.now-w.bulk > int64(bulkFor) {
+		for e.clock()-w.now < busy {
+			if n, _ := w.poll(0); n > 0 {
 				return n
 			}
-			unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			yield()
 		}
 	}
 	n, errno := w.poll(timeout)
@@ -224,80 +279,49 @@ func (w *worker) wait(block bool) int {
 		runtime.Gosched()
 		return 0
 	}
-	if errno == 0 && (n > 0 || !block) {
+	if n > 0 || !block || e.standDown(w) {
 		return n
 	}
-	got, err := unix.EpollWait(w.epoll, w.events[:], -1)
-	if err != nil {
-		return 0
+	limit := -1
+	if e.onDuty.Load() > 1 {
+		limit = int(linger.Milliseconds()) // to stand down then
 	}
-	return got
+	n, _ = unix.EpollWait(e.poll.epoll, w.events[:w.share()], limit)
+	return max(n, 0)
+}
+
+// giveWay lets others run on the worker's processor. Threads with a packet in
+// hand take tens of microseconds. One that computes takes all it gets, 4 ms: the
+// worker gives away no more than a fifth of its time and leaves the rest to the
+// scheduler. Without that limit two such threads on two processors cut a flood's
+// rate from 120,000 packets a second to 30,000.
+func (w *worker) giveWay() {
+	before := w.ep.clock()
+	if before < w.stay {
+		return
+	}
+	yield()
+	after := w.ep.clock()
+	w.stay = after + 4*(after-before)
+}
+
+func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// share is how many slots the worker takes at a time: one, if another could
+// take the second.
+func (w *worker) share() int {
+	if w.ep.onDuty.Load() > 1 {
+		return 1
+	}
+	return maxEvents
 }
 
 // poll waits in a raw system call.
 func (w *worker) poll(timeout time.Duration) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.epoll), uintptr(unsafe.Pointer(&w.events[0])),
-		maxEvents, uintptr(timeout.Milliseconds()), 0, 0)
-	return int(n), errno
-}
-
-// adopt moves from one snapshot to the next: descriptors that are gone leave
-// the epoll set, new ones enter.
-func (w *worker) adopt(snap *snapshot) {
-	ports := make(map[uint32]*port, len(snap.ports))
-	for _, p := range snap.ports {
-		ports[p.id] = p
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.ep.poll.epoll), uintptr(unsafe.Pointer(&w.events[0])),
+		uintptr(w.share()), uintptr(timeout.Milliseconds()), 0, 0)
+	if errno != 0 {
+		return 0, errno
 	}
-	sockets := make(map[*socket]bool, len(snap.sockets))
-	for _, s := range snap.sockets {
-		sockets[s] = true
-	}
-	for i := range w.slots {
-		switch s := &w.slots[i]; {
-		case s.port != nil && ports[s.port.id] != nil: // the same queue, perhaps with other settings
-			id := s.port.id
-			s.port = ports[id]
-			delete(ports, id)
-		case s.socket != nil && sockets[s.socket]:
-			delete(sockets, s.socket)
-		case s.port != nil || s.socket != nil:
-			w.drop(uint32(i))
-		}
-	}
-	for _, p := range ports {
-		if !p.failed.Load() {
-			w.enter(slot{fd: p.queues[w.id].FD(), port: p})
-		}
-	}
-	for s := range sockets {
-		if s.receivers[w.id] == nil {
-			continue // a group's, which another worker has
-		}
-		w.enter(slot{fd: s.receivers[w.id].FD(), socket: s})
-	}
-	w.snap = snap
-}
-
-func (w *worker) enter(s slot) {
-	if len(w.free) == 0 {
-		w.free = append(w.free, uint32(len(w.slots)))
-		w.slots = append(w.slots, slot{})
-	}
-	i := w.free[len(w.free)-1]
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i), Pad: w.slots[i].generation}
-	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, s.fd, &ev); err != nil {
-		w.ep.log.Error("worker cannot wait for a descriptor", zapErr(err))
-		return
-	}
-	w.free = w.free[:len(w.free)-1]
-	s.generation = w.slots[i].generation
-	w.slots[i] = s
-}
-
-// drop takes a descriptor out of the epoll set.
-func (w *worker) drop(i uint32) {
-	s := &w.slots[i]
-	unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, s.fd, nil)
-	*s = slot{generation: s.generation + 1}
-	w.free = append(w.free, i)
+	return int(n), 0
 }
