@@ -46,8 +46,8 @@ func (d *Device) Here() bool { return d.here }
 // will be read. Zero in plain mode.
 func (d *Device) Offload() packet.Offload { return d.offload }
 
-// Queue is the queue of a worker, 0 to Options.Queues-1.
-func (d *Device) Queue(worker int) *Queue { return d.queues[worker] }
+// Queue is the i-th queue, 0 to Options.Queues-1.
+func (d *Device) Queue(i int) *Queue { return d.queues[i] }
 
 // Refused tells which settings of an adopted device this process lacks the
 // capability to make. The device works, as its maker left it.

@@ -54,6 +54,7 @@ type Endpoint struct {
 	poll     *pollSet
 	onDuty   atomic.Int32 // how many workers wait for what is ready, or serve it; at least one
 	calledUp atomic.Int64 // when one was last called up, or would have been if there were more
+	bulk     atomic.Int64 // when a turn of some worker was last bulk
 
 	snap     atomic.Pointer[snapshot]
 	settled  atomic.Uint64 // generation that all workers have passed
@@ -283,8 +284,9 @@ func (e *Endpoint) hand(snap *snapshot) error {
 	// A worker's round takes milliseconds at most. One that does not pass is
 	// stuck, and what it may still use must not be closed.
 	behind := func(w *worker) bool { return w.passed.Load() < snap.generation }
-	if e.running && !e.summon(5*time.Second, func() bool { return !slices.ContainsFunc(e.workers, behind) }) {
-		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", slices.IndexFunc(e.workers, behind))
+	stuck := -1
+	if e.running && !e.summon(5*time.Second, func() bool { stuck = slices.IndexFunc(e.workers, behind); return stuck < 0 }) {
+		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", stuck)
 	}
 	e.settled.Store(snap.generation)
 	for _, t := range snap.turns {
@@ -293,10 +295,24 @@ func (e *Endpoint) hand(snap *snapshot) error {
 		}
 		if err := e.poll.enter(t.slot); err != nil {
 			e.log.Error("worker cannot wait for a descriptor", zapErr(err))
+			continue // the next change tries again
 		}
 		t.slot.entered = true
 	}
 	return nil
+}
+
+// catchUp ends a change during which a worker was stuck that goes on now.
+func (e *Endpoint) catchUp() {
+	if e.settled.Load() >= e.snap.Load().generation || !e.mu.TryLock() {
+		return
+	}
+	defer e.mu.Unlock()
+	if snap := e.snap.Load(); !e.closed && e.settled.Load() < snap.generation {
+		if err := e.hand(snap); err != nil {
+			e.log.Warn("workers do not follow", zapErr(err))
+		}
+	}
 }
 
 // passed is called by a worker that has taken over a snapshot.

@@ -34,9 +34,9 @@ func numbered(flow uint16, n uint32) memFrame {
 	return memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", flow, 9, string(binary.BigEndian.AppendUint32(nil, n))))}
 }
 
-// room waits until a queue has less than some turns' worth of frames.
+// room waits until a queue has less than some turns' worth of frames, if it ever has.
 func (q *memQueue) room() {
-	for q.backlog() > 5*turnReads {
+	for end := time.Now().Add(20 * time.Second); q.backlog() > 5*turnReads && time.Now().Before(end); {
 		time.Sleep(20 * time.Microsecond)
 	}
 }
@@ -72,7 +72,11 @@ func TestOrder(t *testing.T) {
 		})
 	}
 	feeders.Wait()
-	eventually(t, "all is sent", func() bool { return h.State().Tunnels[0].Stats.TxPackets == each*uint64(len(dev.queues)) })
+	eventually(t, "all is sent", func() bool {
+		h.underlay.mu.Lock()
+		defer h.underlay.mu.Unlock()
+		return len(h.underlay.sent) == each*len(dev.queues)
+	})
 	h.underlay.mu.Lock()
 	defer h.underlay.mu.Unlock()
 	next := make([]uint32, len(dev.queues))
@@ -156,6 +160,9 @@ func TestSlots(t *testing.T) {
 			}
 			return false
 		})
+		for q := range dev.queues { // more than a turn, so that it may be in hand when it goes
+			dev.queues[q].feed(slices.Repeat([]memFrame{numbered(uint16(q), 1)}, 10*turnReads)...)
+		}
 		if err := h.Remove(cfg.Device.Name); err != nil {
 			t.Fatal(err)
 		}
@@ -168,5 +175,26 @@ func TestSlots(t *testing.T) {
 	// The queues, the socket's two receivers, nothing else.
 	if n := len(h.poll.slots) - len(h.poll.free); n != 4 {
 		t.Errorf("%d slots in use, want 4", n)
+	}
+}
+
+// TestStandDown: a worker does not leave its duty to one that is stuck, and one
+// that is stuck is not called up.
+func TestStandDown(t *testing.T) {
+	h := newHost(t, new(memWire), 3, "192.0.2.1")
+	late := func() { h.calledUp.Store(h.clock() - int64(linger)) }
+	h.stuck.Store(&[]int{1})
+	h.callUp()
+	if h.workers[0].resting.Load() || !h.workers[1].resting.Load() || h.workers[2].resting.Load() {
+		t.Error("called up: want worker 2, as 0 is on duty and 1 stuck")
+	}
+	late()
+	if h.standDown(h.workers[2]) {
+		t.Error("worker 2 rests although one is stuck")
+	}
+	h.stuck.Store(&[]int{})
+	late()
+	if !h.standDown(h.workers[2]) || h.standDown(h.workers[0]) {
+		t.Errorf("nobody stuck: want worker 2 to rest and worker 0, the last one, to stay; %d on duty", h.onDuty.Load())
 	}
 }

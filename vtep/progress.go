@@ -66,11 +66,13 @@ func (e *Endpoint) probe(ctx context.Context) {
 		if ctx.Err() != nil {
 			return // it was not given the time to answer
 		}
-		if len(stuck) > 0 {
-			e.callUp() // what is ready must not wait for it
-		}
 		was := e.stuckWorkers()
 		e.stuck.Store(&stuck)
+		if len(stuck) > 0 {
+			e.callUp() // what is ready must not wait for it
+		} else {
+			e.catchUp()
+		}
 		for i, w := range e.workers {
 			about := []zap.Field{zap.Int("worker", i), zap.Int32("thread", w.thread.Load())}
 			switch now, before := slices.Contains(stuck, i), slices.Contains(was, i); {

@@ -47,8 +47,15 @@ func TestProgress(t *testing.T) {
 		s := h.State()
 		return !s.Ready && slices.Equal(s.Stuck, held)
 	})
-	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "beside"))})
-	eventually(t, "another worker carries a frame", func() bool { return h.State().Tunnels[0].Stats.TxFlood == 1 })
+	for n := range uint32(10) {
+		before := time.Now()
+		dev.queues[0].feed(numbered(1, n))
+		eventually(t, "another worker carries a frame", func() bool { return h.State().Tunnels[0].Stats.TxPackets == uint64(n)+1 })
+		if took := time.Since(before); took > time.Second {
+			t.Errorf("frame %d was carried after %v, want at once: one worker is stuck, not the others", n, took)
+		}
+		time.Sleep(2 * linger) // others could go back to rest now
+	}
 	short, stop := context.WithTimeout(ctx, time.Millisecond)
 	defer stop()
 	if stuck := h.Progress(short); !slices.Contains(stuck, held[0]) {

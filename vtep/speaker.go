@@ -128,6 +128,7 @@ func (e *Endpoint) letIn(s speaker) {
 	err := e.rewire(t, func(n *tunnel) { n.dynamic = append(slices.Clone(n.dynamic), s.source) })
 	if err != nil {
 		e.log.Debug("a speaker was not let in", zap.String("device", s.port.name), zap.Stringer("remote", s.source), zap.NamedError("err", err))
+		return
 	}
 	e.Progress(context.Background()) // whoever has datagrams of it takes them up now
 }
