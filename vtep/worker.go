@@ -219,11 +219,11 @@ func (w *worker) serve(t *turn) {
 		e.bulk.Store(w.now) // not in every turn: all workers read it
 	}
 	if more {
-		// A flood of small packets, unless the turn ended for its bytes. Nothing
+		// A flood of small packets, unless the turn was full of bytes. Nothing
 		// else may wait behind it, neither for this worker nor for its processor,
 		// which the scheduler leaves to it for 4 ms at a time. With super-frames
 		// both cost more than they give: a fifth of TCP's rate on two processors.
-		flood := w.moved < turnBytes || t.socket != nil
+		flood := w.moved < turnBytes
 		if flood || w.held != nil && !again {
 			w.ep.callUp()
 		}
