@@ -276,7 +276,10 @@ func TestTogether(t *testing.T) {
 	table.Flush(-1<<62, nil)
 	want(t, "Len after flushing all", table.Len(), 0)
 	table.Sweep(clock.Load())
-	want(t, "slots of the empty table", len(table.cur.Load().slots), minSlots)
+	// With few dead slots it may keep its size: that is not worth a move (tidy).
+	if a := table.cur.Load(); len(a.slots) > minSlots && int(a.taken.Load()) > len(a.slots)/4 {
+		t.Errorf("the empty table has %d slots, %d of them dead, want %d", len(a.slots), a.taken.Load(), minSlots)
+	}
 	t.Logf("%+v", table.Stats())
 }
 
