@@ -3,6 +3,7 @@ package vtep
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -130,13 +131,19 @@ func newWorker(ep *Endpoint, id int, sender Sender) (*worker, error) {
 // run carries frames until a closing snapshot is published.
 func (w *worker) run() {
 	// A thread of its own, which its descriptors and caches favour. It is
-	// never unlocked and so ends with the worker, whose name it has in ps -L, top -H and the like. The name of
-	// the first thread is that of the process, and stays.
+	// never unlocked and so ends with the worker, whose name it has in ps -L,
+	// top -H and the like. The name of the first thread is that of the process:
+	// a worker that comes to it holds it until another thread has done the work.
 	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		name, _ := unix.BytePtrFromString(fmt.Sprintf("gvtep-w%d", w.id))
-		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+	if unix.Gettid() == unix.Getpid() {
+		var other sync.WaitGroup
+		other.Go(w.run)
+		other.Wait()
+		runtime.UnlockOSThread()
+		return
 	}
+	name, _ := unix.BytePtrFromString(fmt.Sprintf("gvtep-w%d", w.id))
+	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
 	w.thread.Store(int32(unix.Gettid()))
 	if w.cpu >= 0 {
 		var set unix.CPUSet
