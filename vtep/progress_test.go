@@ -134,3 +134,25 @@ func TestDeviceFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestCatchUp: a change that a stuck worker held up is ended once it goes on:
+// what is new is waited for then, without another change.
+func TestCatchUp(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.running = true // with nobody who would take over a snapshot
+	if err := h.Add(testTunnel("gnv0", "192.0.2.2")); err == nil {
+		t.Fatal("added while the worker was stuck")
+	}
+	h.running = false
+	dev := h.devices.opened[0]
+	dev.queues[0].feed(numbered(1, 1))
+	h.step()
+	if n := h.State().Tunnels[0].Stats.TxPackets; n != 0 {
+		t.Fatalf("%d frames sent before the change was ended, want 0", n)
+	}
+	h.catchUp()
+	h.step()
+	if n := h.State().Tunnels[0].Stats.TxPackets; n != 1 {
+		t.Errorf("%d frames sent afterwards, want 1", n)
+	}
+}
