@@ -8,15 +8,6 @@ import (
 	"gvtep/internal/packet"
 )
 
-const (
-	// maxIov is the kernel's UIO_MAXIOV: the most pieces of one writev.
-	maxIov = 1024
-	// firstIov suits a super-frame of MTU-sized segments. A queue grows its
-	// array when it meets more; 16 KiB for each of thousands of idle queues
-	// would be memory for nothing.
-	firstIov = 64
-)
-
 // Queue is one queue of a device, with a non-blocking descriptor outside of
 // Go's poller. One goroutine at a time may read and one, perhaps another, write; the
 // device owns it.
@@ -29,11 +20,11 @@ type Queue struct {
 	out  int  // what is written to: a detached queue of the device, or fd itself
 	vnet bool // a virtio-net header goes before each frame
 	hdr  [packet.VirtioHdrLen]byte
-	iov  []unix.Iovec
+	iov  [2]unix.Iovec
 }
 
 func newQueue(fd int) *Queue {
-	return &Queue{fd: fd, out: fd, iov: make([]unix.Iovec, 0, firstIov)}
+	return &Queue{fd: fd, out: fd}
 }
 
 // FD is the descriptor, to poll on. It becomes -1 when the device is closed.
@@ -66,28 +57,22 @@ func (q *Queue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
 	}
 }
 
-// Write writes one frame or super-frame, gathered from parts; at most 1,023
-// of them. With a zero hdr it is an ordinary frame; any other is EINVAL on a
-// device without offloads. It never blocks. hdr and parts are only read.
-func (q *Queue) Write(hdr *packet.VirtioHdr, parts [][]byte) error {
-	if len(parts) >= maxIov || len(parts) == 0 {
-		return unix.EINVAL
-	}
-	iov := q.iov[:0]
+// Write writes one frame or super-frame. With a zero hdr it is an ordinary frame;
+// any other is EINVAL on a device without offloads. It never blocks. hdr and frame
+// are only read.
+func (q *Queue) Write(hdr *packet.VirtioHdr, frame []byte) error {
+	n := 0
 	if q.vnet {
 		hdr.Encode(q.hdr[:])
-		iov = append(iov, unix.Iovec{Base: &q.hdr[0], Len: packet.VirtioHdrLen})
+		q.iov[0] = unix.Iovec{Base: &q.hdr[0], Len: packet.VirtioHdrLen}
+		n = 1
 	} else if *hdr != (packet.VirtioHdr{}) {
 		return unix.EINVAL
 	}
-	for _, p := range parts {
-		v := unix.Iovec{Base: unsafe.SliceData(p)}
-		v.SetLen(len(p))
-		iov = append(iov, v)
-	}
-	q.iov = iov // keep it if it grew
+	q.iov[n].Base = unsafe.SliceData(frame)
+	q.iov[n].SetLen(len(frame))
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.out), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.out), uintptr(unsafe.Pointer(&q.iov[0])), uintptr(n+1))
 		switch errno {
 		case 0:
 			return nil

@@ -97,8 +97,7 @@ func pump(a, b *Device, stop chan struct{}, see func(hdr packet.VirtioHdr, frame
 						return
 					}
 					see(hdr, frame)
-					// In two parts, and to the other device.
-					if err := queues[(i+2)%4].Write(&hdr, [][]byte{frame[:20], frame[20:]}); err != nil {
+					if err := queues[(i+2)%4].Write(&hdr, frame); err != nil { // to the other device
 						done <- fmt.Errorf("Write %+v, %d bytes: %w", hdr, len(frame), err)
 						return
 					}
@@ -222,12 +221,7 @@ func TestUSO(t *testing.T) {
 	if hdr != want || len(frame) != 14+20+8+4500 {
 		t.Fatalf("read %d bytes with %+v, want 4542 with %+v", len(frame), hdr, want)
 	}
-	// Gathered as the endpoint does it: headers, then slices of payload.
-	parts := [][]byte{frame[:42]}
-	for p := frame[42:]; len(p) > 0; p = p[min(1000, len(p)):] {
-		parts = append(parts, p[:min(1000, len(p))])
-	}
-	must(t, b.Queue(0).Write(&hdr, parts))
+	must(t, b.Queue(0).Write(&hdr, frame))
 	for i := range 5 {
 		got := make([]byte, 2000)
 		server.SetDeadline(time.Now().Add(time.Second))
@@ -316,7 +310,7 @@ func TestFlowKeepsQueue(t *testing.T) {
 		was := send(port)
 		reply := udpFrame(4)
 		binary.BigEndian.PutUint16(reply[34:], uint16(port))
-		must(t, d.Queue(1-was).Write(&packet.VirtioHdr{}, [][]byte{reply}))
+		must(t, d.Queue(1-was).Write(&packet.VirtioHdr{}, reply))
 		client.SetDeadline(time.Now().Add(time.Second))
 		if _, _, err := client.ReadFrom(make([]byte, 100)); err != nil {
 			t.Fatalf("port %d: the reply did not reach the socket: %v", port, err)
@@ -356,32 +350,23 @@ func TestReadWriteLimits(t *testing.T) {
 	var hdr packet.VirtioHdr
 	q := d.Queue(0)
 
-	// The most parts that one call takes, then one more.
-	frame := udpFrame(1023 - 42)
-	parts := make([][]byte, 0, 1024)
-	for i := range frame {
-		parts = append(parts, frame[i:i+1])
-	}
-	must(t, q.Write(&hdr, parts))
+	frame := udpFrame(1000)
+	must(t, q.Write(&hdr, frame))
 	server.SetDeadline(time.Now().Add(time.Second))
 	if n, _, err := server.ReadFrom(make([]byte, 2000)); n != len(frame)-42 || err != nil {
 		t.Errorf("received %d bytes %v, want %d", n, err, len(frame)-42)
 	}
-	if err := q.Write(&hdr, append(parts, nil)); err != unix.EINVAL {
-		t.Errorf("Write of 1,024 parts: %v, want EINVAL", err)
-	}
 	if err := q.Write(&hdr, nil); err != unix.EINVAL {
 		t.Errorf("Write of nothing: %v, want EINVAL", err)
 	}
-	if err := q.Write(&hdr, [][]byte{make([]byte, 13)}); err != unix.EINVAL {
+	if err := q.Write(&hdr, make([]byte, 13)); err != unix.EINVAL {
 		t.Errorf("Write of 13 bytes: %v, want EINVAL", err)
 	}
-	must(t, q.Write(&hdr, [][]byte{frame[:42], nil, frame[42:]})) // an empty part
 	gso := packet.VirtioHdr{Flags: packet.VirtioNeedsCsum, GSOType: packet.GSOUDPL4, GSOSize: 100, CsumStart: 34, CsumOffset: 6}
-	if err := plain.Queue(0).Write(&gso, [][]byte{frame}); err != unix.EINVAL {
+	if err := plain.Queue(0).Write(&gso, frame); err != unix.EINVAL {
 		t.Errorf("Write of a super-frame in plain mode: %v, want EINVAL", err)
 	}
-	must(t, plain.Queue(0).Write(&hdr, [][]byte{frame}))
+	must(t, plain.Queue(0).Write(&hdr, frame))
 	if _, err := q.Read(make([]byte, packet.VirtioHdrLen-1), &hdr); err != unix.EINVAL {
 		t.Errorf("Read into 11 bytes: %v, want EINVAL", err)
 	}
@@ -390,7 +375,7 @@ func TestReadWriteLimits(t *testing.T) {
 	if _, err := q.Read(make([]byte, 2000), &hdr); err != unix.EBADFD {
 		t.Errorf("Read of a deleted device: %v, want EBADFD", err)
 	}
-	if err := q.Write(&hdr, [][]byte{frame}); err != unix.EBADFD {
+	if err := q.Write(&hdr, frame); err != unix.EBADFD {
 		t.Errorf("Write to a deleted device: %v, want EBADFD", err)
 	}
 }
@@ -405,11 +390,6 @@ func TestNoAllocs(t *testing.T) {
 		must(t, err)
 		must(t, unix.Connect(s, &unix.SockaddrInet4{Port: 5001, Addr: [4]byte{192, 0, 2, 2}}))
 		q, buf, frame := d.Queue(0), make([]byte, packet.VirtioHdrLen+packet.MaxFrame), udpFrame(200)
-		var parts [][]byte
-		for i := range 200 { // more than firstIov
-			parts = append(parts, frame[i:i+1])
-		}
-		parts = append(parts, frame[200:])
 		read, failed := 0, error(nil)
 		var hdr packet.VirtioHdr
 		step := func() {
@@ -424,7 +404,7 @@ func TestNoAllocs(t *testing.T) {
 				read++
 			}
 			hdr = packet.VirtioHdr{}
-			if err := q.Write(&hdr, parts); err != nil {
+			if err := q.Write(&hdr, frame); err != nil {
 				failed = err
 			}
 		}
@@ -440,10 +420,9 @@ func BenchmarkWrite(b *testing.B) {
 	private(b)
 	d := open(b, Options{Name: "gnv0", Queues: 1, Offload: true, LLAddr: packet.MAC{2, 9}})
 	frame := udpFrame(1400) // for another MAC: dropped early
-	parts := [][]byte{frame[:42], frame[42:]}
 	var hdr packet.VirtioHdr
 	for b.Loop() {
-		if err := d.Queue(0).Write(&hdr, parts); err != nil {
+		if err := d.Queue(0).Write(&hdr, frame); err != nil {
 			b.Fatal(err)
 		}
 	}

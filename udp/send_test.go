@@ -109,6 +109,45 @@ func decodeMessage(fd int32, h *unix.Msghdr) sent {
 	return m
 }
 
+// TestOnePart: datagrams that lie one behind the other in a buffer are given to the
+// kernel as one part, others as parts of their own.
+func TestOnePart(t *testing.T) {
+	set := testSet(0, 1)
+	path := testPath("192.0.2.2:6081", set)
+	buf := make([]byte, 1000)
+	for i := range buf {
+		buf[i] = byte(i)
+	}
+	for _, tc := range []struct {
+		name  string
+		parts [][2][]byte // head and tail of each datagram
+		want  int
+	}{
+		{"pieces of one buffer", [][2][]byte{{buf[:100], nil}, {buf[100:200], nil}, {buf[200:250], nil}}, 1},
+		{"a header in front", [][2][]byte{{buf[:8], buf[8:100]}, {buf[100:108], buf[108:200]}}, 1},
+		{"a gap", [][2][]byte{{buf[:100], nil}, {buf[101:201], nil}}, 2},
+		{"out of order", [][2][]byte{{buf[100:200], nil}, {buf[:100], nil}}, 2},
+		{"the end of a buffer", [][2][]byte{{buf[:100:100], nil}, {buf[100:200], nil}}, 2},
+	} {
+		parts, payload, want := 0, "", ""
+		s := newSender(0, 64, func(fd int32, msgs []mmsghdr) (int, unix.Errno) {
+			for i := range msgs {
+				parts += int(msgs[i].hdr.Iovlen)
+				payload += decodeMessage(fd, &msgs[i].hdr).payload
+			}
+			return len(msgs), 0
+		})
+		for _, p := range tc.parts {
+			s.Add(path, 0, 0, 0, p[0], p[1])
+			want += string(p[0]) + string(p[1])
+		}
+		s.Flush()
+		if parts != tc.want || payload != want {
+			t.Errorf("%s: %d parts of %x, want %d of %x", tc.name, parts, payload, tc.want, want)
+		}
+	}
+}
+
 func (k *kernel) wire() (out []string) {
 	for _, m := range k.got {
 		out = append(out, m.datagrams()...)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -478,6 +479,145 @@ func TestSuperFrame(t *testing.T) {
 		if s := b.State().Tunnels[0].Stats; s.RxPackets != pieces {
 			t.Errorf("counted %d packets, want %d", s.RxPackets, pieces)
 		}
+	}
+}
+
+// TestTrainOrSingle: what becomes of datagrams does not depend on whether they come as one
+// train, in which most go the short way of extends, or each by itself.
+func TestTrainOrSingle(t *testing.T) {
+	const pieces, size = 20, 1000
+	super, hdr := tcpSuper(pieces, size)
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2"))
+	l.dev.queues[0].feed(memFrame{hdr: hdr, bytes: super})
+	l.step()
+	var sent [][]byte
+	for _, d := range l.underlay.sent {
+		sent = append(sent, d.bytes)
+	}
+	const tos = 8 + 14 + 1 // of the inner packet
+	ect := func(b []byte, ecn byte) {
+		b[tos] = ecn
+		b[tos+9], b[tos+10] = 0, 0
+		binary.BigEndian.PutUint16(b[tos+9:], ^packet.Fold(packet.Sum(b[tos-1:tos+19], 0)))
+	}
+	for _, tc := range []struct {
+		name   string
+		outer  uint8             // TOS
+		change func(int, []byte) // of the i-th datagram
+		insert func([]byte)      // of a copy of the eleventh, in front of it
+		cfg    func(*Tunnel)
+		frames int
+	}{
+		{name: "as it is", frames: 1},
+		{name: "another tunnel in between", change: func(i int, b []byte) {
+			if i == 10 {
+				b[6]++
+			}
+		}, frames: 3},
+		{name: "no tunnel", change: func(i int, b []byte) {
+			if i == 10 {
+				b[6] += 2
+			}
+		}, frames: 2},
+		{name: "another version", change: func(i int, b []byte) {
+			if i >= 10 && i < 15 {
+				b[0] |= 0x40
+			}
+		}, frames: 2},
+		{name: "another version in between", insert: func(b []byte) { b[0] |= 0x40 }, frames: 1},
+		{name: "no tunnel in between", insert: func(b []byte) { b[6] += 2 }, frames: 1},
+		{name: "another tunnel's copy in between", insert: func(b []byte) { b[6]++ }, frames: 3},
+		{name: "bad source", change: func(i int, b []byte) {
+			if i == 10 {
+				b[14] |= 1
+			}
+		}, frames: 2},
+		{name: "another source", change: func(i int, b []byte) {
+			if i == 10 {
+				b[19]++
+			}
+		}, frames: 3},
+		{name: "reserved bits", change: func(i int, b []byte) { b[7] = byte(i / 5) }, frames: 4},
+		{name: "broken payload", change: func(i int, b []byte) {
+			if i == 10 {
+				b[500] ^= 4
+			}
+		}, frames: 3},
+		{name: "congestion", outer: 3, change: func(i int, b []byte) { ect(b, 2) }, frames: 1},
+		{name: "some had met it before", outer: 3, change: func(i int, b []byte) { ect(b, 2+byte(i)/10) }, frames: 1},
+		{name: "congestion that was not to be marked", outer: 3, change: func(i int, b []byte) { ect(b, 2*min(byte(i)%10, 1)) }, frames: 2},
+		{name: "limit of what is flooded", cfg: func(c *Tunnel) { c.Peers[0].BUMLimit = 10 }, change: func(i int, b []byte) { b[8] |= 1 }},
+	} {
+		run := func(train bool) ([]memFrame, TunnelState, []Reason) {
+			h := newHost(t, new(memWire), 1, "192.0.2.2")
+			h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+			cfg := testTunnel("gnv0", "192.0.2.1")
+			cfg.Device.LLAddr = macB
+			if tc.cfg != nil {
+				tc.cfg(&cfg)
+			}
+			dev := h.add(cfg)
+			other := cfg
+			other.Device.Name, other.VNI = "gnv1", testVNI+1
+			second := h.add(other)
+			h.step()
+			var all []byte
+			datagrams := slices.Clone(sent)
+			if tc.insert != nil {
+				d := slices.Clone(sent[10])
+				tc.insert(d)
+				datagrams = slices.Insert(datagrams, 10, d)
+			}
+			for i, d := range datagrams {
+				d = slices.Clone(d)
+				if tc.change != nil {
+					tc.change(i, d)
+				}
+				if all = append(all, d...); !train {
+					h.underlay.inject(addr("192.0.2.1"), 6081, tc.outer, 2, len(d), d)
+				}
+			}
+			if train {
+				h.underlay.inject(addr("192.0.2.1"), 6081, tc.outer, 2, len(sent[0]), all)
+			}
+			h.step()
+			state := h.State().Tunnels[0]
+			state.Peers[0].LastSeen = time.Time{}
+			var drops []Reason
+			for r := range numReasons {
+				if h.State().Drops.Rx[r] > 0 {
+					drops = append(drops, r)
+				}
+			}
+			return append(dev.queues[0].take(), second.queues[0].take()...), state, drops
+		}
+		got, state, drops := run(true)
+		want, wantState, wantDrops := run(false)
+		if tc.frames > 0 && len(want) != tc.frames {
+			t.Errorf("%s: %d frames, want %d", tc.name, len(want), tc.frames)
+		}
+		if !reflect.DeepEqual(got, want) || !slices.Equal(drops, wantDrops) {
+			t.Errorf("%s: a train was written as %d frames, drops %v; single datagrams as %d, drops %v", tc.name, len(got), drops, len(want), wantDrops)
+		}
+		if state.Stats != wantState.Stats || state.Drops != wantState.Drops {
+			t.Errorf("%s: a train counted as\n%+v %+v\nsingle datagrams as\n%+v %+v", tc.name, state.Stats, state.Drops, wantState.Stats, wantState.Drops)
+		}
+	}
+
+	// The flow goes on in another train, whose sender is a stranger.
+	h := newHost(t, new(memWire), 1, "192.0.2.2")
+	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+	cfg := testTunnel("gnv0", "192.0.2.1")
+	cfg.Device.LLAddr = macB
+	dev := h.add(cfg)
+	h.step()
+	n := len(sent[0])
+	h.underlay.inject(addr("192.0.2.1"), 6081, 0, 2, n, slices.Concat(sent[:10]...))
+	h.underlay.inject(addr("192.0.2.66"), 6081, 0, 2, n, slices.Concat(sent[10:]...))
+	h.step()
+	got := dev.queues[0].take()
+	if len(got) != 1 || len(got[0].bytes) != 54+10*size || h.State().Drops.Rx[DropUnknownPeer] != pieces-10 {
+		t.Errorf("a stranger went on: %d frames, drops %v; want one of 10 pieces, and %d dropped", len(got), h.State().Drops.Rx, pieces-10)
 	}
 }
 

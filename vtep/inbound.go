@@ -37,8 +37,10 @@ func (w *worker) socketTurn(s *socket, n int) (more, gone bool) {
 		}
 		for data := t.Data; ; {
 			size := min(t.Size, len(data))
-			if reason := w.inbound(s, t, data[:size:size]); reason != delivered {
-				w.countDrop(reason)
+			if datagram := data[:size:size]; !w.extends(t, datagram) {
+				if reason := w.inbound(s, t, datagram); reason != delivered {
+					w.countDrop(reason)
+				}
 			}
 			n++
 			if data = data[size:]; len(data) == 0 {
@@ -53,6 +55,19 @@ func (w *worker) socketTurn(s *socket, n int) (more, gone bool) {
 		s.received[w.id].Add(uint64(n))
 	}
 	return more, false
+}
+
+// extends takes the datagram if its headers are, to the byte, those of the next piece
+// of the frame that is being joined: what inbound decided about the piece before it
+// then holds for it, too.
+func (w *worker) extends(t *packet.Train, datagram []byte) bool {
+	if t != w.joinTrain || len(datagram) < geneve.HeaderLen ||
+		string(datagram[:geneve.HeaderLen]) != string(w.joinHead) || !w.joiner.Extend(datagram[geneve.HeaderLen:]) {
+		return false
+	}
+	w.rxPackets++
+	w.rxBytes += uint64(len(datagram) - geneve.HeaderLen)
+	return true
 }
 
 func (snap *snapshot) isOwn(ifindex int32) bool {
@@ -232,7 +247,7 @@ func (w *worker) leavePeer() {
 		}
 		w.rxPackets, w.rxBytes = 0, 0
 	}
-	w.lastPeer, w.lastSeg, w.lastTrain = nil, nil, nil
+	w.lastPeer, w.lastSeg, w.lastTrain, w.joinTrain = nil, nil, nil, nil
 }
 
 // deliver gives an accepted frame to the device, together with those before
@@ -252,13 +267,16 @@ func (w *worker) deliver(from *peer, seg *segment, datagram []byte, headLen int)
 		frame = tag(datagram[headLen-tagLen:], seg.vid)
 		tagged(&w.headers)
 	}
-	if same && w.joiner.Add(frame, &w.headers) {
-		return
+	if !same || !w.joiner.Add(frame, &w.headers) {
+		w.flushIn()
+		w.joinPeer, w.joinHead = from, head
+		w.joiner.Reset(packet.Offload(from.port.offload.Load()))
+		w.joiner.Add(frame, &w.headers)
 	}
-	w.flushIn()
-	w.joinPeer, w.joinHead = from, head
-	w.joiner.Reset(packet.Offload(from.port.offload.Load()))
-	w.joiner.Add(frame, &w.headers)
+	// The next datagram may extend it if inbound has nothing to do for each of them.
+	if seg.vid == 0 && len(head) == geneve.HeaderLen && from.bum.interval == 0 {
+		w.joinTrain = w.lastTrain
+	}
 }
 
 // flushIn writes the joiner's frame.
@@ -267,11 +285,11 @@ func (w *worker) flushIn() {
 		return
 	}
 	p := w.joinPeer.port
-	w.joinPeer = nil
+	w.joinPeer, w.joinTrain = nil, nil
 	n := w.joiner.Count()
 	w.batches.tapTransmit.Add(n)
-	parts := w.joiner.Frame(&w.rest)
-	err := p.queues[w.id].Write(&w.rest, parts)
+	frame := w.joiner.Frame(&w.rest)
+	err := p.queues[w.id].Write(&w.rest, frame)
 	if err == nil {
 		return
 	}
@@ -280,8 +298,7 @@ func (w *worker) flushIn() {
 		p.refuse(w.rest.GSOType)
 		w.rest = packet.VirtioHdr{}
 		for _, piece := range w.joiner.Pieces() {
-			w.single[0] = piece
-			if err := p.queues[w.id].Write(&w.rest, w.single[:]); err != nil {
+			if err := p.queues[w.id].Write(&w.rest, piece); err != nil {
 				w.writeFailed(p, err, 1)
 			}
 		}

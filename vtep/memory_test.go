@@ -147,7 +147,7 @@ func (q *memQueue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
 	return buf[packet.VirtioHdrLen:][:n], nil
 }
 
-func (q *memQueue) Write(hdr *packet.VirtioHdr, parts [][]byte) error {
+func (q *memQueue) Write(hdr *packet.VirtioHdr, frame []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.refuse != nil && hdr.GSOType != packet.GSONone {
@@ -155,7 +155,7 @@ func (q *memQueue) Write(hdr *packet.VirtioHdr, parts [][]byte) error {
 	}
 	q.written++
 	if !q.discard {
-		q.out = append(q.out, memFrame{*hdr, slices.Concat(parts...)})
+		q.out = append(q.out, memFrame{*hdr, slices.Clone(frame)})
 	}
 	return nil
 }

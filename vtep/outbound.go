@@ -24,7 +24,7 @@ import (
 func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
 	q := p.queues[n]
 	used := 0
-	more = true
+	w.moved, more = 0, true
 	for range turnReads {
 		frame, err := q.Read(w.read[used:], &w.virtio)
 		if err != nil {
@@ -36,15 +36,17 @@ func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
 		w.pieces = 1
 		w.outbound(p, &w.virtio, frame)
 		w.batches.tapReceive.Add(w.pieces)
-		// Sent frames stay where they are until the flush; the next goes
-		// behind, on a cache line of its own.
-		used += (packet.VirtioHdrLen + len(frame) + 63) &^ 63
-		if used >= turnBytes {
+		w.moved += packet.VirtioHdrLen + len(frame)
+		if w.moved >= turnBytes {
 			break
+		}
+		// A frame that is sent as it is stays where it is until the flush; the
+		// next goes behind, on a cache line of its own.
+		if w.virtio.GSOType == packet.GSONone {
+			used += (packet.VirtioHdrLen + len(frame) + 63) &^ 63
 		}
 	}
 	w.flushOut()
-	w.moved = used
 	return more, gone
 }
 
@@ -111,21 +113,21 @@ func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame 
 	if path == nil {
 		return
 	}
-	if need := pieces * w.cutter.HeadLen(); need > len(w.heads)-w.headLen {
+	if need := len(frame) + pieces*w.cutter.HeadLen(); need > len(w.out)-w.outLen {
 		w.flushOut()
-		if need > len(w.heads) {
+		if need > len(w.out) {
 			seg.drops[w.id].tx[DropBadOffload].Add(1)
 			return
 		}
 	}
 	tos, ttl := seg.outer(&w.headers)
 	for {
-		head, payload, ok := w.cutter.Next(w.heads[w.headLen:])
+		piece, ok := w.cutter.Next(w.out[w.outLen:])
 		if !ok {
 			break
 		}
-		w.headLen += len(head)
-		w.sender.Add(path, hash, tos, ttl, head, payload)
+		w.outLen += len(piece)
+		w.sender.Add(path, hash, tos, ttl, piece, nil)
 	}
 	w.countOut(seg, to, pieces, len(frame)+(pieces-1)*inner, flood)
 }
@@ -140,11 +142,11 @@ func (w *worker) header(seg *segment, to *peer) []byte {
 	if !seg.changes(to) {
 		return template
 	}
-	if len(template) > len(w.heads)-w.headLen {
+	if len(template) > len(w.out)-w.outLen {
 		w.flushOut()
 	}
-	header := w.heads[w.headLen:][:copy(w.heads[w.headLen:], template)]
-	w.headLen += len(header)
+	header := w.out[w.outLen:][:copy(w.out[w.outLen:], template)]
+	w.outLen += len(header)
 	geneve.PutVNI(header, seg.vni)
 	return header
 }
@@ -188,8 +190,7 @@ func (w *worker) answer(p *port, seg *segment, frame []byte, flood bool) bool {
 	if seg.vid != 0 {
 		reply = tag(w.reply[:tagLen+len(reply)], seg.vid)
 	}
-	w.single[0] = reply
-	if err := p.queues[w.id].Write(&w.rest, w.single[:]); err != nil {
+	if err := p.queues[w.id].Write(&w.rest, reply); err != nil {
 		w.writeFailed(p, err, 1)
 	}
 	p.answered.Add(1)
@@ -348,5 +349,5 @@ func (w *worker) flushOut() {
 	for _, f := range w.sender.Flush() {
 		w.ep.sendFailed(w, f)
 	}
-	w.headLen = 0
+	w.outLen = 0
 }

@@ -71,9 +71,9 @@ type Queue interface {
 	// packet.VirtioHdrLen + packet.MaxFrame bytes, and returns the frame
 	// as a part of buf. It never blocks: unix.EAGAIN says there is nothing.
 	Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error)
-	// Write writes one frame or super-frame, gathered from parts. With a
-	// zero hdr it is an ordinary frame. parts are the caller's again on return.
-	Write(hdr *packet.VirtioHdr, parts [][]byte) error
+	// Write writes one frame or super-frame. With a zero hdr it is an ordinary
+	// frame. It is the caller's again on return.
+	Write(hdr *packet.VirtioHdr, frame []byte) error
 }
 
 // Underlay opens sockets and knows the routes.

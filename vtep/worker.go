@@ -24,10 +24,10 @@ const (
 	turnReads = 64
 	turnBytes = 256 << 10
 
-	// headArena holds the headers of the pieces of one turn. The worst
-	// super-frame, 64 KiB in pieces of a few dozen bytes behind 252 bytes of
-	// options, fits; an ordinary one needs 4 KiB.
-	headArena = 768 << 10
+	// outArena holds the pieces of super-frames until they are sent. The worst
+	// one, 64 KiB in pieces of a few dozen bytes behind 252 bytes of options,
+	// fits; those of an ordinary turn need 280 KiB.
+	outArena = 832 << 10
 
 	// spin is how long a worker waits inside a raw system call, which keeps
 	// its P, before it waits in an ordinary one: 18 us against 77 us for an
@@ -76,19 +76,21 @@ type worker struct {
 	virtio    packet.VirtioHdr
 	rest      packet.VirtioHdr // of a joined frame being written
 	read      []byte           // frames of the device's turn
-	heads     []byte           // headers of the pieces made of them
-	headLen   int              // used part of heads
+	out       []byte           // pieces made of them
+	outLen    int              // used part of out
 	cutter    offload.Cutter
-	pieces    int // of the frame being sent
-	single    [1][]byte
+	pieces    int                           // of the frame being sent
 	reply     [tagLen + neigh.MaxReply]byte // to an ARP or ND request, behind the room for a tag
 	superHead [geneve.MaxHeaderLen]byte     // of a super-frame's pieces, where it is no template
 
 	// The joiner and where its frame goes.
 	joiner   offload.Joiner
 	joinPeer *peer
-	joinHead []byte                    // the GENEVE header of its first piece
-	headCopy [geneve.MaxHeaderLen]byte // joinHead, where a tag stands in its place
+	joinHead []byte // the GENEVE header of its first piece
+	// What its last piece came in, if inbound has found nothing else since and the
+	// next one may just follow; else nil.
+	joinTrain *packet.Train
+	headCopy  [geneve.MaxHeaderLen]byte // joinHead, where a tag stands in its place
 
 	// What the last datagram was admitted by: trains repeat it.
 	lastTrain  *packet.Train
@@ -122,9 +124,9 @@ func newWorker(ep *Endpoint, id int, sender Sender) (*worker, error) {
 	}
 	return &worker{
 		ep: ep, id: id, sender: sender, cpu: -1, call: call,
-		snap:  &snapshot{},
-		read:  make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
-		heads: make([]byte, headArena),
+		snap: &snapshot{},
+		read: make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
+		out:  make([]byte, outArena),
 	}, nil
 }
 

@@ -9,12 +9,14 @@ import (
 
 // What one super-frame may hold.
 const (
-	// maxPieces bounds the parts of one write, with room below IOV_MAX (1024).
+	// maxPieces bounds the work for one super-frame of tiny pieces.
 	maxPieces = 500
 	// maxPiecesUDP is the least UDP_MAX_SEGMENTS of any kernel (128 since 6.9).
 	maxPiecesUDP = 64
 	// maxTotal is the most that an IPv4 length field can say.
 	maxTotal = 65535
+	// maxLink is the longest link header, with two tags.
+	maxLink = 14 + 2*4
 	// maxHeaders is the longest IP and TCP header that is joined.
 	maxHeaders = 40 + 60
 )
@@ -33,18 +35,23 @@ const (
 // piece's checksums are verified before it is joined; a broken one is left alone
 // for the receiver to judge. A piece that stays alone is never summed.
 //
+// Payloads are copied together, as their checksums read all of them anyway: a
+// write in one part takes the kernel two thirds of the time of one in 45.
+//
 // The zero value joins nothing: Reset it first. It is used by one worker.
 type Joiner struct {
 	ability packet.Offload
 	frames  [][]byte // what was added, lent until Reset
-	out     [][]byte // what Frame returned
+	super   []byte   // headers of frames[0] and the payloads, once there are two
 	h       packet.Headers
 	first   shape // of frames[0], known once a second frame came
 	closed  bool  // nothing more can follow
 	flags   uint8 // TCP flags of the last
-	bytes   int   // payload of all
-	patched bool  // the headers of frames[0] are those of the super-frame
-	saved   [maxHeaders]byte
+
+	// Of the next full piece, if anything can follow: its headers, the checksum
+	// of the transport header aside, and their running sum with the pseudo-header.
+	next    [maxLink + maxHeaders]byte
+	nextSum uint64
 }
 
 // shape is what can be said of a piece that may be joined.
@@ -55,12 +62,24 @@ type shape struct {
 	flags       uint8 // of TCP
 }
 
+// check is where the checksum of the transport header is.
+func (s *shape) check() int {
+	if s.tcp {
+		return s.l4 + tcpCsumOffset
+	}
+	return s.l4 + udpCsumOffset
+}
+
 // Reset empties the Joiner, gives all frames back to their owner and sets what
 // the device of the frames to come permits.
 func (j *Joiner) Reset(ability packet.Offload) {
+	if j.super == nil {
+		j.super = make([]byte, 0, packet.MaxFrame)
+	}
 	j.ability = ability
 	j.frames = j.frames[:0]
-	j.closed, j.patched = false, false
+	j.super = j.super[:0]
+	j.closed = false
 }
 
 // Count is the number of frames held.
@@ -68,7 +87,7 @@ func (j *Joiner) Count() int { return len(j.frames) }
 
 // Add takes frame, with what Walk found in it, and reports whether it did. An
 // empty Joiner takes any frame; another only the very next piece of the flow.
-// What is taken is lent until Reset and may be written to by Frame.
+// What is taken is lent until Reset.
 func (j *Joiner) Add(frame []byte, h *packet.Headers) bool {
 	if len(j.frames) == 0 {
 		j.frames = append(j.frames, frame)
@@ -87,18 +106,77 @@ func (j *Joiner) Add(frame []byte, h *packet.Headers) bool {
 		return false
 	}
 	// Sums last, as they cost most, and the first one's only now.
-	if len(j.frames) == 1 && !intact(j.frames[0], &j.h, &j.first) {
-		j.closed = true
-		return false
+	if len(j.frames) == 1 {
+		j.super = append(j.super[:0], j.frames[0][:j.first.off]...)
+		if !j.take(j.frames[0], &j.h, &j.first) {
+			j.closed = true
+			return false
+		}
 	}
-	if !intact(frame, h, &s) {
+	if !j.take(frame, h, &s) {
 		return false
 	}
 	j.frames = append(j.frames, frame)
-	j.bytes += s.size
 	j.flags = s.flags
 	j.closed = s.size < j.first.size || s.tcp && s.flags != tcpACK
+	if !j.closed {
+		j.expect(frame, h)
+	}
 	return true
+}
+
+// Extend takes frame as Add does if its headers are those of the piece that is to
+// come next, to the byte. It is quick, and false says nothing: Add may take the frame yet.
+func (j *Joiner) Extend(frame []byte) bool {
+	f, n := &j.first, len(j.frames)
+	if n < 2 || j.closed || len(frame) != f.off+f.size || !j.room(f.size) {
+		return false
+	}
+	at := f.check()
+	head := j.next[:f.off]
+	if string(frame[:at]) != string(head[:at]) || string(frame[at+2:f.off]) != string(head[at+2:]) {
+		return false
+	}
+	check := binary.BigEndian.Uint16(frame[at:])
+	if f.tcp && check == 0xffff || !f.tcp && check == 0 {
+		return false
+	}
+	end := len(j.super)
+	super := j.super[:end+f.size]
+	if packet.Fold(packet.SumCopy(super[end:], frame[f.off:], j.nextSum+packet.SumWord(check))) != 0xffff {
+		return false
+	}
+	j.super = super
+	j.frames = append(j.frames, frame)
+	j.advance()
+	return true
+}
+
+// expect prepares for Extend behind frame, which was taken.
+func (j *Joiner) expect(frame []byte, h *packet.Headers) {
+	f := &j.first
+	head := j.next[:f.off]
+	copy(head, frame)
+	head[f.check()], head[f.check()+1] = 0, 0
+	j.nextSum = small(packet.Sum(head[f.l4:], packet.PseudoSum(frame, h, f.off-f.l4+f.size)))
+	j.advance()
+}
+
+// advance makes what is expected next of what was last.
+func (j *Joiner) advance() {
+	f := &j.first
+	if f.tcp {
+		at := j.next[f.l4+4:]
+		seq := binary.BigEndian.Uint32(at)
+		j.nextSum = small(j.nextSum + sumLong(^seq) + sumLong(seq+uint32(f.size)))
+		binary.BigEndian.PutUint32(at, seq+uint32(f.size))
+	}
+	if j.h.Version == 4 {
+		ip := j.next[f.l3:]
+		id, check := binary.BigEndian.Uint16(ip[4:]), binary.BigEndian.Uint16(ip[10:])
+		binary.BigEndian.PutUint16(ip[4:], id+1)
+		binary.BigEndian.PutUint16(ip[10:], packet.UpdateChecksum(check, id, id+1))
+	}
 }
 
 // begin reports whether anything can follow the first frame at all.
@@ -107,7 +185,6 @@ func (j *Joiner) begin() bool {
 	if !s.read(j.frames[0], &j.h) || s.tcp && s.flags != tcpACK {
 		return false
 	}
-	j.bytes = s.size
 	need := packet.OffloadCsum | packet.OffloadUSO
 	if s.tcp && j.h.Version == 4 {
 		need = packet.OffloadCsum | packet.OffloadTSO4
@@ -168,11 +245,12 @@ func (s *shape) read(frame []byte, h *packet.Headers) bool {
 // checksums aside.
 func (j *Joiner) follows(frame []byte, h *packet.Headers, s *shape) bool {
 	first, f, n := j.frames[0], &j.first, len(j.frames)
+	done := n * f.size // payload so far
 	// The lengths of the headers stand for IP version and protocol, too.
 	if s.l3 != f.l3 || s.l4 != f.l4 || s.off != f.off {
 		return false
 	}
-	if s.size > f.size || f.off-f.l3+j.bytes+s.size > maxTotal || n >= maxPieces || !s.tcp && n >= maxPiecesUDP {
+	if s.size > f.size || !j.room(s.size) {
 		return false
 	}
 	be := binary.BigEndian
@@ -184,7 +262,7 @@ func (j *Joiner) follows(frame []byte, h *packet.Headers, s *shape) bool {
 	if s.tcp {
 		// Acknowledgment, window, urgent pointer and options, which are
 		// everything but sequence number, flags (read knows them) and checksum.
-		if be.Uint32(b[4:]) != be.Uint32(a[4:])+uint32(j.bytes) ||
+		if be.Uint32(b[4:]) != be.Uint32(a[4:])+uint32(done) ||
 			be.Uint32(a[8:]) != be.Uint32(b[8:]) ||
 			be.Uint16(a[14:]) != be.Uint16(b[14:]) ||
 			!bytes.Equal(a[18:], b[18:]) {
@@ -208,32 +286,46 @@ func (j *Joiner) follows(frame []byte, h *packet.Headers, s *shape) bool {
 	return bytes.Equal(first[:f.l3], frame[:f.l3]) // link header and tags
 }
 
-// intact verifies the checksums of a piece. Of the two ways to write zero in
-// ones-complement only the one that Cutter writes will do: UDP never 0, which
-// would mean no checksum, the others never 0xffff.
-func intact(frame []byte, h *packet.Headers, s *shape) bool {
+// room reports whether one more piece with so much payload is within the limits.
+func (j *Joiner) room(size int) bool {
+	f, n := &j.first, len(j.frames)
+	return f.off-f.l3+n*f.size+size <= maxTotal && (f.tcp && n < maxPieces || n < maxPiecesUDP)
+}
+
+// take appends the payload of a piece, if its checksums are right. Of the two ways to
+// write zero in ones-complement only the one that Cutter writes will do: UDP never
+// 0, which would mean no checksum, the others never 0xffff.
+func (j *Joiner) take(frame []byte, h *packet.Headers, s *shape) bool {
 	if h.Version == 4 {
 		ip := frame[s.l3:s.l4]
 		if binary.BigEndian.Uint16(ip[10:]) == 0xffff || packet.Fold(packet.Sum(ip, 0)) != 0xffff {
 			return false
 		}
 	}
-	th := frame[s.l4:]
-	if s.tcp && binary.BigEndian.Uint16(th[tcpCsumOffset:]) == 0xffff ||
-		!s.tcp && binary.BigEndian.Uint16(th[udpCsumOffset:]) == 0 {
+	check := binary.BigEndian.Uint16(frame[s.check():])
+	if s.tcp && check == 0xffff || !s.tcp && check == 0 {
 		return false
 	}
-	return packet.Fold(packet.Sum(th, packet.PseudoSum(frame, h, len(th)))) == 0xffff
+	head := packet.Sum(frame[s.l4:s.off], packet.PseudoSum(frame, h, len(frame)-s.l4))
+	end := len(j.super)
+	super := j.super[:end+s.size]
+	if packet.Fold(packet.SumCopy(super[end:], frame[s.off:], head)) != 0xffff {
+		return false
+	}
+	j.super = super
+	return true
 }
 
-// Frame returns what is held as one frame in parts, and fills hdr for it: a
-// single frame as it came with a zero hdr, several as a super-frame, for which
-// the headers of the first frame are changed in place. The parts are valid until
-// Reset. An empty Joiner returns no parts.
-func (j *Joiner) Frame(hdr *packet.VirtioHdr) [][]byte {
+// Frame returns what is held as one frame, valid until Reset, and fills hdr for it: a
+// single frame as it came with a zero hdr, several as a super-frame. A Joiner that
+// holds nothing returns nil.
+func (j *Joiner) Frame(hdr *packet.VirtioHdr) []byte {
 	*hdr = packet.VirtioHdr{}
-	if len(j.frames) < 2 {
-		return j.frames
+	switch len(j.frames) {
+	case 0:
+		return nil
+	case 1:
+		return j.frames[0]
 	}
 	s := &j.first
 	j.patch()
@@ -249,34 +341,19 @@ func (j *Joiner) Frame(hdr *packet.VirtioHdr) [][]byte {
 	default:
 		hdr.GSOType, hdr.CsumOffset = packet.GSOTCPv6, tcpCsumOffset
 	}
-	j.out = append(j.out[:0], j.frames[0])
-	for _, f := range j.frames[1:] {
-		j.out = append(j.out, f[s.off:])
-	}
-	return j.out
+	return j.super
 }
 
-// Pieces returns the frames as they were added, byte for byte, also after
-// Frame, for a device that refused the super-frame. They are valid until Reset.
-func (j *Joiner) Pieces() [][]byte {
-	if j.patched {
-		copy(j.frames[0][j.first.l3:j.first.off], j.saved[:])
-		j.patched = false
-	}
-	return j.frames
-}
+// Pieces returns the frames as they were added, for a device that refused the
+// super-frame. They are valid until Reset.
+func (j *Joiner) Pieces() [][]byte { return j.frames }
 
-// patch makes the headers of the first frame those of the super-frame.
+// patch makes the headers of the super-frame, which are those of its first piece.
 func (j *Joiner) patch() {
-	if j.patched {
-		return
-	}
-	j.patched = true
-	s, frame := &j.first, j.frames[0]
-	copy(j.saved[:], frame[s.l3:s.off])
-
-	ip, th := frame[s.l3:s.l4], frame[s.l4:s.off]
-	length := s.off - s.l4 + j.bytes
+	s := &j.first
+	copy(j.super, j.frames[0][:s.off])
+	ip, th := j.super[s.l3:s.l4], j.super[s.l4:s.off]
+	length := len(j.super) - s.l4
 	if j.h.Version == 4 {
 		total := uint16(s.l4 - s.l3 + length)
 		old := binary.BigEndian.Uint16(ip[2:])
@@ -286,7 +363,7 @@ func (j *Joiner) patch() {
 	} else {
 		binary.BigEndian.PutUint16(ip[4:], uint16(length))
 	}
-	partial := packet.Fold(packet.PseudoSum(frame, &j.h, length))
+	partial := packet.Fold(packet.PseudoSum(j.super, &j.h, length))
 	if s.tcp {
 		th[13] |= j.flags
 		binary.BigEndian.PutUint16(th[tcpCsumOffset:], partial)

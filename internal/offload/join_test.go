@@ -20,9 +20,22 @@ func frames(specs []spec) [][]byte {
 	return out
 }
 
-// joinAll does as a worker does and returns what it would write. It demands of
-// every group that Pieces undoes Frame and that the cut gives the pieces back.
+// joinAll does as a worker does and returns what it would write. It demands that
+// Extend changes nothing of it, and what joinBy does.
 func joinAll(t testing.TB, ability packet.Offload, l3 bool, in [][]byte) (hdrs []packet.VirtioHdr, out [][]byte) {
+	t.Helper()
+	hdrs, out, _ = joinBy(t, ability, l3, false, in)
+	quickHdrs, quickOut, _ := joinBy(t, ability, l3, true, in)
+	if !slices.Equal(quickHdrs, hdrs) || !slices.EqualFunc(quickOut, out, bytes.Equal) {
+		t.Fatalf("with Extend:\n%+v %x\nwant\n%+v %x", quickHdrs, quickOut, hdrs, out)
+	}
+	return hdrs, out
+}
+
+// joinBy joins with Add alone, or asks Extend first and counts what that took. It
+// demands of every group that Pieces are what was added and that the cut of Frame gives
+// them back.
+func joinBy(t testing.TB, ability packet.Offload, l3, quick bool, in [][]byte) (hdrs []packet.VirtioHdr, out [][]byte, extended int) {
 	t.Helper()
 	var j Joiner
 	j.Reset(ability)
@@ -30,8 +43,8 @@ func joinAll(t testing.TB, ability packet.Offload, l3 bool, in [][]byte) (hdrs [
 	write := func() {
 		t.Helper()
 		var hdr packet.VirtioHdr
-		super := bytes.Join(j.Frame(&hdr), nil)
-		if again := bytes.Join(j.Frame(&hdr), nil); !bytes.Equal(again, super) {
+		super := bytes.Clone(j.Frame(&hdr))
+		if again := j.Frame(&hdr); !bytes.Equal(again, super) {
 			t.Fatal("Frame differs when called again")
 		}
 		if j.Count() != len(held) {
@@ -57,7 +70,7 @@ func joinAll(t testing.TB, ability packet.Offload, l3 bool, in [][]byte) (hdrs [
 				t.Fatalf("Pieces differ at %d of %d:\n got %x\nwant %x", i, len(held), p, held[i])
 			}
 		}
-		if again := bytes.Join(j.Frame(&hdr), nil); !bytes.Equal(again, super) {
+		if again := j.Frame(&hdr); !bytes.Equal(again, super) {
 			t.Fatal("Frame differs after Pieces")
 		}
 		hdrs, out = append(hdrs, hdr), append(out, super)
@@ -67,6 +80,11 @@ func joinAll(t testing.TB, ability packet.Offload, l3 bool, in [][]byte) (hdrs [
 	for _, f := range in {
 		h := walk(f, l3)
 		work := slices.Clip(bytes.Clone(f))
+		if quick && j.Extend(work) {
+			extended++
+			held = append(held, f)
+			continue
+		}
 		if !j.Add(work, &h) {
 			if len(held) == 0 {
 				t.Fatal("an empty Joiner refused a frame")
@@ -81,7 +99,19 @@ func joinAll(t testing.TB, ability packet.Offload, l3 bool, in [][]byte) (hdrs [
 	if len(held) > 0 {
 		write()
 	}
-	return hdrs, out
+	return hdrs, out, extended
+}
+
+// Extend takes every full piece but the first two, and any number of super-frames
+// is the same to it.
+func TestExtend(t *testing.T) {
+	for _, s := range shapes(50*1000 + 1) {
+		pieces := frames(s.pieces(1000))
+		_, out, extended := joinBy(t, everything, s.l3, true, slices.Concat(pieces, pieces, pieces))
+		if want := 3 * (50 - 2); extended != want || len(out) != 3 {
+			t.Errorf("%v: %d of %d pieces extended %d frames, want %d of 3", s, extended, 3*len(pieces), len(out), want)
+		}
+	}
 }
 
 // What is cut from a super-frame joins to that super-frame.
@@ -513,8 +543,8 @@ func TestJoinAllocatesNothing(t *testing.T) {
 				t.Fatalf("piece %d refused", i)
 			}
 		}
-		if len(j.Frame(&hdr)) != 45 || len(j.Pieces()) != 45 {
-			t.Fatalf("%d parts, want 45", len(j.out))
+		if n := len(j.Frame(&hdr)); n < 45*1448-100 || len(j.Pieces()) != 45 {
+			t.Fatalf("%d bytes of %d pieces, want 45 pieces", n, len(j.Pieces()))
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
@@ -523,33 +553,34 @@ func TestJoinAllocatesNothing(t *testing.T) {
 
 func BenchmarkJoin(b *testing.B) {
 	for _, s := range []spec{base(4, 6, 65000), base(6, 6, 65000), base(4, 17, 64*1000)} {
-		b.Run(s.String(), func(b *testing.B) {
-			size := 1400
-			if s.proto == 17 {
-				size = 1000
-			}
-			in := frames(s.pieces(size))
-			hs := make([]packet.Headers, len(in))
-			n := 0
-			for i := range in {
-				hs[i] = walk(in[i], false)
-				n += len(in[i])
-			}
-			var j Joiner
-			var hdr packet.VirtioHdr
-			b.SetBytes(int64(n))
-			b.ReportAllocs()
-			for b.Loop() {
-				j.Reset(everything)
-				for i := range in {
-					if !j.Add(in[i], &hs[i]) {
-						b.Fatal("refused")
-					}
+		for _, quick := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%v/extend=%v", s, quick), func(b *testing.B) {
+				size := 1400
+				if s.proto == 17 {
+					size = 1000
 				}
-				j.Frame(&hdr)
-				j.Pieces() // so that the next round finds them as they were
-			}
-		})
+				in := frames(s.pieces(size))
+				hs := make([]packet.Headers, len(in))
+				n := 0
+				for i := range in {
+					hs[i] = walk(in[i], false)
+					n += len(in[i])
+				}
+				var j Joiner
+				var hdr packet.VirtioHdr
+				b.SetBytes(int64(n))
+				b.ReportAllocs()
+				for b.Loop() {
+					j.Reset(everything)
+					for i := range in {
+						if !(quick && j.Extend(in[i])) && !j.Add(in[i], &hs[i]) {
+							b.Fatal("refused")
+						}
+					}
+					j.Frame(&hdr)
+				}
+			})
+		}
 	}
 }
 

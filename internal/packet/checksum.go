@@ -71,6 +71,17 @@ func Sum(b []byte, initial uint64) uint64 {
 	return sum + c // no carry out of this: last has only 56 bits
 }
 
+// SumCopy copies src to dst, which is at least as long and does not overlap it,
+// and returns Sum(src, initial). Both at once cost little more than the sum.
+func SumCopy(dst, src []byte, initial uint64) uint64 {
+	long, n := copySumLong(dst, src)
+	sum, c := bits.Add64(initial, long, 0)
+	sum += c // no carry out of this: long has not many more than 32 bits
+	rest := src[n:]
+	copy(dst[n:], rest)
+	return Sum(rest, sum)
+}
+
 // SumWord is the 16-bit number w as a part of a running sum. Up to 2^48 of
 // them, and of their complements (which subtract), can be added with +
 // before the result is given to Sum as initial.

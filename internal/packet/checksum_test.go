@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -33,7 +34,7 @@ func TestSumRFC1071(t *testing.T) {
 
 func TestSum(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	buf := make([]byte, 70000)
+	buf, copied := make([]byte, 70000), make([]byte, 70001)
 	fill := func(kind int) {
 		for i := range buf {
 			buf[i] = byte(r.Uint32())
@@ -51,6 +52,10 @@ func TestSum(t *testing.T) {
 			want := dullSum(b, uint32(initial))
 			if got := Fold(Sum(b, SumWord(initial))); got != want {
 				t.Fatalf("kind %d, %d bytes, initial %#x: got %#x, want %#x", kind, len(b), initial, got, want)
+			}
+			copied[len(b)] = 0xa5
+			if got := Fold(SumCopy(copied, b, SumWord(initial))); got != want || !bytes.Equal(copied[:len(b)], b) || copied[len(b)] != 0xa5 {
+				t.Fatalf("kind %d, %d bytes, initial %#x: SumCopy %#x, want %#x and a copy of just them", kind, len(b), initial, got, want)
 			}
 			// In two parts; a part that begins at an odd offset counts turned
 			// round (RFC 1071 section 2 B).
@@ -81,6 +86,10 @@ func TestSum(t *testing.T) {
 	}
 	if got := Fold(Sum(ones, ^uint64(0))); got != 0xffff {
 		t.Errorf("all ones: got %#x, want 0xffff", got)
+	}
+	long := bytes.Repeat([]byte{0xff}, 300)
+	if got := Fold(SumCopy(copied, long, ^uint64(0))); got != 0xffff {
+		t.Errorf("copy of all ones: got %#x, want 0xffff", got)
 	}
 	if got := Fold(Sum([]byte{0, 1}, ^uint64(0))); got != 1 {
 		t.Errorf("all ones and 1: got %#x, want 1", got)
@@ -140,6 +149,22 @@ func BenchmarkSum(b *testing.B) {
 			var x uint64
 			for b.Loop() {
 				x += Sum(buf[:n], 0)
+			}
+			if x != 0 {
+				b.Fatal(x)
+			}
+		})
+	}
+}
+
+func BenchmarkSumCopy(b *testing.B) {
+	src, dst := make([]byte, 65536), make([]byte, 65536)
+	for _, n := range []int{64, 1400, 65536} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.SetBytes(int64(n))
+			var x uint64
+			for b.Loop() {
+				x += SumCopy(dst, src[:n], 0)
 			}
 			if x != 0 {
 				b.Fatal(x)
