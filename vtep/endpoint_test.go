@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -20,7 +21,11 @@ import (
 	"gvtep/vtep/geneve"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Workers that wait hold a P: as in the program there are more than workers.
+	runtime.GOMAXPROCS(12)
+	goleak.VerifyTestMain(m)
+}
 
 const testVNI = 0x123456
 

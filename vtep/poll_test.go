@@ -4,19 +4,15 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 )
 
-// run runs the host until the test ends, with a processor of Go's for each
-// worker and some for the others, as the program has.
+// run runs the host until the test ends.
 func (h *host) run() {
 	h.t.Helper()
-	before := runtime.GOMAXPROCS(len(h.workers) + 2)
-	h.t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
@@ -197,4 +193,32 @@ func TestStandDown(t *testing.T) {
 	if !h.standDown(h.workers[2]) || h.standDown(h.workers[0]) {
 		t.Errorf("nobody stuck: want worker 2 to rest and worker 0, the last one, to stay; %d on duty", h.onDuty.Load())
 	}
+}
+
+// TestIdle: a worker that has nothing to do for longer than attention sleeps, and is
+// not woken by Go's scheduler, which it was a hundred times a second until then.
+func TestIdle(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.run()
+	w := h.workers[0]
+	dev.queues[0].feed(numbered(1, 0))
+	eventually(t, "sent", func() bool {
+		h.underlay.mu.Lock()
+		defer h.underlay.mu.Unlock()
+		return len(h.underlay.sent) == 1
+	})
+	loops := func() uint64 {
+		before := w.loops.Load()
+		time.Sleep(300 * time.Millisecond)
+		return w.loops.Load() - before
+	}
+	quiet := ^uint64(0)
+	for range 20 { // a check of health may fall into it
+		if quiet = min(quiet, loops()); quiet <= 2 {
+			return
+		}
+	}
+	t.Errorf("a worker with nothing to do went round %d times in 300 ms, want 2 at most", quiet)
 }

@@ -29,10 +29,16 @@ const (
 	// fits; those of an ordinary turn need 280 KiB.
 	outArena = 832 << 10
 
-	// spin is how long a worker waits inside a raw system call, which keeps
-	// its P, before it waits in an ordinary one: 18 us against 77 us for an
-	// echo. The garbage collector's signal ends it early.
-	spin = 2 * time.Millisecond
+	// For attention after the last packet a worker waits in a raw system call, which
+	// keeps its P, then in an ordinary one, from which it takes longer to return:
+	// 335 against 255 us for a ping there and back each 10 ms. Go's scheduler sends a
+	// signal to a thread that keeps its P for 10 ms, which ends the call. On two
+	// nested virtual processors that cost 1 % of one, so it is not for ever.
+	attention = 100 * time.Millisecond
+
+	// spare is how long a worker waits that is not the only one on duty before it
+	// may find that it is not needed.
+	spare = 2 * time.Millisecond
 
 	// maxEvents is how many slots a worker takes at a time that is alone on duty.
 	maxEvents = 16
@@ -68,6 +74,7 @@ type worker struct {
 	held   *slot // that it has kept, as there is more to do; nil: none
 	moved  int   // bytes of the last turn
 	stay   int64 // until when it gives way to nobody
+	served int64 // when there was something to do last
 	rounds uint32
 	ready  int // samples in a row that found something ready
 
@@ -210,6 +217,9 @@ func (w *worker) round(block bool) bool {
 		w.serve(w.snap.turn(held))
 		served = true
 	}
+	if served {
+		w.served = w.now
+	}
 	return served
 }
 
@@ -274,21 +284,34 @@ func (w *worker) wait(block bool) int {
 			yield()
 		}
 	}
-	n, errno := w.poll(spin)
+	limit := forever
+	if e.onDuty.Load() > 1 {
+		if n := w.sleep(spare); n > 0 || e.standDown(w) {
+			return n
+		}
+		limit = linger // to stand down then
+	}
+	return w.sleep(limit)
+}
+
+// forever is no limit, as epoll has it.
+const forever = -time.Millisecond
+
+// sleep waits until something is ready, for at most limit. It may return earlier.
+func (w *worker) sleep(limit time.Duration) int {
+	if w.now-w.served > int64(attention) {
+		n, _ := unix.EpollWait(w.ep.poll.epoll, w.events[:w.share()], int(limit.Milliseconds()))
+		return max(n, 0)
+	}
+	if limit == forever {
+		limit = attention
+	}
+	n, errno := w.poll(limit)
 	if errno == unix.EINTR {
 		// The runtime wants this thread to stop for a moment.
 		runtime.Gosched()
-		return 0
 	}
-	if n > 0 || e.standDown(w) {
-		return n
-	}
-	limit := -1
-	if e.onDuty.Load() > 1 {
-		limit = int(linger.Milliseconds()) // to stand down then
-	}
-	n, _ = unix.EpollWait(e.poll.epoll, w.events[:w.share()], limit)
-	return max(n, 0)
+	return n
 }
 
 // giveWay lets others run on the worker's processor. Threads with a packet in
