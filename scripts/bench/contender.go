@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,15 +18,21 @@ import (
 const wireguardGo = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
 
 // contenderNames are all that there are. "busypoll" is gvtep, told to look for
-// packets that long before it sleeps.
-var contenderNames = []string{"gvtep", "busypoll", "vxlan", "raw", "wireguard"}
+// packets that long before it sleeps. "relay" is no tunnel, but what one in a
+// process cannot do without (relay.go).
+var contenderNames = []string{"gvtep", "busypoll", "relay", "vxlan", "raw", "wireguard"}
 
 // contender is one way between two hosts.
 type contender struct {
 	name      string
 	bridgable bool // has an Ethernet device to put behind a bridge
+	uncut     bool // carries super-frames only where the underlay does not cut them
 	// up makes the tunnel devices and sets device and daemon of both ends.
 	up func(ctx context.Context, dir string, s *site) error
+
+	// second adds a tunnel between the two hosts and names its device. nil: it
+	// cannot, or there would be nothing to see.
+	second func(ctx context.Context, dir string, s *site) (device string, err error)
 
 	// Of those that can carry many tunnels: the text of a file that describes
 	// n of them, and what makes them from it.
@@ -56,6 +63,8 @@ func build(ctx context.Context, dir string, o options) ([]contender, error) {
 			c := gvtep(name, program, append(slices.Clone(o.extra), "--busypoll", "3ms"))
 			c.many, c.upMany = nil, nil // idle tunnels are the same
 			out = append(out, c)
+		case "relay":
+			out = append(out, relay)
 		case "vxlan":
 			out = append(out, vxlan)
 		case "raw":
@@ -95,13 +104,14 @@ var raw = contender{name: "raw", up: func(ctx context.Context, dir string, s *si
 var vxlan = contender{name: "vxlan", bridgable: true, up: func(ctx context.Context, dir string, s *site) error {
 	for i, e := range s.ends {
 		e.device = "vxlan0"
-		err := s.ip(ctx, e.host, "link", "add", e.device, "type", "vxlan", "id", "100", "dstport", "4789",
-			"local", e.underlay.String(), "remote", s.ends[1-i].underlay.String(), "dev", underlayDevice)
-		if err != nil {
+		if err := addVXLAN(ctx, s, i, e.device, "100"); err != nil {
 			return err
 		}
 	}
 	return nil
+}, second: func(ctx context.Context, dir string, s *site) (string, error) {
+	const device = "vxlan1"
+	return device, errors.Join(addVXLAN(ctx, s, 0, device, "101"), addVXLAN(ctx, s, 1, device, "101"))
 }, many: func(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -112,6 +122,13 @@ var vxlan = contender{name: "vxlan", bridgable: true, up: func(ctx context.Conte
 }, upMany: func(ctx context.Context, dir, file string, s *site) error {
 	return s.ip(ctx, s.ends[0].host, "-batch", file)
 }}
+
+// addVXLAN makes the device of one end.
+func addVXLAN(ctx context.Context, s *site, end int, device, id string) error {
+	e, far := s.ends[end], s.ends[1-end]
+	return s.ip(ctx, e.host, "link", "add", device, "type", "vxlan", "id", id, "dstport", "4789",
+		"local", e.underlay.String(), "remote", far.underlay.String(), "dev", underlayDevice)
+}
 
 func gvtep(name, program string, extra []string) contender {
 	return contender{name: name, bridgable: true, up: func(ctx context.Context, dir string, s *site) (err error) {
@@ -132,6 +149,16 @@ func gvtep(name, program string, extra []string) contender {
 			}
 		}
 		return nil
+	}, second: func(ctx context.Context, dir string, s *site) (string, error) {
+		const device = "gnv1"
+		for i, e := range s.ends {
+			_, err := command(ctx, program, "--control", filepath.Join(dir, e.host+".sock"), "tunnel", "add", device, "id", "101",
+				"local", e.underlay.String(), "remote", s.ends[1-i].underlay.String())
+			if err != nil {
+				return "", err
+			}
+		}
+		return device, nil
 	}, many: func(n int) string {
 		var b strings.Builder
 		for i := range n {

@@ -20,7 +20,7 @@ import (
 )
 
 // measures are the words of --only, in the order in which they run.
-var measures = []string{"tcp1", "tcp4", "udp64", "udp1300", "nodrop64", "nodrop1300", "ping", "tcp1br", "tcp4br", "idle"}
+var measures = []string{"tcp1", "tcp4", "udp64", "udp1300", "nodrop64", "nodrop1300", "ping", "flood", "tcp1br", "tcp4br", "idle"}
 
 // options is what the command line asks for.
 type options struct {
@@ -97,6 +97,10 @@ func main() {
 			os.Exit(2)
 		}
 		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == wordRelay {
+		fmt.Println(relayMain(os.Args[1:]))
+		os.Exit(2)
 	}
 	o, err := parseOptions(os.Args[1:])
 	switch {

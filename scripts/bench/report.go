@@ -40,6 +40,16 @@ func (t *table) add(r row, contender string, round int, value float64) {
 	t.values[r][contender][round] = value
 }
 
+// has reports whether there is any figure of a contender.
+func (t *table) has(contender string) bool {
+	for _, of := range t.values {
+		if len(of[contender]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // subtractRaw adds rows with what a contender adds to the bare veth, each round
 // against the same round.
 func (t *table) subtractRaw(what string) {
@@ -57,14 +67,17 @@ func (t *table) subtractRaw(what string) {
 	}
 }
 
-// The columns, and what the table calls them. Rivals are those that gvtep is
-// compared with.
-var columns = []struct {
+type column struct {
 	contender, title string
 	rival            bool
-}{
+}
+
+// The columns, and what the table calls them; those without a figure are left
+// out. Rivals are those that gvtep is compared with.
+var columns = []column{
 	{"gvtep", "gvtep", false},
 	{"busypoll", "gvtep --busypoll 3ms", false},
+	{"relay", "bare relay", true},
 	{"vxlan", "VXLAN", true},
 	{"raw", "raw veth", true},
 	{"wireguard", "wireguard-go", true},
@@ -75,6 +88,7 @@ var columns = []struct {
 func (t *table) markdown(labs []string) string {
 	t.subtractRaw(rttMiddle)
 	t.subtractRaw(rttWorst)
+	columns := slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return !t.has(c.contender) })
 	var b strings.Builder
 	for _, lab := range labs {
 		fmt.Fprintf(&b, "\n### Lab `%s`\n\n|", lab)
