@@ -14,13 +14,14 @@ import (
 // kernel's form, deliver sends them and deals with what the kernel says.
 
 const (
-	// queueLen is how many datagrams a Sender gathers: more than the budget
-	// of one turn (64 small frames or 256 KiB), so that a queue is almost never
-	// full before its Flush, and small enough for the cache (32 KiB).
+	// queueLen is how many single datagrams and runs a Sender gathers: more than the
+	// budget of one turn (64 frames), so that a queue is almost never full before
+	// its Flush, and small enough for the cache (44 KiB).
 	queueLen = 512
 	// chunkLen is how many messages one sendmmsg carries at most.
 	chunkLen = 64
-	// maxRun is the most datagrams in a run on any kernel.
+	// maxRun is the most datagrams in a run on any kernel. Two parts of each are well
+	// below UIO_MAXIOV, 1024 (include/uapi/linux/uio.h).
 	maxRun = 128
 )
 
@@ -71,17 +72,32 @@ func newSender(worker, maxSegs int, send sendFunc) *Sender {
 		singles:  make([]message, 0, maxRun),
 		failures: make([]packet.Failure, 0, 64),
 	}
-	s.whole.init(2 * queueLen)
+	s.whole.init(2*queueLen + chunkLen) // a run may be parts of several messages
 	s.single.init(2 * maxRun)
 	return s
 }
 
 // Add queues one datagram, head and tail together, to go to path from the
 // source port that hash picks. head and tail are lent until Flush returns.
-// Datagrams with the same path and hash leave in the order of Add. tos is the
-// whole octet, ECN included; ttl 0 leaves the system's default. A full queue
+// Datagrams with the same path and hash leave in the order they were added in. tos is
+// the whole octet, ECN included; ttl 0 leaves the system's default. A full queue
 // is sent at once.
 func (s *Sender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte) {
+	p := s.enqueue(path, hash)
+	p.path, p.head, p.tail, p.next, p.tos, p.ttl = path, head, tail, 0, tos, ttl
+	p.count, p.size = 1, int32(len(head)+len(tail))
+}
+
+// AddRun queues the datagrams of size bytes that stand in run, one right behind the
+// other, the last of them perhaps shorter, as Add would one by one.
+func (s *Sender) AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int) {
+	p := s.enqueue(path, hash)
+	p.path, p.head, p.tail, p.next, p.tos, p.ttl = path, run, nil, 0, tos, ttl
+	p.count, p.size = int32((len(run)+size-1)/size), int32(min(size, len(run)))
+}
+
+// enqueue appends a place to the list of the source port that hash picks.
+func (s *Sender) enqueue(path *packet.Path, hash uint32) *piece {
 	if s.n == len(s.queue) {
 		s.flush()
 	}
@@ -93,8 +109,6 @@ func (s *Sender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail 
 	port := int(uint64(hash) * uint64(len(set.Ports)) >> 32)
 	at := int32(s.n)
 	s.n++
-	p := &s.queue[at]
-	p.path, p.head, p.tail, p.next, p.tos, p.ttl = path, head, tail, 0, tos, ttl
 	l := &s.lists[set.ID][port]
 	if l.first == 0 {
 		l.first = at + 1
@@ -103,6 +117,7 @@ func (s *Sender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail 
 		s.queue[l.last-1].next = at + 1
 	}
 	l.last = at + 1
+	return &s.queue[at]
 }
 
 // admit makes room for the first datagram of a set.
@@ -310,11 +325,18 @@ func (e *encoder) encode(queue []piece, msgs []message) {
 
 		start := iov
 		e.last = nil
-		for at, n := m.first, m.count; n > 0; n-- {
+		at, skip := m.first, m.skip
+		for rest := m.count; rest > 0; {
 			q := &queue[at]
-			iov = e.putPart(iov, q.head)
+			head := q.head
+			n := min(rest, q.count-skip)
+			if q.count > 1 {
+				head = head[skip*q.size : min(int((skip+n)*q.size), len(head))]
+			}
+			iov = e.putPart(iov, head)
 			iov = e.putPart(iov, q.tail)
-			at = q.next - 1
+			rest -= n
+			at, skip = q.next-1, 0
 		}
 		h.Iov = nil
 		if iov > start {

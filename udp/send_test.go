@@ -245,7 +245,17 @@ func TestExactlyOnce(t *testing.T) {
 			testPath("10.0.0.1:6081", sets[0]), testPath("[fd00::1]:6081", sets[0]), testPath("10.0.0.3:6081", sets[1])}
 		total, failed := 1+rnd.IntN(1500), 0 // more than the queue holds
 		lastOf := map[int32]int{}
-		for i := range total {
+		for i := 0; i < total; i++ {
+			if n := min(rnd.IntN(100), total-i); n > 0 && rnd.IntN(10) == 0 {
+				var run []byte
+				for range n {
+					run = append(fmt.Appendf(run, "%08d", i), make([]byte, 30)...)
+					i++
+				}
+				i--
+				s.AddRun(paths[rnd.IntN(3)], rnd.Uint32(), 0, 0, run[:len(run)-rnd.IntN(30)], 38)
+				continue
+			}
 			body := fmt.Appendf(nil, "%08d", i)
 			body = append(body, make([]byte, rnd.IntN(2)*rnd.IntN(30))...)
 			cut := rnd.IntN(len(body) + 1)
@@ -279,57 +289,87 @@ func TestPlan(t *testing.T) {
 	set := testSet(0, 1)
 	paths := []*packet.Path{testPath("10.0.0.1:6081", set), testPath("[fd00::1]:6081", set)}
 	sizes := []int{0, 1, 100, 1400, 1450, 9000, 65487, 65507}
+	type datagram struct {
+		path *packet.Path
+		tos  uint8
+		size int
+	}
 	for seed := range uint64(2000) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		maxSegs := []int{1, 2, 64, 128}[rnd.IntN(4)]
-		n := 1 + rnd.IntN(queueLen)
-		queue := make([]piece, n)
-		buf := make([]byte, 65507)
+		queue := make([]piece, 1+rnd.IntN(queueLen))
+		buf := make([]byte, 1<<20)
 		size, path := sizes[rnd.IntN(len(sizes))], paths[0]
 		var tos uint8
+		var all []datagram // one by one, and where each stands
+		var where []message
 		for i := range queue {
 			if rnd.IntN(20) == 0 {
 				size, path, tos = sizes[rnd.IntN(len(sizes))], paths[rnd.IntN(2)], uint8(rnd.IntN(2))
 			}
 			head := min(size, rnd.IntN(60))
-			queue[i] = piece{path: path, head: buf[:head], tail: buf[head:size], tos: tos}
-			if i > 0 {
+			p := piece{path: path, head: buf[:head], tail: buf[head:size], tos: tos, count: 1, size: int32(size)}
+			if size > 0 && rnd.IntN(3) == 0 {
+				p.count = int32(2 + rnd.IntN(min(300, len(buf)/size)-1))
+				last := size
+				if rnd.IntN(2) == 0 {
+					last = 1 + rnd.IntN(size)
+				}
+				p.head, p.tail = buf[:int(p.count-1)*size+last], nil
+			}
+			for k := range p.count {
+				n := size
+				if p.count > 1 && k == p.count-1 {
+					n = len(p.head) - int(k)*size
+				}
+				all = append(all, datagram{path, tos, n})
+				where = append(where, message{first: int32(i), skip: k})
+			}
+			if queue[i] = p; i > 0 {
 				queue[i-1].next = int32(i + 1)
 			}
 		}
 		msgs := plan(queue, 0, maxSegs, nil)
 		at := 0
 		for k, m := range msgs {
-			if int(m.first) != at || m.count < 1 {
-				t.Fatalf("seed %d: message %d starts at %d with %d, want start %d", seed, k, m.first, m.count, at)
+			if m.count < 1 || at+int(m.count) > len(all) || m.first != where[at].first || m.skip != where[at].skip {
+				t.Fatalf("seed %d: message %d is %+v, want it to begin at %+v", seed, k, m, where[at])
 			}
-			bytes, iovecs := 0, 0
-			for i := at; i < at+int(m.count); i++ {
-				p := &queue[i]
-				bytes += p.size()
-				iovecs += p.iovecs()
-				last := i == at+int(m.count)-1
+			bytes := 0
+			of := all[at : at+int(m.count)]
+			for i, d := range of {
+				bytes += d.size
+				last := i == len(of)-1
 				switch {
-				case p.path != queue[at].path || p.tos != queue[at].tos:
+				case d.path != of[0].path || d.tos != of[0].tos:
 					t.Fatalf("seed %d: message %d mixes paths or TOS", seed, k)
-				case p.size() > int(m.size), !last && p.size() != int(m.size), m.count > 1 && p.size() == 0:
-					t.Fatalf("seed %d: message %d of size %d has a datagram of %d (last: %v)", seed, k, m.size, p.size(), last)
+				case d.size > int(m.size), !last && d.size != int(m.size), m.count > 1 && d.size == 0:
+					t.Fatalf("seed %d: message %d of size %d has a datagram of %d (last: %v)", seed, k, m.size, d.size, last)
 				}
 			}
-			if int(m.count) > maxSegs || iovecs > maxIovecs || m.count > 1 && bytes > maxPayload(queue[at].path) {
-				t.Fatalf("seed %d: message %d: %d datagrams, %d iovecs, %d bytes", seed, k, m.count, iovecs, bytes)
+			if len(of) > maxSegs || m.count > 1 && bytes > maxPayload(of[0].path) {
+				t.Fatalf("seed %d: message %d: %d datagrams, %d bytes", seed, k, m.count, bytes)
 			}
-			at += int(m.count)
+			if singles := split(queue, m, nil); len(singles) != len(of) {
+				t.Fatalf("seed %d: message %d split into %d, want %d", seed, k, len(singles), len(of))
+			} else {
+				for i, one := range singles {
+					if want := (message{where[at+i].first, where[at+i].skip, 1, int32(of[i].size)}); one != want {
+						t.Fatalf("seed %d: message %d: datagram %d alone is %+v, want %+v", seed, k, i, one, want)
+					}
+				}
+			}
+			at += len(of)
 			// A planner that never joins would pass all of the above.
-			if at < n && m.count < int32(maxSegs) {
-				p, q := &queue[at-1], &queue[at]
-				if q.size() > 0 && p.path == q.path && p.tos == q.tos && p.size() == int(m.size) && q.size() <= p.size() && bytes+q.size() <= maxPayload(p.path) {
+			if at < len(all) && len(of) < maxSegs {
+				p, q := all[at-1], all[at]
+				if q.size > 0 && p.path == q.path && p.tos == q.tos && p.size == int(m.size) && q.size <= p.size && bytes+q.size <= maxPayload(p.path) {
 					t.Fatalf("seed %d: message %d ends after %d for no reason", seed, k, m.count)
 				}
 			}
 		}
-		if at != n {
-			t.Fatalf("seed %d: %d of %d planned", seed, at, n)
+		if at != len(all) {
+			t.Fatalf("seed %d: %d of %d planned", seed, at, len(all))
 		}
 	}
 }

@@ -398,6 +398,12 @@ func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, ta
 	})
 }
 
+func (s *memSender) AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int) {
+	for datagram := range slices.Chunk(run, size) {
+		s.Add(path, hash, tos, ttl, datagram, nil)
+	}
+}
+
 func (s *memSender) Flush() []packet.Failure {
 	s.failures = s.failures[:0]
 	if len(s.pending) > 0 {

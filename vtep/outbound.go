@@ -121,14 +121,9 @@ func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame 
 		}
 	}
 	tos, ttl := seg.outer(&w.headers)
-	for {
-		piece, ok := w.cutter.Next(w.out[w.outLen:])
-		if !ok {
-			break
-		}
-		w.outLen += len(piece)
-		w.sender.Add(path, hash, tos, ttl, piece, nil)
-	}
+	run := w.cutter.Cut(w.out[w.outLen:])
+	w.outLen += len(run)
+	w.sender.AddRun(path, hash, tos, ttl, run, w.cutter.HeadLen()+int(hdr.GSOSize))
 	w.countOut(seg, to, pieces, len(frame)+(pieces-1)*inner, flood)
 }
 

@@ -160,8 +160,12 @@ type Sender interface {
 	// Add queues one datagram, head and tail together, to go to path from
 	// the source port that hash picks, with the outer TOS and TTL given.
 	// head and tail are lent until Flush returns. Datagrams with the same
-	// path and hash leave in the order of Add. A full queue is sent at once.
+	// path and hash leave in the order they were added in. A full queue is
+	// sent at once.
 	Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte)
+	// AddRun queues the datagrams of size bytes that stand in run, one right
+	// behind the other, the last of them perhaps shorter, as Add would one by one.
+	AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int)
 	// Flush sends all that is queued and returns what could not be sent
 	// since the last Flush, valid until the next Add.
 	Flush() []packet.Failure

@@ -43,8 +43,8 @@ var (
 	errCsumRange = errors.New("checksum to be finished outside the frame")
 )
 
-// Cutter cuts one super-frame after the other into pieces: Start, then Next
-// until it says no. The zero value is ready. Payload is never copied.
+// Cutter cuts one super-frame after the other into pieces: Start, then Cut. The
+// zero value is ready.
 //
 // The cut is that of the kernel (tcp_offload.c, udp_offload.c): like it, the
 // checksum of a piece starts from the partial one in the super-frame's
@@ -56,12 +56,11 @@ type Cutter struct {
 
 	l3, l4, off int // IP header, transport header, payload
 	size        int // payload of a piece
-	next, end   int // payload still to be cut
 	ipv4, tcp   bool
 
-	id     uint16
-	seq    uint32
-	flags  uint8  // TCP flags of the pieces in the middle, with CWR until the first is cut
+	id     uint16 // of the first piece
+	seq    uint32 // of the first piece
+	flags  uint8  // TCP flags of the pieces in the middle, and CWR, which only the first has
 	last   uint8  // TCP flags that only the last piece has
 	offset uint8  // byte 12 of the TCP header, which shares a word with the flags
 	ipSum  uint64 // IPv4 header without length, ID and checksum
@@ -70,14 +69,14 @@ type Cutter struct {
 
 // Start takes up a super-frame as it was read: hdr as the device gave it, h as
 // Walk found it in frame. encap goes in front of every piece. frame and encap are
-// lent until Next has said no, and not written to. It returns the number of pieces,
+// lent until the end of Cut, and not written to. It returns the number of pieces,
 // at least 1.
 //
 // What the super-frame says of itself has to be right in every point, HdrLen
 // excepted, which is not looked at; else err says what is not, there are no
 // pieces, and the frame can only be dropped.
 func (c *Cutter) Start(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, encap []byte) (pieces int, err error) {
-	c.next, c.end = 0, 0
+	c.frame = nil
 	l3, l4 := int(h.L3), int(h.L4)
 	var version, proto uint8
 	var csumOffset uint16
@@ -123,7 +122,6 @@ func (c *Cutter) Start(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, e
 	c.frame, c.encap = frame, encap
 	c.l3, c.l4, c.off = l3, l4, off
 	c.size = int(hdr.GSOSize)
-	c.next, c.end = off, len(frame)
 	c.ipv4, c.tcp = version == 4, proto == packet.ProtoTCP
 
 	// The field holds the sum of the pseudo-header, so the sum over the header
@@ -144,65 +142,71 @@ func (c *Cutter) Start(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, e
 		c.ipSum = small(packet.Sum(ip[:l4-l3], 0)) + packet.SumWord(^uint16(total)) +
 			packet.SumWord(^c.id) + packet.SumWord(^binary.BigEndian.Uint16(ip[10:]))
 	}
-	return (c.end - c.next + c.size - 1) / c.size, nil
+	return (len(frame) - off + c.size - 1) / c.size, nil
 }
 
 // HeadLen is the length of what is in front of the payload of each piece.
 func (c *Cutter) HeadLen() int { return len(c.encap) + c.off }
 
-// Next cuts the next piece and returns it as a part of dst: encap, the link, network
-// and transport headers of the piece, its payload. dst must hold them, HeadLen and
-// the segment size, and not overlap the frame. ok is false when there is no piece
-// left.
+// Cut writes the pieces to dst, one right behind the other, and returns them as a part
+// of dst, which must have room for all and not overlap the frame. Each is
+// encap, the link, network and transport headers of the piece, and its payload, HeadLen
+// and the segment size together; the last may be shorter. Without a super-frame
+// that Start took there are none.
 //
 // The payload is copied because the checksum has to read all of it anyway. The
 // kernel then copies a run of pieces as one and not as two parts for each, which
 // takes it half as long again.
-func (c *Cutter) Next(dst []byte) (piece []byte, ok bool) {
-	if c.next >= c.end {
-		return nil, false
+func (c *Cutter) Cut(dst []byte) []byte {
+	if c.frame == nil {
+		return nil
 	}
-	n := min(c.size, c.end-c.next)
-	payload := c.frame[c.next : c.next+n]
-	c.next += n
-
-	piece = dst[:len(c.encap)+c.off+n]
-	copy(piece, c.encap)
-	in := piece[len(c.encap):]
-	copy(in, c.frame[:c.off])
-
-	ip := in[c.l3:]
-	if c.ipv4 {
-		total := uint16(c.off - c.l3 + n)
-		binary.BigEndian.PutUint16(ip[2:], total)
-		binary.BigEndian.PutUint16(ip[4:], c.id)
-		sum := c.ipSum + packet.SumWord(total) + packet.SumWord(c.id)
-		binary.BigEndian.PutUint16(ip[10:], ^packet.Fold(sum))
-		c.id++
-	} else {
-		binary.BigEndian.PutUint16(ip[4:], uint16(c.off-c.l3-40+n))
-	}
-
-	th := in[c.l4:]
-	length := uint16(c.off - c.l4 + n)
-	sum := c.l4Sum + packet.SumWord(length)
-	if c.tcp {
-		flags := c.flags
-		if c.next == c.end {
+	l3, l4, off := len(c.encap)+c.l3, len(c.encap)+c.l4, len(c.encap)+c.off
+	id, seq, flags := c.id, c.seq, c.flags
+	at := 0
+	for rest := c.frame[c.off:]; len(rest) > 0; {
+		payload := rest[:min(c.size, len(rest))]
+		rest = rest[len(payload):]
+		piece := dst[at : at+off+len(payload)]
+		if at == 0 {
+			copy(piece[copy(piece, c.encap):], c.frame[:c.off])
+		} else {
+			copy(piece, dst[:off])
+		}
+		at += len(piece)
+		if len(rest) == 0 {
 			flags |= c.last
 		}
-		binary.BigEndian.PutUint32(th[4:], c.seq)
-		th[13] = flags
-		sum += sumLong(c.seq) + packet.SumWord(uint16(c.offset)<<8|uint16(flags))
-		binary.BigEndian.PutUint16(th[tcpCsumOffset:], ^packet.Fold(packet.SumCopy(in[c.off:], payload, sum)))
-		c.seq += uint32(n)
-		c.flags &^= tcpCWR // RFC 3168 section 6.1.2: once per reduction
-		return piece, true
+
+		ip, length := piece[l3:], uint16(len(piece)-l4)
+		if c.ipv4 {
+			total := uint16(len(ip))
+			binary.BigEndian.PutUint16(ip[2:], total)
+			binary.BigEndian.PutUint16(ip[4:], id)
+			sum := c.ipSum + packet.SumWord(total) + packet.SumWord(id)
+			binary.BigEndian.PutUint16(ip[10:], ^packet.Fold(sum))
+			id++
+		} else {
+			binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-40))
+		}
+
+		th := piece[l4:]
+		sum := c.l4Sum + packet.SumWord(length)
+		if c.tcp {
+			binary.BigEndian.PutUint32(th[4:], seq)
+			th[13] = flags
+			sum += sumLong(seq) + packet.SumWord(uint16(c.offset)<<8|uint16(flags))
+			binary.BigEndian.PutUint16(th[tcpCsumOffset:], ^packet.Fold(packet.SumCopy(piece[off:], payload, sum)))
+			seq += uint32(len(payload))
+			flags &^= tcpCWR // RFC 3168 section 6.1.2: once per reduction
+			continue
+		}
+		binary.BigEndian.PutUint16(th[4:], length)
+		sum += packet.SumWord(length)
+		binary.BigEndian.PutUint16(th[udpCsumOffset:], udpChecksum(packet.SumCopy(piece[off:], payload, sum)))
 	}
-	binary.BigEndian.PutUint16(th[4:], length)
-	sum += packet.SumWord(length)
-	binary.BigEndian.PutUint16(th[udpCsumOffset:], udpChecksum(packet.SumCopy(in[c.off:], payload, sum)))
-	return piece, true
+	c.frame = nil
+	return dst[:at]
 }
 
 // FinishChecksum completes in place the checksum of a frame, not a super-frame,
