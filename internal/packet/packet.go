@@ -6,7 +6,7 @@
 //
 // Words, from small to large, used alike in all packages:
 //
-//	piece        one wire-sized frame, whole or as a header and a slice of payload
+//	piece        one wire-sized frame
 //	super-frame  what one read of a TAP with virtio-net headers can yield: up to
 //	             64 KiB of one TCP or UDP flow, to be cut into pieces
 //	datagram     one GENEVE packet, the payload of one UDP packet
