@@ -16,7 +16,7 @@ import (
 const (
 	// queueLen is how many single datagrams and runs a Sender gathers: more than the
 	// budget of one turn (64 frames), so that a queue is almost never full before
-	// its Flush, and small enough for the cache (44 KiB).
+	// its Flush, and small enough for the cache (36 KiB).
 	queueLen = 512
 	// chunkLen is how many messages one sendmmsg carries at most.
 	chunkLen = 64

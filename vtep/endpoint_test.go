@@ -487,6 +487,25 @@ func TestSuperFrame(t *testing.T) {
 	}
 }
 
+// TestTurnRoom: behind the most that frames of a turn leave in its buffer there is room
+// for the largest super-frame.
+func TestTurnRoom(t *testing.T) {
+	const pieces, size = 65, 1000
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	for range turnReads - 1 { // with its header each takes one byte of its last 64
+		dev.queues[0].feed(memFrame{bytes: make([]byte, turnBytes/(turnReads-1)&^63+1-packet.VirtioHdrLen)})
+	}
+	super, hdr := tcpSuper(pieces, size)
+	dev.queues[0].feed(memFrame{hdr: hdr, bytes: super})
+	h.step()
+	if got := len(h.underlay.sent); got != pieces {
+		t.Errorf("%d pieces of the super-frame were sent, want %d; drops %v", got, pieces, h.State().Tunnels[0].Drops.Tx)
+	}
+}
+
 // TestTrainOrSingle: what becomes of datagrams does not depend on whether they come as one
 // train, in which most go the short way of extends, or each by itself.
 func TestTrainOrSingle(t *testing.T) {

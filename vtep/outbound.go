@@ -36,14 +36,14 @@ func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
 		w.pieces = 1
 		w.outbound(p, &w.virtio, frame)
 		w.batches.tapReceive.Add(w.pieces)
-		w.moved += packet.VirtioHdrLen + len(frame)
-		if w.moved >= turnBytes {
+		room := (packet.VirtioHdrLen + len(frame) + 63) &^ 63
+		if w.moved += room; w.moved >= turnBytes {
 			break
 		}
 		// A frame that is sent as it is stays where it is until the flush; the
 		// next goes behind, on a cache line of its own.
 		if w.virtio.GSOType == packet.GSONone {
-			used += (packet.VirtioHdrLen + len(frame) + 63) &^ 63
+			used += room
 		}
 	}
 	w.flushOut()
