@@ -89,7 +89,8 @@ func (s *Sender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail 
 }
 
 // AddRun queues the datagrams of size bytes that stand in run, one right behind the
-// other, the last of them perhaps shorter, as Add would one by one.
+// other, the last of them perhaps shorter, as Add would one by one. There is at least
+// one byte.
 func (s *Sender) AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int) {
 	p := s.enqueue(path, hash)
 	p.path, p.head, p.tail, p.next, p.tos, p.ttl = path, run, nil, 0, tos, ttl

@@ -165,6 +165,7 @@ type Sender interface {
 	Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte)
 	// AddRun queues the datagrams of size bytes that stand in run, one right
 	// behind the other, the last of them perhaps shorter, as Add would one by one.
+	// There is at least one byte.
 	AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int)
 	// Flush sends all that is queued and returns what could not be sent
 	// since the last Flush, valid until the next Add.

@@ -163,6 +163,44 @@ func TestTrunkTables(t *testing.T) {
 	}
 }
 
+// TestTrunkLongestHeaders: pieces with two tags of their own, behind that of the trunk,
+// and the longest headers of IPv6 and TCP are joined like others.
+func TestTrunkLongestHeaders(t *testing.T) {
+	const pieces, size, off = 5, 100, 14 + 2*tagLen + 40 + 60
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6
+	dev := h.add(testTrunk("gnv0", "192.0.2.2"))
+	h.step()
+	var train []byte
+	for i := range pieces {
+		f := make([]byte, off+size)
+		copy(f, withTag(withTag(frame(macA, macB, packet.EtherTypeIPv6, nil), 0x8100, 7), 0x88a8, 8))
+		ip := f[14+2*tagLen:]
+		ip[0], ip[6], ip[7] = 0x60, packet.ProtoTCP, 64
+		binary.BigEndian.PutUint16(ip[4:], 60+size)
+		ip[23], ip[39] = 1, 2
+		tcp := ip[40:]
+		binary.BigEndian.PutUint32(tcp[4:], uint32(i*size))
+		tcp[12], tcp[13] = 15<<4, 0x10
+		for k := range tcp[60:] {
+			tcp[60+k] = byte(i + k)
+		}
+		var head packet.Headers
+		packet.Walk(f, false, &head)
+		binary.BigEndian.PutUint16(tcp[16:], ^packet.Fold(packet.Sum(tcp, packet.PseudoSum(f, &head, len(tcp)))))
+		train = append(train, ofVNI(5010, f)...)
+	}
+	h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(train)/pieces, train)
+	h.step()
+	got := dev.queues[0].take()
+	if len(got) != 1 || len(got[0].bytes) != tagLen+off+pieces*size || got[0].hdr.GSOSize != size {
+		t.Fatalf("%d frames, want one of %d bytes joined", len(got), tagLen+off+pieces*size)
+	}
+	if vid := binary.BigEndian.Uint16(got[0].bytes[14:]); vid != 10 {
+		t.Errorf("in VLAN %d, want 10", vid)
+	}
+}
+
 // TestTrunkSuper: super-frames lose and get their tag as a whole, and pieces
 // of two segments are never joined.
 func TestTrunkSuper(t *testing.T) {

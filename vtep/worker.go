@@ -24,8 +24,8 @@ const (
 	turnReads = 64
 	turnBytes = 256 << 10
 
-	// outArena holds the pieces of super-frames until they are sent. The worst
-	// one, 64 KiB in pieces of a few dozen bytes behind 252 bytes of options,
+	// outArena holds the pieces of super-frames, and headers made for single frames,
+	// until they are sent. The worst super-frame, 64 KiB in pieces of a few dozen bytes behind 252 bytes of options,
 	// fits; those of an ordinary turn need 280 KiB.
 	outArena = 832 << 10
 
@@ -83,7 +83,7 @@ type worker struct {
 	virtio    packet.VirtioHdr
 	rest      packet.VirtioHdr // of a joined frame being written
 	read      []byte           // frames of the device's turn
-	out       []byte           // pieces made of them
+	out       []byte           // pieces made of them, and headers that are no template
 	outLen    int              // used part of out
 	cutter    offload.Cutter
 	pieces    int                           // of the frame being sent
@@ -94,8 +94,8 @@ type worker struct {
 	joiner   offload.Joiner
 	joinPeer *peer
 	joinHead []byte // the GENEVE header of its first piece
-	// What its last piece came in, if inbound has found nothing else since and the
-	// next one may just follow; else nil.
+	// What its last piece came in, if the next one may just follow: nothing that was
+	// delivered or admitted otherwise came since. Else nil.
 	joinTrain *packet.Train
 	headCopy  [geneve.MaxHeaderLen]byte // joinHead, where a tag stands in its place
 
@@ -286,32 +286,35 @@ func (w *worker) wait(block bool) int {
 	}
 	limit := forever
 	if e.onDuty.Load() > 1 {
-		if n := w.sleep(spare); n > 0 || e.standDown(w) {
+		if n, early := w.sleep(spare); n > 0 || early || e.standDown(w) {
 			return n
 		}
 		limit = linger // to stand down then
 	}
-	return w.sleep(limit)
+	n, _ := w.sleep(limit)
+	return n
 }
 
 // forever is no limit, as epoll has it.
 const forever = -time.Millisecond
 
-// sleep waits until something is ready, for at most limit. It may return earlier.
-func (w *worker) sleep(limit time.Duration) int {
-	if w.now-w.served > int64(attention) {
-		n, _ := unix.EpollWait(w.ep.poll.epoll, w.events[:w.share()], int(limit.Milliseconds()))
-		return max(n, 0)
+// sleep waits until something is ready, for at most limit. It says if it was woken
+// early for another reason.
+func (w *worker) sleep(limit time.Duration) (n int, early bool) {
+	left := attention - time.Duration(w.now-w.served)
+	if left <= 0 {
+		n, err := unix.EpollWait(w.ep.poll.epoll, w.events[:w.share()], int(limit.Milliseconds()))
+		return max(n, 0), err != nil
 	}
-	if limit == forever {
-		limit = attention
+	if limit == forever || limit > left {
+		limit = left + time.Millisecond // which epoll counts in
 	}
 	n, errno := w.poll(limit)
 	if errno == unix.EINTR {
 		// The runtime wants this thread to stop for a moment.
 		runtime.Gosched()
 	}
-	return n
+	return n, errno != 0
 }
 
 // giveWay lets others run on the worker's processor. Threads with a packet in

@@ -30,7 +30,7 @@ func cutAll(t testing.TB, hdr packet.VirtioHdr, frame []byte, l3 bool) [][]byte 
 		out = append(out, piece[len(encap):])
 	}
 	if len(out) != n {
-		t.Fatalf("Start said %d pieces, Next gave %d", n, len(out))
+		t.Fatalf("Start said %d pieces, Cut gave %d", n, len(out))
 	}
 	return out
 }

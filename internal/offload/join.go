@@ -15,8 +15,9 @@ const (
 	maxPiecesUDP = 64
 	// maxTotal is the most that an IPv4 length field can say.
 	maxTotal = 65535
-	// maxLink is the longest link header, with two tags.
-	maxLink = 14 + 2*4
+	// maxLink is the longest link header: two tags, behind which Walk looks, and
+	// that of a trunk in front of them.
+	maxLink = 14 + 3*4
 	// maxHeaders is the longest IP and TCP header that is joined.
 	maxHeaders = 40 + 60
 )

@@ -76,7 +76,7 @@ func Sum(b []byte, initial uint64) uint64 {
 func SumCopy(dst, src []byte, initial uint64) uint64 {
 	long, n := copySumLong(dst, src)
 	sum, c := bits.Add64(initial, long, 0)
-	sum += c // no carry out of this: long has not many more than 32 bits
+	sum += c // no carry out of this: long is a sum of 32-bit words, far from 64 bits
 	rest := src[n:]
 	copy(dst[n:], rest)
 	return Sum(rest, sum)

@@ -61,11 +61,14 @@ func startRelay(ctx context.Context, s *site, end int, device string, port int) 
 		return nil, err
 	}
 	err = p.until(ctx, "relaying", func() bool { return listens(p.pid(), "udp", port) })
+	if err == nil {
+		err = s.ip(ctx, e.host, "link", "set", device, "mtu", "1450")
+	}
 	if err != nil {
 		p.stop()
 		return nil, err
 	}
-	return p, s.ip(ctx, e.host, "link", "set", device, "mtu", "1450")
+	return p, nil
 }
 
 // relayMain relays until a signal ends it.
