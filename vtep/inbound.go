@@ -273,7 +273,8 @@ func (w *worker) deliver(from *peer, seg *segment, datagram []byte, headLen int)
 		w.joiner.Reset(packet.Offload(from.port.offload.Load()))
 		w.joiner.Add(frame, &w.headers)
 	}
-	// The next datagram may extend it if inbound has nothing to do for each of them.
+	// The next datagram may extend it if inbound has nothing to do for each of them:
+	// count its flood. With a tag or options each would only be refused.
 	if seg.vid == 0 && len(head) == geneve.HeaderLen && from.bum.interval == 0 {
 		w.joinTrain = w.lastTrain
 	}

@@ -25,8 +25,8 @@ const (
 	turnBytes = 256 << 10
 
 	// outArena holds the pieces of super-frames, and headers made for single frames,
-	// until they are sent. The worst super-frame, 64 KiB in pieces of a few dozen bytes behind 252 bytes of options,
-	// fits; those of an ordinary turn need 280 KiB.
+	// until they are sent. The worst super-frame, 64 KiB in pieces of a few dozen
+	// bytes behind 252 bytes of options, fits; those of an ordinary turn need 280 KiB.
 	outArena = 832 << 10
 
 	// For attention after the last packet a worker waits in a raw system call, which
