@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -119,6 +120,22 @@ func TestCallUp(t *testing.T) {
 	close(stop)
 	feeder.Wait()
 	eventually(t, "one is enough again", func() bool { return h.onDuty.Load() == 1 })
+}
+
+// TestSaturated: a worker that a flow of full turns keeps on a processor gets help,
+// although nothing else is ready beside that flow.
+func TestSaturated(t *testing.T) {
+	h := newHost(t, new(memWire), 2, "192.0.2.1")
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.run()
+	large := memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 9, strings.Repeat("x", 2*turnBytes/turnReads)))}
+	burst := slices.Repeat([]memFrame{large}, 10_000) // takes it longer than a window
+	eventually(t, "another is called up", func() bool {
+		if dev.queues[0].backlog() < 3*len(burst) {
+			dev.queues[0].feed(burst...)
+		}
+		return h.onDuty.Load() > 1
+	})
 }
 
 // TestSlots: tunnels come and go while frames flow. No slot of one is ever taken

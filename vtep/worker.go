@@ -51,6 +51,14 @@ const (
 	sampleEach = 32
 	samples    = 16
 
+	// A worker with a slot in hand needs help as well if it ran for as much of the
+	// last hundredth of a second or longer: it is what limits a flow of super-frames,
+	// and another processor can take the acknowledgements. One TCP stream gained 4 %
+	// in lab wire; at 70 instead of 80 % it lost 5 % in lab veth, where a worker
+	// that waits for a processor as often as it runs limits nothing.
+	saturated       = 80 // percent
+	saturatedWindow = 10 * time.Millisecond
+
 	// A turn of bulkTurn bytes or more is bulk: for bulkFor after it nobody polls
 	// busily, which would take the processor from those who make and take it.
 	// One TCP stream lost a fifth of its rate to it on two processors.
@@ -77,6 +85,7 @@ type worker struct {
 	served int64 // when there was something to do last
 	rounds uint32
 	ready  int // samples in a row that found something ready
+	load   load
 
 	now       int64 // endpoint clock, taken once per loop
 	headers   packet.Headers
@@ -350,6 +359,29 @@ func (w *worker) sample(n int) {
 	} else if w.ready++; w.ready >= samples {
 		w.ep.callUp()
 	}
+	if w.load.high(w.now) && w.held != nil {
+		w.ep.callUp()
+	}
+}
+
+// load tells how much of the time its thread runs.
+type load struct {
+	since int64 // endpoint clock
+	ran   int64 // CPU time of the thread then, ns
+}
+
+// high says if the thread ran for at least the share called saturated since it was
+// asked last, which counts when a window has passed.
+func (l *load) high(now int64) bool {
+	past := now - l.since
+	if past < int64(saturatedWindow) {
+		return false
+	}
+	var ts unix.Timespec
+	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
+	ran := ts.Nano() - l.ran
+	l.since, l.ran = now, ts.Nano()
+	return ran*100 >= past*saturated
 }
 
 // share is how many slots the worker takes at a time: one, if another could
