@@ -176,6 +176,9 @@ func (cfg *Tunnel) noSegment(vid uint16) error {
 // setEntries makes list the entries for an address, none if it is empty.
 // e.mu is held.
 func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
+	if done, err := t.setEntry(of, list, e.clock()); done {
+		return err
+	}
 	next := maps.Clone(t.entries)
 	if next == nil {
 		next = make(entries)
@@ -184,23 +187,62 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	if len(list) == 0 {
 		delete(next, of)
 	}
-	// A destination that is known needs no hand-over to the workers.
-	if len(list) == 1 && !of.mac.IsGroup() && t.sets[of] == 0 {
-		d := t.entryDestination(list[0])
-		i := slices.IndexFunc(t.peers, func(p *peer) bool { return p.dest == d })
-		if list[0].Local || i >= 0 {
-			nh := fdb.Local
-			if !list[0].Local {
-				nh = t.peers[i].nexthop
-			}
-			if list[0].State == fdb.Dynamic {
-				delete(next, of) // it ages like any other
-			}
-			t.entries = next
-			return t.domain(of.vid).fdb.Replace(list[0].at(nh), e.clock())
+	return e.rewire(t, func(n *tunnel) { n.entries = next })
+}
+
+// setEntry does that if it takes no hand-over to the workers: there is at most one
+// entry, and the peers stay what they are. Else it has done nothing. With it
+// 10,000 entries are added and removed one by one in the time of as many
+// requests, without in the square of that.
+func (t *tunnel) setEntry(of station, list []Entry, now int64) (done bool, err error) {
+	have := t.entries[of]
+	if of.mac.IsGroup() || t.sets[of] != 0 || len(list) > 1 || len(have) > 1 {
+		return false, nil
+	}
+	nexthop, points := fdb.Local, destination{}
+	if len(list) == 1 && !list[0].Local {
+		points = t.entryDestination(list[0])
+		i := slices.IndexFunc(t.peers, func(p *peer) bool { return p.dest == points })
+		if i < 0 {
+			return false, nil
+		}
+		nexthop = t.peers[i].nexthop
+	}
+	if len(have) == 1 && !have[0].Local {
+		if d := t.entryDestination(have[0]); d != points && !t.needs(d, of) {
+			return false, nil
 		}
 	}
-	return e.rewire(t, func(n *tunnel) { n.entries = next })
+	table := t.domain(of.vid).fdb
+	if len(list) == 0 {
+		err = table.Delete(of.mac, now)
+	} else {
+		err = table.Replace(list[0].at(nexthop), now)
+	}
+	switch {
+	case err != nil:
+	case len(list) == 0, list[0].State == fdb.Dynamic: // that ages like any other
+		delete(t.entries, of)
+	case t.entries == nil:
+		t.entries = entries{of: list}
+	default:
+		t.entries[of] = list
+	}
+	return true, err
+}
+
+// needs says whether there would be a peer of this destination without the entries
+// for one address.
+func (t *tunnel) needs(d destination, without station) bool {
+	if slices.ContainsFunc(t.peers, func(p *peer) bool { return p.dest == d && (p.speaks || p.floods) }) {
+		return true
+	}
+	for of, list := range t.entries {
+		if of != without && slices.ContainsFunc(list, func(e Entry) bool { return !e.Local && t.entryDestination(e) == d }) {
+			return true
+		}
+	}
+	return false
 }
 
 // DeleteEntry removes what entry names from the table of a tunnel: with a

@@ -160,6 +160,59 @@ func TestEntryVerbs(t *testing.T) {
 	l.wantOut("flushed", l.out(macC, macA), "192.0.2.3", "192.0.2.4")
 }
 
+// TestEntryPeers: a destination that is no peer is one for as long as an entry points
+// to it, and the workers are told of peers that come and go, not of entries.
+func TestEntryPeers(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	for _, tc := range []struct {
+		verb   Verb
+		del    bool
+		mac    packet.MAC
+		remote string
+		peers  int
+		told   bool
+	}{
+		{mac: macB, remote: "192.0.2.2", peers: 2},
+		{verb: EntryReplace, mac: macB, remote: "192.0.2.3", peers: 2},
+		{del: true, mac: macB, peers: 2},
+		{mac: macB, remote: "192.0.2.9", peers: 3, told: true},
+		{mac: macC, remote: "192.0.2.9", peers: 3},
+		{del: true, mac: macB, peers: 3},
+		{verb: EntryReplace, mac: macC, remote: "192.0.2.2", peers: 2, told: true},
+		{mac: macB, remote: "192.0.2.8", peers: 3, told: true},
+		{del: true, mac: macB, remote: "192.0.2.8", peers: 2, told: true},
+		{del: true, mac: macC, remote: "192.0.2.2", peers: 2},
+	} {
+		before := l.snap.Load()
+		entry := Entry{MAC: tc.mac}
+		if tc.remote != "" {
+			entry.Remote = addr(tc.remote)
+		}
+		var err error
+		if tc.del {
+			err = l.DeleteEntry("gnv0", entry)
+		} else {
+			err = l.SetEntry("gnv0", tc.verb, entry)
+		}
+		if err != nil {
+			t.Fatalf("%+v: %v", tc, err)
+		}
+		l.step()
+		if n := len(l.tunnels["gnv0"].peers); n != tc.peers {
+			t.Errorf("%+v: %d peers", tc, n)
+		}
+		if told := l.snap.Load() != before; told != tc.told {
+			t.Errorf("%+v: workers told %v", tc, told)
+		}
+		if !tc.del {
+			l.wantOut(fmt.Sprintf("%+v", tc), l.out(tc.mac, macA), tc.remote)
+		}
+	}
+	if n := len(l.FDB()); n != 2 {
+		t.Errorf("%d entries at the end, want the flood list's 2: %v", n, l.FDB())
+	}
+}
+
 // TestConfiguredEntries: entries of the configuration are there from the
 // start and come and go with it; those made by hand stay.
 func TestConfiguredEntries(t *testing.T) {
