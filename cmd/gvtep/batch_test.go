@@ -83,7 +83,7 @@ func TestBatchTakesOneConnection(t *testing.T) {
 	l := &counted{Listener: inner}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- control.Serve(ctx, l, fakeSource{instance: "p1", ready: true}) }()
+	go func() { done <- control.Serve(ctx, l, control.NewDoor(fakeSource{instance: "p1", ready: true})) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

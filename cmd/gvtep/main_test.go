@@ -306,7 +306,7 @@ func fakeDaemon() {
 	defer stop()
 	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
 	if err == nil {
-		err = control.Serve(ctx, l, fakeSource{logs: newLogState("info"), instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")})
+		err = control.Serve(ctx, l, control.NewDoor(fakeSource{logs: newLogState("info"), instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")}))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake:", err)

@@ -38,9 +38,10 @@ type daemon struct {
 	log      *zap.Logger
 	level    *logState
 	manager  *service.Manager
-	runDir   string // where instances have their directories
-	runHooks bool   // run the programs of [hooks]
-	patient  bool   // wait for an underlay that is not there yet
+	door     control.Door // of what answers; open when the tunnels are
+	runDir   string       // where instances have their directories
+	runHooks bool         // run the programs of [hooks]
+	patient  bool         // wait for an underlay that is not there yet
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -187,6 +188,25 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		defer watching.Close()
 	}
+	// Whoever asks is answered from here on, also while the underlay is waited for.
+	var parts sync.WaitGroup
+	running, cancel := context.WithCancel(context.Background())
+	defer parts.Wait()
+	defer cancel()
+	if l != nil {
+		parts.Go(func() {
+			if err := control.Serve(running, l, &d.door); err != nil {
+				d.log.Error("no longer answering; the tunnels go on", zap.NamedError("err", err))
+			}
+		})
+	}
+	if watching != nil {
+		parts.Go(func() {
+			if err := control.ServeMetrics(running, watching, &d.door); err != nil {
+				d.log.Error("metrics are no longer served; the tunnels go on", zap.NamedError("err", err))
+			}
+		})
+	}
 	dir := filepath.Dir(control.SocketPath(d.runDir, d.instance))
 	if _, err := os.Stat(dir); err != nil {
 		dir = "" // it belongs to the control socket, and that is elsewhere
@@ -220,10 +240,6 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.log.Info("the forwarding tables were kept over the restart", zap.Int("entries", n), zap.Duration("age", age))
 	}
 
-	var parts sync.WaitGroup
-	running, cancel := context.WithCancel(context.Background())
-	defer parts.Wait()
-	defer cancel()
 	// What is closed from now on may be gone on with by another process.
 	defer context.AfterFunc(ctx, func() {
 		kept.leave()
@@ -234,21 +250,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	reload := &reloader{daemon: d, endpoint: ep, path: d.path, running: *cfg, loaded: true, loadedAt: time.Now()}
 	attendant := newAttendant(d, ep, kept, reload, dir)
 	reload.changed = attendant.poke
-	src := newSource(ep, reload, d)
-	if l != nil {
-		parts.Go(func() {
-			if err := control.Serve(ctx, l, src); err != nil {
-				d.log.Error("no longer answering; the tunnels go on", zap.NamedError("err", err))
-			}
-		})
-	}
-	if watching != nil {
-		parts.Go(func() {
-			if err := control.ServeMetrics(ctx, watching, src); err != nil {
-				d.log.Error("metrics are no longer served; the tunnels go on", zap.NamedError("err", err))
-			}
-		})
-	}
+	d.door.Open(newSource(ep, reload, d))
 	if d.path != "" {
 		parts.Go(func() { reload.onSignal(ctx) })
 	}
@@ -324,7 +326,9 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 		if text := err.Error(); text != said {
 			said = text
 			d.log.Warn("waiting for the underlay", zap.NamedError("err", err))
-			d.notify("STATUS=waiting for the underlay: " + strings.ReplaceAll(text, "\n", "; "))
+			text = "the underlay: " + strings.ReplaceAll(text, "\n", "; ")
+			d.notify("STATUS=waiting for " + text)
+			d.door.Wait(text)
 		}
 		select {
 		case <-ctx.Done():

@@ -390,6 +390,15 @@ func TestServiceLateUnderlay(t *testing.T) {
 		})
 	}
 	waits("10.78.0.1")
+	// Who asks meanwhile is told.
+	if _, stderr, code := a.run(5*time.Second, g.binary, "-i", g.instance, "show"); code != 2 || !strings.Contains(stderr, "starting, waiting for the underlay: ") || !strings.Contains(stderr, "10.78.0.1") {
+		t.Errorf("gvtep show while it waits: exit status %d, %q; want 2 and what it waits for", code, stderr)
+	}
+	ready := make(chan string, 1)
+	go func() {
+		_, stderr, code := a.run(20*time.Second, g.binary, "-i", g.instance, "wait", "gnv0", "--timeout", "15s")
+		ready <- fmt.Sprint(code, stderr)
+	}()
 	a.address("veth0", "10.78.0.1/24")
 	waits("br9")
 	if said, _ := m.heard(0); slices.Contains(said, "READY=1") {
@@ -398,6 +407,9 @@ func TestServiceLateUnderlay(t *testing.T) {
 	a.ok(5*time.Second, "ip", "link", "add", "br9", "type", "bridge")
 	a.ok(5*time.Second, "ip", "link", "set", "br9", "up")
 	m.await(0, 10*time.Second, "READY=1")
+	if said := <-ready; said != "0" {
+		t.Errorf("gvtep wait, begun before there was an underlay: exit status %s, want 0", said)
+	}
 	if n := strings.Count(g.stderr.String(), "waiting for the underlay"); n != 2 {
 		t.Errorf("%d lines about waiting, want 2, one for each reason", n)
 	}

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		l, err := Listen(path)
 		fmt.Println(err)
 		if err == nil {
-			Serve(context.Background(), l, fake{})
+			Serve(context.Background(), l, NewDoor(fake{}))
 		}
 		return
 	}
@@ -220,7 +220,7 @@ func start(t *testing.T, src Source, read, write time.Duration) (path string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- serve(ctx, l, src, read, write) }()
+	go func() { done <- serve(ctx, l, NewDoor(src), read, write) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -810,6 +810,74 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestDoor: a daemon that is starting lets a request wait, for half the time there is
+// to answer it. One that waits itself says for what, and that it lives.
+func TestDoor(t *testing.T) {
+	path := SocketPath(t.TempDir(), "p1")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var door Door
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- serve(ctx, l, &door, time.Second, 400*time.Millisecond) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	level := func() (string, error) {
+		l, err := NewClient(path).LogLevel(t.Context())
+		return l.Level, err
+	}
+	refused := func(want string) {
+		t.Helper()
+		var r *RefusedError
+		if _, err := level(); !errors.As(err, &r) || r.Text != want {
+			t.Errorf("answer %v, want it refused: %s", err, want)
+		}
+	}
+	begin := time.Now()
+	refused("starting")
+	if took := time.Since(begin); took < 200*time.Millisecond {
+		t.Errorf("refused after %v, want half of 400 ms", took)
+	}
+
+	door.Wait("the underlay: 10.0.0.1")
+	refused("starting, waiting for the underlay: 10.0.0.1")
+	for path, want := range map[string]string{
+		"/healthz": "200 ok\n", "/readyz": "503 starting, waiting for the underlay: 10.0.0.1\n", "/metrics": "503 starting, waiting for the underlay: 10.0.0.1\n",
+	} {
+		w := httptest.NewRecorder()
+		door.handler(time.Second, nil).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if got := fmt.Sprintf("%d %s", w.Code, w.Body); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+
+	// Two that came before it opened.
+	door.Wait("")
+	answers := make(chan error)
+	for range 2 {
+		go func() {
+			level, err := level()
+			if err == nil && level != "debug" {
+				err = fmt.Errorf("level %q, want debug", level)
+			}
+			answers <- err
+		}()
+	}
+	time.Sleep(50 * time.Millisecond)
+	door.Open(fake{})
+	for range 2 {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestServeMetrics: a listener that anybody may reach has health and metrics
 // and nothing else.
 func TestServeMetrics(t *testing.T) {
@@ -819,7 +887,7 @@ func TestServeMetrics(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- ServeMetrics(ctx, l, fake{}) }()
+	go func() { done <- ServeMetrics(ctx, l, NewDoor(fake{})) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

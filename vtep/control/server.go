@@ -94,23 +94,27 @@ const (
 )
 
 // Serve answers on l until ctx ends, and closes it.
-func Serve(ctx context.Context, l net.Listener, src Source) error {
-	return serve(ctx, l, src, readTimeout, writeTimeout)
+func Serve(ctx context.Context, l net.Listener, door *Door) error {
+	return serve(ctx, l, door, readTimeout, writeTimeout)
 }
 
-func serve(ctx context.Context, l net.Listener, src Source, read, write time.Duration) error {
-	return serveHandler(ctx, l, handler(src, read, write), read, write)
+func serve(ctx context.Context, l net.Listener, door *Door, read, write time.Duration) error {
+	h := door.handler(write/2, func(src Source) http.Handler { return handler(src, read, write) })
+	return serveHandler(ctx, l, h, read, write)
 }
 
 // ServeMetrics answers /metrics, /healthz and /readyz on l, which anybody may
 // reach, until ctx ends, and closes it.
-func ServeMetrics(ctx context.Context, l net.Listener, src Source) error {
-	mux := http.NewServeMux()
-	watched(mux, src)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, "no such path: /metrics, /healthz, /readyz")
+func ServeMetrics(ctx context.Context, l net.Listener, door *Door) error {
+	h := door.handler(writeTimeout/2, func(src Source) http.Handler {
+		mux := http.NewServeMux()
+		watched(mux, src)
+		mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			refuse(w, http.StatusNotFound, "no such path: /metrics, /healthz, /readyz")
+		})
+		return mux
 	})
-	return serveHandler(ctx, Limit(l), mux, readTimeout, writeTimeout)
+	return serveHandler(ctx, Limit(l), h, readTimeout, writeTimeout)
 }
 
 func serveHandler(ctx context.Context, l net.Listener, h http.Handler, read, write time.Duration) error {
