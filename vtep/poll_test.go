@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // run runs the host until the test ends.
@@ -136,6 +139,79 @@ func TestSaturated(t *testing.T) {
 		}
 		return h.onDuty.Load() > 1
 	})
+}
+
+// TestShare: what part of the time a thread ran, without what it slept of its own
+// will, and not before a window has passed.
+func TestShare(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const ms = int64(time.Millisecond)
+	for _, tc := range []struct{ past, ran, slept, percent int64 }{
+		{past: 100 * ms, ran: 40 * ms, percent: 40},
+		{past: 100 * ms, ran: 40 * ms, slept: 50 * ms, percent: 80},
+		{past: 100 * ms, ran: 100 * ms, percent: 100},
+		{past: 9 * ms, ran: 9 * ms, percent: -1},
+		{past: 50 * ms, ran: 9 * ms, slept: 41 * ms, percent: -1},
+	} {
+		var ts unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+			t.Fatal(err)
+		}
+		l := load{since: 7 * ms, ran: ts.Nano() - tc.ran, slept: tc.slept}
+		percent, ok := l.share(7*ms + tc.past)
+		if !ok {
+			percent = -1
+		}
+		// This thread runs on while it looks.
+		if percent < tc.percent || percent > tc.percent+10 {
+			t.Errorf("%+v: %d %%", tc, percent)
+		}
+		if again, ok := l.share(7*ms + tc.past + ms); tc.percent >= 0 && ok {
+			t.Errorf("%+v: a millisecond later %d %%, want nothing yet", tc, again)
+		}
+	}
+}
+
+// TestSchedule: workers ask for short slices of the processor, keep a nice value,
+// and sleep after a turn of a flood if they do not have it for themselves.
+func TestSchedule(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.run()
+	w := h.workers[0]
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	want := uint64(0) // Linux 6.12: sched/eevdf: Allow tasks to be given a slice
+	if major > 6 || major == 6 && minor >= 12 {
+		want = uint64(slice)
+	}
+	nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got *unix.SchedAttr
+	eventually(t, "the worker has its slice", func() bool {
+		got, err = unix.SchedGetAttr(int(w.thread.Load()), 0)
+		return err == nil && got.Runtime == want
+	})
+	if int(got.Nice) != 20-nice { // the system call returns 20 less the value
+		t.Errorf("nice %d, want %d", got.Nice, 20-nice)
+	}
+
+	idle := &worker{ep: h.Endpoint}
+	if idle.giveWay(); idle.load.slept != 0 {
+		t.Errorf("a worker with a processor for itself slept %d ns", idle.load.slept)
+	}
+	idle.shares = true
+	if idle.giveWay(); idle.load.slept < int64(nap) || idle.load.slept > 2*int64(nap) {
+		t.Errorf("a worker that shares a processor slept %d ns by its count, want %d to twice as much", idle.load.slept, nap)
+	}
 }
 
 // TestSlots: tunnels come and go while frames flow. No slot of one is ever taken
