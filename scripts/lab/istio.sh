@@ -10,14 +10,16 @@
 #
 # usage: istio.sh up | test | down | demo    demo is all three, and down in any case
 #        istio.sh node | ztunnel             the set-up alone, in this namespace, any number of times
-# MODE=l3 has IP inside instead of Ethernet, PORT=6081, BIN=DIR has the program, bin/ if unset.
+# MODE=l3 has IP inside instead of Ethernet, PORT=6081, BIN=DIR has the program, bin/ if unset; LAB=NAME instead
+# of istio in the names of namespaces (gvtep-istio-node) and instances makes another such lab beside the first.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd) me=$(realpath "$0")
 PATH=$PATH:/usr/sbin:/sbin
 PATH=${BIN:-$here/../../bin}:$PATH
-state=/run/gvtep-lab-istio mode=${MODE:-l2} port=${PORT:-6081}
-in_() { ip netns exec "gvtep-istio-$1" "${@:2}"; }
-bg() { ip netns exec "gvtep-istio-$1" "${@:2}" >>"$state/log" 2>&1 & echo $! >>"$state/pids"; }
+lab=${LAB:-istio}
+state=/run/gvtep-lab-$lab mode=${MODE:-l2} port=${PORT:-6081}
+in_() { ip netns exec "gvtep-$lab-$1" "${@:2}"; }
+bg() { ip netns exec "gvtep-$lab-$1" "${@:2}" >>"$state/log" 2>&1 & echo $! >>"$state/pids"; }
 fail() { printf 'istio.sh: %s\n' "$*" >&2; exit 1; }
 rules() { # PRIORITY WORDS..., in place of those of that priority
   while ip rule del priority "$1" 2>/dev/null; do :; done
@@ -101,12 +103,13 @@ END
 
 up() {
   "$here/../tools/need.sh" ip nft socat curl
-  mkdir "$state" 2>/dev/null || fail "the lab is up already, take it down first: $0 down"
+  [ -e "/run/netns/gvtep-$lab-node" ] || rm -rf "$state" # what is left of a lab that somebody took down by hand
+  mkdir "$state" 2>/dev/null || fail "the lab is up already, take it down first, ${LAB:+LAB=$LAB }$0 down, or make another with LAB=NAME"
   trap undo EXIT
-  for ns in node zt pod out; do ip netns add gvtep-istio-$ns; done
+  for ns in node zt pod out; do ip netns add "gvtep-$lab-$ns"; done
   for x in "zt veth0 10.77.0.2/24 10.77.0.1" "pod veth-pod 10.244.0.10/24 10.244.0.1" "out veth-out 198.51.100.9/24 198.51.100.1"; do
     read -r ns dev prefix gw <<<"$x"
-    in_ node ip link add "$dev" type veth peer name veth0 netns "gvtep-istio-$ns"
+    in_ node ip link add "$dev" type veth peer name veth0 netns "gvtep-$lab-$ns"
     in_ node ip addr add "$gw/24" dev "$dev"
     in_ node ip link set "$dev" up
     in_ "$ns" sh -ec "ip link set lo up; ip addr add $prefix dev veth0; ip link set veth0 up; ip route add default via $gw"
@@ -120,14 +123,14 @@ up() {
       read -r way vni net <<<"$t"
       printf '[[tunnel]]\nname = "%s"\nid = %d\naddress = "192.168.%d.%d/30"\n' "${p#\'\'}istio$way" "$vni" "$net" "$n" >>"$state/$ns.toml"
     done
-    bg "$ns" gvtep -i "istio-$ns" run --config "$state/$ns.toml"
-    gvtep -i "istio-$ns" wait --for ready --timeout 5s
+    bg "$ns" gvtep -i "$lab-$ns" run --config "$state/$ns.toml"
+    gvtep -i "$lab-$ns" wait --for ready --timeout 5s
   done
-  GVTEP_INSTANCE=istio-node in_ node "$me" node
+  GVTEP_INSTANCE=$lab-node in_ node "$me" node
   in_ zt "$me" ztunnel
   for at in 15001 15006 15008; do # each says under what address it was reached
     bg zt socat "TCP-LISTEN:$at,bind=127.0.0.1,ip-transparent,fork,reuseaddr" "EXEC:$me answer $at"
-    timeout 5 bash -c "until ip netns exec gvtep-istio-zt ss -Hltn 'sport = $at' | grep -q .; do sleep 0.05; done"
+    timeout 5 bash -c "until ip netns exec gvtep-$lab-zt ss -Hltn 'sport = $at' | grep -q .; do sleep 0.05; done"
   done
   trap - EXIT
 }
@@ -144,15 +147,15 @@ check() {
     printf '%s$ curl http://%s/\n%s\n' "$ns" "$to" "$got"
     [ "$got" = "$at as $to" ] || fail "want $at as $to"
   done
-  GVTEP_INSTANCE=istio-node gvtep show
+  GVTEP_INSTANCE=$lab-node gvtep show
 }
 
 down() {
   [ -d "$state" ] || { echo "there is no lab"; return; }
   while read -r pid; do # ours alone, and only if the number is still theirs
-    case $(ip netns identify "$pid" 2>/dev/null) in gvtep-istio-*) kill "$pid" && timeout 5 tail --pid="$pid" -f /dev/null ;; esac
+    case $(ip netns identify "$pid" 2>/dev/null) in "gvtep-$lab"-*) kill "$pid" && timeout 5 tail --pid="$pid" -f /dev/null ;; esac
   done <"$state/pids"
-  for ns in node zt pod out; do [ ! -e "/run/netns/gvtep-istio-$ns" ] || ip netns del "gvtep-istio-$ns"; done
+  for ns in node zt pod out; do [ ! -e "/run/netns/gvtep-$lab-$ns" ] || ip netns del "gvtep-$lab-$ns"; done
   rm -r "$state"
 }
 undo() { tail -n 30 "$state/log" || true; down || true; exit 1; }

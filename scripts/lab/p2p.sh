@@ -11,10 +11,12 @@
 #
 # usage: p2p.sh [-n] up | test | down | demo
 #   -n     prints this first          demo   up, test and down, and down in any case
-# UNDERLAY=6 tunnels over IPv6 instead of IPv4; BIN=DIR has the program, bin/ if unset.
+# UNDERLAY=6 tunnels over IPv6 instead of IPv4; BIN=DIR has the program, bin/ if unset; LAB=NAME instead of p2p
+# in the names above makes another such lab beside the first.
 set -euo pipefail
 PATH=${BIN:-$(dirname "$0")/../../bin}:$PATH
-A=gvtep-p2p-a B=gvtep-p2p-b state=/run/gvtep-lab-p2p
+lab=${LAB:-p2p}
+A=gvtep-$lab-a B=gvtep-$lab-b state=/run/gvtep-lab-$lab
 near=10.77.0.1 far=10.77.0.2 mtu=1450
 [ "${UNDERLAY:-4}" = 4 ] || near=fd77::1 far=fd77::2 mtu=1430
 
@@ -28,7 +30,8 @@ listening() { timeout 5 bash -c "until ip netns exec $B ss -Hltn 'sport = $1' | 
 
 up() {
   say "two hosts and a wire"
-  mkdir "$state" 2>/dev/null || fail "the lab is up already, take it down first: $0 down"
+  [ -e "/run/netns/$A" ] || rm -rf "$state" # what is left of a lab that somebody took down by hand
+  mkdir "$state" 2>/dev/null || fail "the lab is up already, take it down first, ${LAB:+LAB=$LAB }$0 down, or make another with LAB=NAME"
   touch "$state/pids" "$state/log"
   trap undo EXIT
   p ip netns add $A
@@ -40,10 +43,10 @@ up() {
     p ip -n "${x% *}" link set veth0 up
   done
   say "a tunnel between them, over IPv${UNDERLAY:-4}"
-  bg ip netns exec $A gvtep -i p2p-a run gnv0 --id 100 --local $near --remote $far --address 192.0.2.1/24
-  bg ip netns exec $B gvtep -i p2p-b run gnv0 --id 100 --local $far --remote $near --address 192.0.2.2/24
-  p gvtep -i p2p-a wait gnv0 --for ready --timeout 5s
-  p gvtep -i p2p-b wait gnv0 --for ready --timeout 5s
+  bg ip netns exec $A gvtep -i "$lab-a" run gnv0 --id 100 --local $near --remote $far --address 192.0.2.1/24
+  bg ip netns exec $B gvtep -i "$lab-b" run gnv0 --id 100 --local $far --remote $near --address 192.0.2.2/24
+  p gvtep -i "$lab-a" wait gnv0 --for ready --timeout 5s
+  p gvtep -i "$lab-b" wait gnv0 --for ready --timeout 5s
   trap - EXIT
 }
 
@@ -75,10 +78,10 @@ check() {
   in_a iperf3 -c 192.0.2.2 -t 1 -f g
   in_a iperf3 -c 192.0.2.2 -t 1 -f g -R
   say "what the endpoints know"
-  p gvtep -i p2p-a -s show
-  p gvtep -i p2p-a fdb show dev gnv0
+  p gvtep -i "$lab-a" -s show
+  p gvtep -i "$lab-a" fdb show dev gnv0
   mac=$(ip netns exec $B cat /sys/class/net/gnv0/address)
-  gvtep -i p2p-a fdb show dev gnv0 | grep -q "^$mac dst $far" || fail "a has not learned that $mac is at $far"
+  gvtep -i "$lab-a" fdb show dev gnv0 | grep -q "^$mac dst $far" || fail "a has not learned that $mac is at $far"
   [ "$(ip netns exec $A cat /sys/class/net/gnv0/mtu)" = $mtu ] || fail "the MTU of gnv0 is not $mtu"
 }
 
@@ -92,7 +95,7 @@ down() {
   done <"$state/pids"
   for ns in $A $B; do [ ! -e "/run/netns/$ns" ] || p ip netns del "$ns"; done
   rm -r "$state"
-  [ -z "$(compgen -G '/run/gvtep/p2p-[ab]/control.sock')" ] || fail "gvtep left its control socket behind"
+  [ -z "$(compgen -G "/run/gvtep/$lab-[ab]/control.sock")" ] || fail "gvtep left its control socket behind"
 }
 undo() { tail -n 30 "$state/log"; down || true; echo "p2p.sh: failed at the last command before '### all of it goes'" >&2; exit 1; }
 
