@@ -24,8 +24,8 @@ say() { printf '\n### %s\n' "$*"; }
 fail() { printf 'p2p.sh: %s\n' "$*" >&2; exit 1; }
 p() { printf '$ %s\n' "$*"; "$@"; } # a command, shown as at a prompt
 bg() { printf '$ %s &\n' "$*"; "$@" >>"$state/log" 2>&1 & echo $! >>"$state/pids"; }
-in_a() { p ip netns exec $A "$@"; }
-in_b() { p ip netns exec $B "$@"; }
+in_a() { p ip netns exec "$A" "$@"; }
+in_b() { p ip netns exec "$B" "$@"; }
 listening() { timeout 5 bash -c "until ip netns exec $B ss -Hltn 'sport = $1' | grep -q .; do sleep 0.05; done"; }
 
 up() {
@@ -34,17 +34,17 @@ up() {
   mkdir "$state" 2>/dev/null || fail "the lab is up already, take it down first, ${LAB:+LAB=$LAB }$0 down, or make another with LAB=NAME"
   touch "$state/pids" "$state/log"
   trap undo EXIT
-  p ip netns add $A
-  p ip netns add $B
-  p ip -n $A link add veth0 type veth peer name veth0 netns $B
+  p ip netns add "$A"
+  p ip netns add "$B"
+  p ip -n "$A" link add veth0 type veth peer name veth0 netns "$B"
   for x in "$A 1" "$B 2"; do
     p ip -n "${x% *}" addr add "10.77.0.${x#* }/24" dev veth0
     p ip -n "${x% *}" addr add "fd77::${x#* }/64" dev veth0 nodad
     p ip -n "${x% *}" link set veth0 up
   done
   say "a tunnel between them, over IPv${UNDERLAY:-4}"
-  bg ip netns exec $A gvtep -i "$lab-a" run gnv0 --id 100 --local $near --remote $far --address 192.0.2.1/24
-  bg ip netns exec $B gvtep -i "$lab-b" run gnv0 --id 100 --local $far --remote $near --address 192.0.2.2/24
+  bg ip netns exec "$A" gvtep -i "$lab-a" run gnv0 --id 100 --local $near --remote $far --address 192.0.2.1/24
+  bg ip netns exec "$B" gvtep -i "$lab-b" run gnv0 --id 100 --local $far --remote $near --address 192.0.2.2/24
   p gvtep -i "$lab-a" wait gnv0 --for ready --timeout 5s
   p gvtep -i "$lab-b" wait gnv0 --for ready --timeout 5s
   trap - EXIT
@@ -55,7 +55,7 @@ check() {
   in_a ping -c 3 -i 0.2 -W 2 192.0.2.2
   in_b ping -c 3 -i 0.2 -W 2 192.0.2.1
   say "on the wire, as tshark reads it"
-  bg ip netns exec $A ping -q -i 0.2 -w 10 192.0.2.2
+  bg ip netns exec "$A" ping -q -i 0.2 -w 10 192.0.2.2
   pinger=$!
   in_b tshark -Q -i veth0 -f "udp port 6081" -a duration:1 -w "$state/wire.pcap" 2>>"$state/log"
   kill $pinger
@@ -65,7 +65,7 @@ check() {
   echo "packets, UDP port, VNI, type, faults: $seen"
   [[ $seen =~ ^[0-9]+\ 6081,0x000064,0x6558,$ ]] || fail "that is not GENEVE of VNI 100 with Ethernet in it"
   say "a TCP transfer, its checksum and its speed"
-  bg ip netns exec $B sh -c "timeout 20 socat -u TCP-LISTEN:7000 - | sha256sum >$state/sum"
+  bg ip netns exec "$B" sh -c "timeout 20 socat -u TCP-LISTEN:7000 - | sha256sum >$state/sum"
   sink=$!
   listening 7000
   p sh -c "seq 4999999 | ip netns exec $A socat -u - TCP:192.0.2.2:7000"
@@ -73,16 +73,16 @@ check() {
   sent=$(seq 4999999 | sha256sum) got=$(cat "$state/sum")
   printf '%s  sent\n%s  received\n' "${sent%% *}" "${got%% *}"
   [ "$sent" = "$got" ] || fail "what came is not what was sent"
-  bg ip netns exec $B iperf3 -s
+  bg ip netns exec "$B" iperf3 -s
   listening 5201
   in_a iperf3 -c 192.0.2.2 -t 1 -f g
   in_a iperf3 -c 192.0.2.2 -t 1 -f g -R
   say "what the endpoints know"
   p gvtep -i "$lab-a" -s show
   p gvtep -i "$lab-a" fdb show dev gnv0
-  mac=$(ip netns exec $B cat /sys/class/net/gnv0/address)
+  mac=$(ip netns exec "$B" cat /sys/class/net/gnv0/address)
   gvtep -i "$lab-a" fdb show dev gnv0 | grep -q "^$mac dst $far" || fail "a has not learned that $mac is at $far"
-  [ "$(ip netns exec $A cat /sys/class/net/gnv0/mtu)" = $mtu ] || fail "the MTU of gnv0 is not $mtu"
+  [ "$(ip netns exec "$A" cat /sys/class/net/gnv0/mtu)" = $mtu ] || fail "the MTU of gnv0 is not $mtu"
 }
 
 down() {
