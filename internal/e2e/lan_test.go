@@ -339,6 +339,7 @@ func TestCopies(t *testing.T) {
 				for i := 1; i < 3; i++ {
 					s.inner[i].await(2*time.Second, frames, 0, received("COPY-"))
 				}
+				s.wire[0].await(2*time.Second, frames*len(to), 0, func(f frame) bool { return f.out && bytes.Contains(f.data, []byte("COPY-")) })
 				time.Sleep(100 * time.Millisecond) // for those that should not come
 				tally := func(c *capture, pass func(frame) bool, key func([]byte) string) map[string]int {
 					found := map[string]int{}
