@@ -280,17 +280,17 @@ func TestOuterHeader(t *testing.T) {
 		for _, c := range []struct {
 			name     string
 			o        PortOptions
-			path     packet.Path
+			path     *packet.Path
 			tos, ttl uint8
 			want     wire
 		}{
-			{"defaults", PortOptions{Min: 50001, Max: 50001}, packet.Path{}, 0, 0, wire{src: local, ttl: 64, port: 50001}},
-			{"DF", PortOptions{Min: 50001, Max: 50001, DF: true}, packet.Path{}, 0, 0, wire{src: local, ttl: 64, port: 50001, df: family == 4}},
-			{"TOS, TTL, source", PortOptions{Min: 50001, Max: 50001}, packet.Path{Local: second.Addr()}, 0xb9, 7, wire{src: second.Addr(), tos: 0xb9, ttl: 7, port: 50001}},
-			{"pinned source", PortOptions{Min: 50002, Max: 50002, Local: second.Addr()}, packet.Path{}, 3, 255, wire{src: second.Addr(), tos: 3, ttl: 255, port: 50002}},
-			{"device", PortOptions{Min: 50003, Max: 50003, Device: "v0"}, packet.Path{}, 0, 1, wire{src: local, ttl: 1, port: 50003}},
-			{"zero checksum", PortOptions{Min: 50001, Max: 50001, ZeroCsum: true, Mark: 5}, packet.Path{}, 0, 0, wire{src: local, ttl: 64, port: 50001, noCsum: true}},
-			{"group", PortOptions{Min: 50001, Max: 50001}, packet.Path{Remote: netip.AddrPortFrom(group, 6081), Local: local, Ifindex: int32(v0)}, 0, 9, wire{src: local, ttl: 9, port: 50001}},
+			{"defaults", PortOptions{Min: 50001, Max: 50001}, &packet.Path{}, 0, 0, wire{src: local, ttl: 64, port: 50001}},
+			{"DF", PortOptions{Min: 50001, Max: 50001, DF: true}, &packet.Path{}, 0, 0, wire{src: local, ttl: 64, port: 50001, df: family == 4}},
+			{"TOS, TTL, source", PortOptions{Min: 50001, Max: 50001}, &packet.Path{Local: second.Addr()}, 0xb9, 7, wire{src: second.Addr(), tos: 0xb9, ttl: 7, port: 50001}},
+			{"pinned source", PortOptions{Min: 50002, Max: 50002, Local: second.Addr()}, &packet.Path{}, 3, 255, wire{src: second.Addr(), tos: 3, ttl: 255, port: 50002}},
+			{"device", PortOptions{Min: 50003, Max: 50003, Device: "v0"}, &packet.Path{}, 0, 1, wire{src: local, ttl: 1, port: 50003}},
+			{"zero checksum", PortOptions{Min: 50001, Max: 50001, ZeroCsum: true, Mark: 5}, &packet.Path{}, 0, 0, wire{src: local, ttl: 64, port: 50001, noCsum: true}},
+			{"group", PortOptions{Min: 50001, Max: 50001}, &packet.Path{Remote: netip.AddrPortFrom(group, 6081), Local: local, Ifindex: int32(v0)}, 0, 9, wire{src: local, ttl: 9, port: 50001}},
 		} {
 			c.o.Family, c.o.Count = family, 1
 			set, err := u.Ports(c.o)
@@ -303,7 +303,7 @@ func TestOuterHeader(t *testing.T) {
 			}
 			c.path.Set = set
 			s := u.Sender(0)
-			s.Add(&c.path, 0, c.tos, c.ttl, []byte("hello"), nil)
+			s.Add(c.path, 0, c.tos, c.ttl, []byte("hello"), nil)
 			if fs := s.Flush(); len(fs) != 0 {
 				t.Errorf("%s: %s", c.name, describe(fs))
 				continue
@@ -311,8 +311,8 @@ func TestOuterHeader(t *testing.T) {
 			if got := sniff(t, fd); got != c.want {
 				t.Errorf("%s: %+v on the wire, want %+v", c.name, got, c.want)
 			}
-			if set.NoGSO.Load() != c.o.ZeroCsum {
-				t.Errorf("%s: NoGSO %v, want %v", c.name, set.NoGSO.Load(), c.o.ZeroCsum)
+			if set.NoGSO != c.o.ZeroCsum {
+				t.Errorf("%s: NoGSO %v, want %v", c.name, set.NoGSO, c.o.ZeroCsum)
 			}
 		}
 	})
@@ -591,9 +591,9 @@ func TestPathErrors(t *testing.T) {
 		if !errors.Is(err, c.want) {
 			t.Errorf("Route %s: %v, want %v", c.remote, err, c.want)
 		}
-	}
-	if set.NoGSO.Load() {
-		t.Error("a blackhole turned GSO off")
+		if bad.NoGSO.Load() {
+			t.Errorf("%s: its error turned GSO off", c.remote)
+		}
 	}
 }
 

@@ -39,11 +39,13 @@ type message struct {
 // plan lays the pieces that start at queue[first] out into messages: runs of
 // up to maxSegs datagrams of one path, size, TOS and TTL, of which only the last may be
 // shorter. The datagrams appear in the messages in their order, each once.
-// With maxSegs 1 every datagram is a message of its own.
+// With maxSegs 1, or to a path that takes no runs, every datagram is a message of
+// its own.
 func plan(queue []piece, first int32, maxSegs int, msgs []message) []message {
 	var (
 		m      message
 		head   *piece
+		limit  int
 		bytes  int
 		closed bool
 	)
@@ -53,7 +55,7 @@ func plan(queue []piece, first int32, maxSegs int, msgs []message) []message {
 			size := p.sizeOf(at)
 			joins := head != nil && !closed &&
 				p.path == head.path && p.tos == head.tos && p.ttl == head.ttl &&
-				size > 0 && size <= int(m.size) && int(m.count) < maxSegs &&
+				size > 0 && size <= int(m.size) && int(m.count) < limit &&
 				bytes+size <= maxPayload(p.path)
 			if !joins {
 				if head != nil {
@@ -61,13 +63,16 @@ func plan(queue []piece, first int32, maxSegs int, msgs []message) []message {
 				}
 				head, m = p, message{first: i - 1, skip: at, count: 1, size: int32(size)}
 				bytes, closed = size, false
+				if limit = maxSegs; p.path.NoGSO.Load() {
+					limit = 1
+				}
 				at++
 				continue
 			}
 			// As many of its full ones as there is room for, at once.
 			n := int32(1)
 			if size == int(m.size) {
-				n = max(1, min(p.count-1-at, int32(maxSegs)-m.count, int32((maxPayload(p.path)-bytes)/size)))
+				n = max(1, min(p.count-1-at, int32(limit)-m.count, int32((maxPayload(p.path)-bytes)/size)))
 			}
 			m.count += n
 			bytes += int(n) * size
@@ -79,6 +84,26 @@ func plan(queue []piece, first int32, maxSegs int, msgs []message) []message {
 		msgs = append(msgs, m)
 	}
 	return msgs
+}
+
+// divide leaves those pieces linked to queue[first] that go to the same path, in
+// their order, and links the others to each other, in theirs. It returns index + 1 of
+// the first of these, 0 if there is none. A flood goes to each peer in turn: without
+// it no two datagrams that follow each other would have the same path.
+func divide(queue []piece, first int32) (others int32) {
+	path := queue[first].path
+	same, other := &queue[first].next, &others
+	for i := *same; i != 0; {
+		p := &queue[i-1]
+		if p.path == path {
+			*same, same = i, &p.next
+		} else {
+			*other, other = i, &p.next
+		}
+		i = p.next
+	}
+	*same, *other = 0, 0
+	return others
 }
 
 func maxPayload(p *packet.Path) int {

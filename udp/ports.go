@@ -142,7 +142,7 @@ func (u *Underlay) openPorts(o PortOptions) (*packet.PortSet, error) {
 	set.ID = u.nextID
 	u.nextID++
 	// The kernel refuses UDP_SEGMENT on a socket that sends no checksum.
-	set.NoGSO.Store(u.noGSO || o.ZeroCsum)
+	set.NoGSO = u.noGSO || o.ZeroCsum
 	return set, nil
 }
 

@@ -23,6 +23,9 @@ const (
 	// maxRun is the most datagrams in a run on any kernel. Two parts of each are well
 	// below UIO_MAXIOV, 1024 (include/uapi/linux/uio.h).
 	maxRun = 128
+	// maxDivided is how many paths the datagrams of one port are told apart by, as
+	// each takes a look at all of them.
+	maxDivided = 16
 )
 
 // Sender gathers datagrams and sends them as runs. Only its worker uses it.
@@ -49,7 +52,10 @@ type Sender struct {
 
 // portList is the datagrams waiting for one port: index + 1 of the first and
 // the last, 0 if there is none.
-type portList struct{ first, last int32 }
+type portList struct {
+	first, last int32
+	mixed       bool // not all go to one path
+}
 
 // touch is a port that has datagrams waiting.
 type touch struct {
@@ -115,7 +121,9 @@ func (s *Sender) enqueue(path *packet.Path, hash uint32) *piece {
 		l.first = at + 1
 		s.touched = append(s.touched, touch{set, port})
 	} else {
-		s.queue[l.last-1].next = at + 1
+		last := &s.queue[l.last-1]
+		last.next = at + 1
+		l.mixed = l.mixed || last.path != path
 	}
 	l.last = at + 1
 	return &s.queue[at]
@@ -146,10 +154,19 @@ func (s *Sender) flush() {
 	for _, t := range s.touched {
 		l := &s.lists[t.set.ID][t.port]
 		segs := s.maxSegs
-		if t.set.NoGSO.Load() {
+		if t.set.NoGSO {
 			segs = 1
 		}
-		s.msgs = plan(s.queue, l.first-1, segs, s.msgs[:0])
+		s.msgs = s.msgs[:0]
+		first := l.first
+		for n := 0; l.mixed && first != 0 && n < maxDivided; n++ {
+			others := divide(s.queue, first-1)
+			s.msgs = plan(s.queue, first-1, segs, s.msgs)
+			first = others
+		}
+		if first != 0 {
+			s.msgs = plan(s.queue, first-1, segs, s.msgs)
+		}
 		s.deliver(t.set, t.set.FD[s.worker][t.port], &s.whole, s.msgs)
 		*l = portList{}
 	}
@@ -178,7 +195,7 @@ func (s *Sender) deliver(set *packet.PortSet, fd int32, e *encoder, msgs []messa
 				again = true
 				continue
 			case stopGSO:
-				set.NoGSO.Store(true)
+				s.queue[m.first].path.NoGSO.Store(true)
 				fallthrough
 			case sendSingly:
 				s.singles = split(s.queue, m, s.singles[:0])
@@ -217,7 +234,7 @@ const (
 	lose       verdict = iota // report it and go on with the next
 	sendAgain                 // the same once more
 	sendSingly                // its datagrams, each by itself
-	stopGSO                   // sendSingly, and no runs from this set any more
+	stopGSO                   // sendSingly, and no runs to this path any more
 	giveUp                    // the descriptor is of no more use
 )
 
@@ -229,8 +246,8 @@ func decide(errno unix.Errno, run, tried bool) verdict {
 	case unix.EBADF, unix.EBADFD, unix.ENOTSOCK:
 		return giveUp
 	case unix.EIO:
-		// This device cannot finish checksums of segments (before Linux 6.11
-		// net/ipv4/udp.c refuses if the device has no checksum offload).
+		// The way cannot take segments: a device that cannot finish their checksums
+		// (before Linux 6.11), or IPsec (net/ipv4/udp.c, udp_send_skb).
 		if run {
 			return stopGSO
 		}

@@ -3,6 +3,7 @@ package udp
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -221,8 +222,8 @@ func TestErrorRules(t *testing.T) {
 			if k.calls != c.calls {
 				t.Errorf("%d calls, want %d", k.calls, c.calls)
 			}
-			if set.NoGSO.Load() != c.noGSO {
-				t.Errorf("NoGSO %v, want %v", set.NoGSO.Load(), c.noGSO)
+			if near.NoGSO.Load() != c.noGSO || far.NoGSO.Load() {
+				t.Errorf("NoGSO %v, to the other peer %v, want %v, false", near.NoGSO.Load(), far.NoGSO.Load(), c.noGSO)
 			}
 			if fs := s.Flush(); len(fs) != 0 {
 				t.Errorf("next Flush reports again: %v", describe(fs))
@@ -232,7 +233,8 @@ func TestErrorRules(t *testing.T) {
 }
 
 // TestExactlyOnce lets the kernel answer at random and holds the promise of
-// Flush: each datagram is on the wire once or in one failure, in order by port.
+// Flush: each datagram is on the wire once or in one failure, in order by port and
+// path.
 func TestExactlyOnce(t *testing.T) {
 	errnos := []unix.Errno{0, 0, 0, unix.EIO, unix.EMSGSIZE, unix.EINVAL, unix.EAGAIN, unix.ENOBUFS, unix.EPERM, unix.ENETUNREACH}
 	for seed := range uint64(300) {
@@ -244,7 +246,11 @@ func TestExactlyOnce(t *testing.T) {
 		paths := []*packet.Path{
 			testPath("10.0.0.1:6081", sets[0]), testPath("[fd00::1]:6081", sets[0]), testPath("10.0.0.3:6081", sets[1])}
 		total, failed := 1+rnd.IntN(1500), 0 // more than the queue holds
-		lastOf := map[int32]int{}
+		type flow struct {
+			fd   int32
+			path int
+		}
+		pathOf, lastOf := map[int]int{}, map[flow]int{}
 		for i := 0; i < total; i++ {
 			if n := min(rnd.IntN(100), total-i); n > 0 && rnd.IntN(10) == 0 {
 				var run []byte
@@ -253,13 +259,19 @@ func TestExactlyOnce(t *testing.T) {
 					i++
 				}
 				i--
-				s.AddRun(paths[rnd.IntN(3)], rnd.Uint32(), 0, 0, run[:len(run)-rnd.IntN(30)], 38)
+				to := rnd.IntN(3)
+				for k := range n {
+					pathOf[i-k] = to
+				}
+				s.AddRun(paths[to], rnd.Uint32(), 0, 0, run[:len(run)-rnd.IntN(30)], 38)
 				continue
 			}
 			body := fmt.Appendf(nil, "%08d", i)
 			body = append(body, make([]byte, rnd.IntN(2)*rnd.IntN(30))...)
 			cut := rnd.IntN(len(body) + 1)
-			s.Add(paths[rnd.IntN(3)], rnd.Uint32(), 0, 0, body[:cut], body[cut:])
+			to := rnd.IntN(3)
+			pathOf[i] = to
+			s.Add(paths[to], rnd.Uint32(), 0, 0, body[:cut], body[cut:])
 		}
 		for _, f := range s.Flush() {
 			failed += f.Count
@@ -272,14 +284,60 @@ func TestExactlyOnce(t *testing.T) {
 				if seen[i] {
 					t.Fatalf("seed %d: datagram %d sent twice", seed, i)
 				}
-				if last, ok := lastOf[m.fd]; ok && last > i {
-					t.Fatalf("seed %d: datagram %d after %d on descriptor %d", seed, i, last, m.fd)
+				of := flow{m.fd, pathOf[i]}
+				if last, ok := lastOf[of]; ok && last > i {
+					t.Fatalf("seed %d: datagram %d after %d on descriptor %d to path %d", seed, i, last, of.fd, of.path)
 				}
-				seen[i], lastOf[m.fd] = true, i
+				seen[i], lastOf[of] = true, i
 			}
 		}
 		if len(seen)+failed != total {
 			t.Fatalf("seed %d: %d sent and %d failed of %d", seed, len(seen), failed, total)
+		}
+	}
+}
+
+// TestFlood: frames that go to each of several peers, one after the other, leave in
+// one run for each, but for those beyond maxDivided; to a peer that takes no runs
+// they go one by one.
+func TestFlood(t *testing.T) {
+	for _, peers := range []int{1, 2, maxDivided, maxDivided + 2} {
+		k := &kernel{}
+		s := newSender(0, 64, k.send)
+		set := testSet(0, 1)
+		const frames = 10
+		var paths []*packet.Path
+		want := map[string]int{}
+		for p := range peers {
+			paths = append(paths, testPath(fmt.Sprintf("10.0.0.%d:6081", p), set))
+			paths[p].NoGSO.Store(p == 1)
+		}
+		for n := range frames {
+			for p, path := range paths {
+				s.Add(path, 7, 0, 0, fmt.Appendf(nil, "%02d", p), fmt.Appendf(nil, "-%d", n))
+			}
+		}
+		for p := range peers {
+			run := ""
+			for n := range frames {
+				one := fmt.Sprintf("%02d-%d", p, n)
+				if run += one; p == 1 || p >= maxDivided {
+					want[one]++
+				}
+			}
+			if p != 1 && p < maxDivided {
+				want[run]++
+			}
+		}
+		if failed := s.Flush(); len(failed) > 0 {
+			t.Errorf("%d peers: %s", peers, describe(failed))
+		}
+		got := map[string]int{}
+		for _, m := range k.got {
+			got[m.payload]++
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%d peers: messages %v, want %v", peers, got, want)
 		}
 	}
 }

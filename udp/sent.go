@@ -51,7 +51,7 @@ func (u *Underlay) Sent() []packet.Sent {
 		}
 		to := all[s]
 		to.Datagrams += datagrams(shared.set)
-		to.GSO = !shared.set.NoGSO.Load() && (to.GSO || !opened[s])
+		to.GSO = !shared.set.NoGSO && (to.GSO || !opened[s])
 		opened[s] = true
 	}
 	out := make([]packet.Sent, 0, len(all))

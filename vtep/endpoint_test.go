@@ -487,6 +487,123 @@ func TestSuperFrame(t *testing.T) {
 	}
 }
 
+// TestSuperDropped: a super-frame that is not sent counts as the pieces that it stands
+// for, whatever the reason.
+func TestSuperDropped(t *testing.T) {
+	const pieces, size = 10, 1000
+	super, hdr := tcpSuper(pieces, size)
+	for _, tc := range []struct {
+		reason Reason
+		mtu    int // of the path
+		cfg    func(*Tunnel)
+	}{
+		{DropTooBig, 20 + 8 + 8 + 54 + size - 1, nil},
+		{DropNoRoute, 0, nil},
+		{DropFloodOff, 1500, func(c *Tunnel) { c.NoFlood = true }},
+		{numReasons, 20 + 8 + 8 + 54 + size, nil},
+	} {
+		h := newHost(t, new(memWire), 1, "192.0.2.1")
+		h.underlay.keep, h.underlay.mtu = true, tc.mtu
+		h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+		cfg := testTunnel("gnv0", "192.0.2.2")
+		if tc.cfg != nil {
+			tc.cfg(&cfg)
+		}
+		dev := h.add(cfg)
+		h.step()
+		dev.queues[0].feed(memFrame{hdr: hdr, bytes: super})
+		h.step()
+		s := h.State().Tunnels[0]
+		want, sent := Drops{}, pieces
+		if tc.reason != numReasons {
+			want.Tx[tc.reason], sent = pieces, 0
+		}
+		if s.Drops != want || s.Stats.TxPackets != uint64(sent) || len(h.underlay.sent) != sent {
+			t.Errorf("path of %d bytes: %d sent, %d counted, drops %v; want %d, %d, %v",
+				tc.mtu, len(h.underlay.sent), s.Stats.TxPackets, s.Drops.Tx, sent, sent, want.Tx)
+		}
+	}
+}
+
+// TestSendFailed: what the kernel refuses to send is counted by its reason, for the
+// peer that it was for, and what is sent afterwards goes.
+func TestSendFailed(t *testing.T) {
+	for _, tc := range []struct {
+		err     error
+		reason  Reason
+		recheck bool
+	}{
+		{unix.EMSGSIZE, DropTooBig, true},
+		{unix.ENOBUFS, DropSocketFull, false},
+		{unix.EAGAIN, DropSocketFull, false},
+		{unix.ENOMEM, DropSocketFull, false},
+		{unix.EPERM, DropNoRoute, false},
+		{unix.EACCES, DropNoRoute, false},
+		{unix.ENETUNREACH, DropNoRoute, false},
+		{unix.EHOSTUNREACH, DropNoRoute, false},
+		{unix.EINVAL, DropNoRoute, false},
+		{unix.ECONNREFUSED, DropNoRoute, false},
+	} {
+		l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+		l.host.underlay.failTo = addr("192.0.2.3")
+		l.host.underlay.fail = tc.err
+		packetTo := memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 100))} // to nobody yet: both get it
+		l.dev.queues[0].feed(packetTo, packetTo)
+		l.step()
+		s := l.State().Tunnels[0]
+		want := Drops{}
+		want.Tx[tc.reason] = 2
+		if s.Drops != want || len(l.underlay.sent) != 2 {
+			t.Errorf("%v: drops %v, %d sent; want %v, 2 to the other peer", tc.err, s.Drops.Tx, len(l.underlay.sent), want.Tx)
+		}
+		if got := [2]uint64{s.Peers[0].Stats.TxPackets, s.Peers[1].Stats.TxPackets}; got != [2]uint64{2, 0} {
+			t.Errorf("%v: %v packets to the peers, want 2 and 0", tc.err, got)
+		}
+		if recheck := len(l.recheck) > 0; recheck != tc.recheck {
+			t.Errorf("%v: paths are looked up again: %v, want %v", tc.err, recheck, tc.recheck)
+		}
+		l.host.underlay.fail = nil
+		l.dev.queues[0].feed(packetTo)
+		l.step()
+		if s := l.State().Tunnels[0]; s.Drops != want || len(l.underlay.sent) != 4 || s.Peers[1].Stats.TxPackets != 1 {
+			t.Errorf("%v: afterwards drops %v, %d sent, %d to the peer; want %v, 4, 1", tc.err, s.Drops.Tx, len(l.underlay.sent), s.Peers[1].Stats.TxPackets, want.Tx)
+		}
+	}
+}
+
+// TestRunsRefused: that the kernel takes no runs to a peer is told once, shows in the
+// state, and is tried again.
+func TestRunsRefused(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	p := l.tunnels["gnv0"].peers[1]
+	minute := int64(time.Minute)
+	p.path.NoGSO.Store(true)
+	if s := l.State().Tunnels[0]; s.Peers[0].NoGSO || !s.Peers[1].NoGSO {
+		t.Errorf("NoGSO %v and %v, want it for the second peer", s.Peers[0].NoGSO, s.Peers[1].NoGSO)
+	}
+	for i, step := range []struct {
+		now           int64
+		refuse        bool // again, before
+		tell, refused bool // after
+	}{
+		{minute, false, true, true},
+		{2 * minute, false, false, true},
+		{11 * minute, false, false, true},
+		{12 * minute, false, false, false},
+		{13 * minute, false, false, false},
+		{14 * minute, true, false, true},
+		{23 * minute, false, false, true},
+		{25 * minute, false, false, false},
+	} {
+		if step.refuse {
+			p.path.NoGSO.Store(true)
+		}
+		if tell, refused := p.checkRuns(step.now), p.runsRefused(); tell != step.tell || refused != step.refused {
+			t.Errorf("step %d: told %v, refused %v; want %v, %v", i, tell, refused, step.tell, step.refused)
+		}
+	}
+}
+
 // TestTurnRoom: behind the most that frames of a turn leave in its buffer there is room
 // for the largest super-frame.
 func TestTurnRoom(t *testing.T) {
@@ -625,6 +742,63 @@ func TestTrainOrSingle(t *testing.T) {
 		}
 		if state.Stats != wantState.Stats || state.Drops != wantState.Drops {
 			t.Errorf("%s: a train counted as\n%+v %+v\nsingle datagrams as\n%+v %+v", tc.name, state.Stats, state.Drops, wantState.Stats, wantState.Drops)
+		}
+	}
+
+	// Pieces of two peers, or behind options, are joined when all that stands in front of
+	// them is the same.
+	options := func(data ...byte) func([]byte) []byte {
+		return func(d []byte) []byte {
+			head := slices.Concat([]byte{d[0] | byte(len(data)/4)}, d[1:8], data)
+			return append(head, d[8:]...)
+		}
+	}
+	asIs := slices.Clone[[]byte]
+	short, other, long := options(0xff, 0xfe, 0, 1, 1, 2, 3, 4), options(0xff, 0xfe, 0, 1, 1, 2, 3, 5), options(0xff, 0xfe, 0, 2, 1, 2, 3, 4, 0, 0, 0, 0)
+	for _, tc := range []struct {
+		name    string
+		peers   [4]int // of each five pieces
+		options [4]func([]byte) []byte
+		frames  int
+	}{
+		{"one peer", [4]int{1, 1, 1, 1}, [4]func([]byte) []byte{asIs, asIs, asIs, asIs}, 1},
+		{"two peers", [4]int{1, 3, 3, 1}, [4]func([]byte) []byte{asIs, asIs, asIs, asIs}, 3},
+		{"the same options", [4]int{1, 1, 1, 1}, [4]func([]byte) []byte{short, short, short, short}, 1},
+		{"options of two peers", [4]int{1, 1, 3, 3}, [4]func([]byte) []byte{short, short, short, short}, 2},
+		{"other options", [4]int{1, 1, 1, 1}, [4]func([]byte) []byte{short, other, short, short}, 3},
+		{"options that grow and go", [4]int{1, 1, 1, 1}, [4]func([]byte) []byte{short, long, asIs, asIs}, 3},
+	} {
+		for _, train := range []bool{true, false} {
+			h := newHost(t, new(memWire), 1, "192.0.2.2")
+			h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+			cfg := testTunnel("gnv0", "192.0.2.1", "192.0.2.3")
+			cfg.Device.LLAddr, cfg.NoMoveDamping = macB, true
+			dev := h.add(cfg)
+			h.step()
+			for part := range 4 {
+				from := netip.AddrFrom4([4]byte{192, 0, 2, byte(tc.peers[part])})
+				var all []byte
+				n := 0
+				for _, d := range sent[5*part : 5*part+5] {
+					d = tc.options[part](d)
+					if n = len(d); !train {
+						h.underlay.inject(from, 6081, 0, 2, n, d)
+					}
+					all = append(all, d...)
+				}
+				if train {
+					h.underlay.inject(from, 6081, 0, 2, n, all)
+				}
+			}
+			h.step()
+			got := dev.queues[0].take()
+			bytes := 0
+			for _, f := range got {
+				bytes += len(f.bytes) - 54
+			}
+			if len(got) != tc.frames || bytes != pieces*size {
+				t.Errorf("%s, trains %v: %d frames of %d bytes, want %d of %d; drops %v", tc.name, train, len(got), bytes, tc.frames, pieces*size, h.State().Dropped.Rx)
+			}
 		}
 	}
 

@@ -225,7 +225,8 @@ type memUnderlay struct {
 	listeners []*memListener
 	sets      int
 	released  int
-	fail      error // of every send
+	fail      error      // of every send
+	failTo    netip.Addr // if valid, of those to it only
 	changed   chan struct{}
 	sent      []memDatagram // if keep
 	keep      bool
@@ -410,7 +411,7 @@ func (s *memSender) Flush() []packet.Failure {
 		s.batches.Add(len(s.pending))
 	}
 	for i, d := range s.pending {
-		if s.u.fail != nil {
+		if s.u.fail != nil && (!s.u.failTo.IsValid() || s.u.failTo == d.to.Addr()) {
 			s.failures = append(s.failures, packet.Failure{Path: s.paths[i], Count: 1, Err: s.u.fail})
 			continue
 		}

@@ -62,14 +62,15 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 	if p.trunk != nil {
 		var reason Reason
 		if seg, frame, reason = p.trunk.untag(hdr, frame); seg == nil {
-			p.segment.drops[w.id].tx[reason].Add(1)
+			packet.Walk(frame, p.l3, &w.headers)
+			w.lose(p.segment, reason, hdr, frame)
 			return
 		}
 	}
 	packet.Walk(frame, p.l3, &w.headers)
 	peers, flood, reason := seg.forward(p, frame, &w.headers, w.now)
 	if len(peers) == 0 {
-		seg.drops[w.id].tx[reason].Add(1)
+		w.lose(seg, reason, hdr, frame)
 		return
 	}
 	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, seg, frame, flood) {
@@ -82,7 +83,7 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 			return
 		}
 		for _, to := range peers {
-			if path := w.way(seg, to, frame, len(frame)); path != nil {
+			if path := w.way(seg, to, hdr, frame, len(frame)); path != nil {
 				tos, ttl := seg.outer(&w.headers)
 				w.sender.Add(path, hash, tos, ttl, w.header(seg, to), frame)
 				w.countOut(seg, to, 1, len(frame), flood)
@@ -109,14 +110,14 @@ func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame 
 	}
 	w.pieces = pieces
 	inner := w.cutter.HeadLen() - len(header) // headers of each piece
-	path := w.way(seg, to, frame, min(inner+int(hdr.GSOSize), len(frame)))
+	path := w.way(seg, to, hdr, frame, min(inner+int(hdr.GSOSize), len(frame)))
 	if path == nil {
 		return
 	}
 	if need := len(frame) + pieces*w.cutter.HeadLen(); need > len(w.out)-w.outLen {
 		w.flushOut()
 		if need > len(w.out) {
-			seg.drops[w.id].tx[DropBadOffload].Add(1)
+			w.lose(seg, DropBadOffload, hdr, frame)
 			return
 		}
 	}
@@ -146,24 +147,27 @@ func (w *worker) header(seg *segment, to *peer) []byte {
 	return header
 }
 
-// way returns the path for frames of size bytes to a peer, or counts the drop
-// and returns nil.
-func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Path {
-	limit := int(to.limit.Load())
+// way returns the path to a peer for a frame, or for pieces of a super-frame, of size
+// bytes, or counts the drop and returns nil.
+func (w *worker) way(seg *segment, to *peer, hdr *packet.VirtioHdr, frame []byte, size int) *packet.Path {
+	limit, reason := int(to.limit.Load()), DropTooBig
 	switch {
 	case to.blocked.Load() || to.ownFlow(frame, &w.headers):
-		seg.drops[w.id].tx[DropLoop].Add(1)
-		return nil
+		reason = DropLoop
 	case limit == 0:
-		seg.drops[w.id].tx[DropNoRoute].Add(1)
-		return nil
+		reason = DropNoRoute
 	case size <= limit && to.path != nil && (seg.df != DFInherit || dontFragment(frame, &w.headers)):
 		return to.path
 	case to.pathFrag != nil && (seg.df != DFInherit || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
 		return to.pathFrag
 	}
-	seg.drops[w.id].tx[DropTooBig].Add(1)
+	w.lose(seg, reason, hdr, frame)
 	return nil
+}
+
+// lose counts a frame, or the pieces of a super-frame, that is not sent.
+func (w *worker) lose(seg *segment, reason Reason, hdr *packet.VirtioHdr, frame []byte) {
+	seg.drops[w.id].tx[reason].Add(uint64(offload.Pieces(hdr, frame, &w.headers)))
 }
 
 // answer answers a flooded ARP or ND request instead of its target, if that is

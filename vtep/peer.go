@@ -296,9 +296,9 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 	if cfg.Local.IsValid() && !cfg.Local.IsUnspecified() {
 		opts.Local = cfg.Local
 	}
-	path := packet.Path{Remote: p.dest.remote, Peer: p.id}
+	var ifindex int32
 	if remote.IsMulticast() {
-		path.Ifindex = int32(p.route.Ifindex)
+		ifindex = int32(p.route.Ifindex)
 	}
 	for _, way := range []struct {
 		wanted bool
@@ -317,9 +317,7 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 			return err
 		}
 		t.ports = append(t.ports, set)
-		path.Set = set
-		made := path
-		*way.path = &made
+		*way.path = &packet.Path{Remote: p.dest.remote, Peer: p.id, Ifindex: ifindex, Set: set}
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"gvtep/fdb"
+	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
 
@@ -28,6 +29,10 @@ const minMTU = 576
 // kernel has forgotten it, which it does silently (net.ipv4.route.mtu_expires,
 // 600 s).
 const pathPoll = 10 * time.Second
+
+// gsoRetry is how long a peer goes without runs after the kernel has refused one.
+// What stood in the way, such as IPsec, may have gone; a try costs one more send.
+const gsoRetry = 10 * time.Minute
 
 // watch keeps paths and own devices up to date, and tidies the tables, until
 // ctx ends.
@@ -306,6 +311,9 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel) {
 					e.log.Warn("the route to the peer no longer leads into the tunnel", about...)
 				}
 			}
+			if p.checkRuns(e.clock()) {
+				e.log.Warn("the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", about...)
+			}
 			if none := p.limit.Load() == 0; none != p.noRoute {
 				p.noRoute = none
 				if none {
@@ -317,6 +325,30 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel) {
 		}
 		e.followMTU(t)
 	}
+}
+
+// runsRefused reports whether the kernel has refused a run to the peer.
+func (p *peer) runsRefused() bool {
+	return p.path != nil && p.path.NoGSO.Load() || p.pathFrag != nil && p.pathFrag.NoGSO.Load()
+}
+
+// checkRuns reports whether the kernel has refused runs to the peer for the first
+// time, and lets them be tried again gsoRetry later. Endpoint.mu is held.
+func (p *peer) checkRuns(now int64) (tell bool) {
+	switch {
+	case !p.runsRefused():
+		p.refusedSince = 0
+	case p.refusedSince == 0:
+		p.refusedSince = now
+		tell, p.toldRefused = !p.toldRefused, true
+	case now-p.refusedSince > int64(gsoRetry):
+		for _, path := range []*packet.Path{p.path, p.pathFrag} {
+			if path != nil {
+				path.NoGSO.Store(false)
+			}
+		}
+	}
+	return tell
 }
 
 // setRoute takes over what a route says about the path.

@@ -176,6 +176,10 @@ type peerState struct {
 	blocked atomic.Bool
 	// noRoute is what the log last said of the route; guarded by Endpoint.mu.
 	noRoute bool
+	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if
+	// it does, and toldRefused that the log says so; guarded by Endpoint.mu.
+	refusedSince int64
+	toldRefused  bool
 	// bumDue is the state of the limit of what it floods, and flooded counts
 	// what was above it; the watcher has told of toldFloods of these.
 	bumDue     atomic.Int64

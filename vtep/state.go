@@ -61,6 +61,7 @@ type PeerState struct {
 	Stats    Stats
 	Flooded  uint64    // frames above its BUMLimit
 	LastSeen time.Time // of the last packet admitted; zero: never
+	NoGSO    bool      // the kernel has refused runs of datagrams to it
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
 	Error    string    // why nothing can be sent, e.g. "the route to it leads into gnv0"
 }
@@ -179,7 +180,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	for _, p := range t.peers {
 		stats, _ := p.told()
 		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.flooded.Load(), LastSeen: p.lastSeen(e)}
+		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.flooded.Load(), LastSeen: p.lastSeen(e), NoGSO: p.runsRefused()}
 		limit := int(p.limit.Load())
 		if limit != 0 {
 			ps.PathMTU = limit + p.outer

@@ -345,6 +345,11 @@ func (o output) offloads(s *vtep.State) {
 			count(&tso, t.Offload.Has(packet.OffloadTSO4|packet.OffloadTSO6))
 			count(&uso, t.Offload.Has(packet.OffloadUSO))
 		}
+		for j := range s.Tunnels[i].Peers {
+			if s.Tunnels[i].Peers[j].NoGSO {
+				count(&gso, false)
+			}
+		}
 	}
 	for _, sent := range s.Sent {
 		count(&gso, sent.GSO)

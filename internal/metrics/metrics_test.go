@@ -130,6 +130,17 @@ func TestPeerLimit(t *testing.T) {
 	}
 }
 
+// TestRunsRefused: one peer that gets no runs is enough to say so.
+func TestRunsRefused(t *testing.T) {
+	snap := full()
+	for _, want := range []string{`gvtep_offload_enabled{offload="udp_gso"} 1`, `gvtep_offload_enabled{offload="udp_gso"} 0`} {
+		if text := scrape(t, snap); !strings.Contains(text, want+"\n") {
+			t.Errorf("no %s", want)
+		}
+		snap.State.Tunnels[0].Peers[1].NoGSO = true
+	}
+}
+
 // TestNothing: a scrape in the first moment, and names that are no text.
 func TestNothing(t *testing.T) {
 	scrape(t, Snapshot{})

@@ -145,6 +145,20 @@ func (c *Cutter) Start(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, e
 	return (len(frame) - off + c.size - 1) / c.size, nil
 }
 
+// Pieces is how many pieces a frame stands for, with hdr as the device gave it and h as
+// Walk found it: what Start says of a super-frame that it takes, and 1 for any other
+// frame. Whoever drops frames counts them by it.
+func Pieces(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers) int {
+	if hdr.GSOType == packet.GSONone || hdr.GSOSize == 0 || h.L4 == 0 {
+		return 1
+	}
+	off := int(h.L4) + 8
+	if h.Proto == packet.ProtoTCP {
+		off = int(h.L4) + int(frame[h.L4+12]>>4)*4
+	}
+	return max(1, (len(frame)-off+int(hdr.GSOSize)-1)/int(hdr.GSOSize))
+}
+
 // HeadLen is the length of what is in front of the payload of each piece.
 func (c *Cutter) HeadLen() int { return len(c.encap) + c.off }
 

@@ -21,6 +21,9 @@ func cutAll(t testing.TB, hdr packet.VirtioHdr, frame []byte, l3 bool) [][]byte 
 	if err != nil {
 		t.Fatalf("Start: %v", err)
 	}
+	if got := Pieces(&hdr, frame, &h); got != n {
+		t.Errorf("Pieces says %d, Start %d", got, n)
+	}
 	var out [][]byte
 	run := c.Cut(make([]byte, len(frame)+n*c.HeadLen()))
 	for piece := range slices.Chunk(run, c.HeadLen()+int(hdr.GSOSize)) {
@@ -230,8 +233,13 @@ func FuzzCut(f *testing.F) {
 		h := walk(frame, l3)
 		var c Cutter
 		n, err := c.Start(&hdr, frame, &h, encap)
-		if err != nil {
+		switch pieces := Pieces(&hdr, frame, &h); {
+		case err != nil && pieces < 1:
+			t.Fatalf("Pieces says %d", pieces)
+		case err != nil:
 			return
+		case pieces != n:
+			t.Fatalf("Pieces says %d, Start %d", pieces, n)
 		}
 		// Make the partial sum right, then every piece must be.
 		at, l4 := int(h.L3), int(h.L4)

@@ -61,15 +61,14 @@ type PortSet struct {
 	Ports []uint16
 	// FD is indexed by worker, then by port.
 	FD [][]int32
-	// NoGSO is set by a sender once the kernel has refused UDP_SEGMENT here,
-	// or by the maker where it can never work (zero outer checksum).
-	NoGSO atomic.Bool
+	// NoGSO says that UDP_SEGMENT cannot work here (zero outer checksum).
+	NoGSO bool
 	// Sent counts the datagrams handed to the kernel, by worker.
 	Sent []Counter
 }
 
 // Path is the way to one peer: all that is needed to send it a datagram and
-// that does not change from datagram to datagram. It is immutable.
+// that does not change from datagram to datagram. All but NoGSO is immutable.
 type Path struct {
 	// Remote is the peer's address and UDP port. IPv4 is never 4-in-6 mapped.
 	Remote netip.AddrPort
@@ -83,6 +82,9 @@ type Path struct {
 	Set *PortSet
 	// Peer is the sender's caller's own mark, returned in a Failure.
 	Peer int32
+	// NoGSO is set by a sender once the kernel has refused UDP_SEGMENT on this
+	// way, and cleared by whoever wants it to be tried again.
+	NoGSO atomic.Bool
 }
 
 // Failure tells that datagrams were not sent.
