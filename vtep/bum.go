@@ -26,16 +26,18 @@ func newBUMLimit(pps int, due *atomic.Int64) bumLimit {
 	return l
 }
 
-// allow reports whether one more frame may be flooded now.
-func (l *bumLimit) allow(now int64) bool {
+// allow reports whether frames, the pieces of one super-frame perhaps, may be flooded
+// now. They go all or not at all: a super-frame may go when its first piece may.
+func (l *bumLimit) allow(now int64, frames int) bool {
 	if l.interval == 0 {
 		return true
 	}
 	burst := max(bumBurst, l.interval)
 	for {
 		due := l.due.Load()
-		next := max(due, now) + l.interval
-		if next-now > burst+l.interval {
+		first := max(due, now) + l.interval
+		next := first + int64(frames-1)*l.interval
+		if first-now > burst+l.interval {
 			return false
 		}
 		if l.due.CompareAndSwap(due, next) {

@@ -157,7 +157,7 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			packet.SetECN(frame, h, ecn)
 		}
 	}
-	if from.bum.interval != 0 && !p.l3 && seg.floods(p, packet.MAC(frame[0:6]), w.now) && !from.bum.allow(w.now) {
+	if from.bum.interval != 0 && !p.l3 && seg.floods(p, packet.MAC(frame[0:6]), w.now) && !from.bum.allow(w.now, 1) {
 		from.flooded.Add(1)
 		return DropBUMLimit
 	}

@@ -33,7 +33,6 @@ func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
 			}
 			break
 		}
-		w.pieces = 1
 		w.outbound(p, &w.virtio, frame)
 		w.batches.tapReceive.Add(w.pieces)
 		room := (packet.VirtioHdrLen + len(frame) + 63) &^ 63
@@ -62,15 +61,15 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 	if p.trunk != nil {
 		var reason Reason
 		if seg, frame, reason = p.trunk.untag(hdr, frame); seg == nil {
-			packet.Walk(frame, p.l3, &w.headers)
-			w.lose(p.segment, reason, hdr, frame)
+			w.look(p, hdr, frame)
+			w.lose(p.segment, reason)
 			return
 		}
 	}
-	packet.Walk(frame, p.l3, &w.headers)
-	peers, flood, reason := seg.forward(p, frame, &w.headers, w.now)
+	w.look(p, hdr, frame)
+	peers, flood, reason := seg.forward(p, frame, &w.headers, w.pieces, w.now)
 	if len(peers) == 0 {
-		w.lose(seg, reason, hdr, frame)
+		w.lose(seg, reason)
 		return
 	}
 	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, seg, frame, flood) {
@@ -79,11 +78,11 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
 	if hdr.GSOType == packet.GSONone {
 		if hdr.Flags&packet.VirtioNeedsCsum != 0 && offload.FinishChecksum(hdr, frame) != nil {
-			seg.drops[w.id].tx[DropBadOffload].Add(1)
+			w.lose(seg, DropBadOffload)
 			return
 		}
 		for _, to := range peers {
-			if path := w.way(seg, to, hdr, frame, len(frame)); path != nil {
+			if path := w.way(seg, to, frame, len(frame)); path != nil {
 				tos, ttl := seg.outer(&w.headers)
 				w.sender.Add(path, hash, tos, ttl, w.header(seg, to), frame)
 				w.countOut(seg, to, 1, len(frame), flood)
@@ -105,19 +104,18 @@ func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame 
 	}
 	pieces, err := w.cutter.Start(hdr, frame, &w.headers, header)
 	if err != nil {
-		seg.drops[w.id].tx[DropBadOffload].Add(1)
+		w.lose(seg, DropBadOffload)
 		return
 	}
-	w.pieces = pieces
 	inner := w.cutter.HeadLen() - len(header) // headers of each piece
-	path := w.way(seg, to, hdr, frame, min(inner+int(hdr.GSOSize), len(frame)))
+	path := w.way(seg, to, frame, min(inner+int(hdr.GSOSize), len(frame)))
 	if path == nil {
 		return
 	}
 	if need := len(frame) + pieces*w.cutter.HeadLen(); need > len(w.out)-w.outLen {
 		w.flushOut()
 		if need > len(w.out) {
-			w.lose(seg, DropBadOffload, hdr, frame)
+			w.lose(seg, DropBadOffload)
 			return
 		}
 	}
@@ -149,7 +147,7 @@ func (w *worker) header(seg *segment, to *peer) []byte {
 
 // way returns the path to a peer for a frame, or for pieces of a super-frame, of size
 // bytes, or counts the drop and returns nil.
-func (w *worker) way(seg *segment, to *peer, hdr *packet.VirtioHdr, frame []byte, size int) *packet.Path {
+func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Path {
 	limit, reason := int(to.limit.Load()), DropTooBig
 	switch {
 	case to.blocked.Load() || to.ownFlow(frame, &w.headers):
@@ -161,13 +159,19 @@ func (w *worker) way(seg *segment, to *peer, hdr *packet.VirtioHdr, frame []byte
 	case to.pathFrag != nil && (seg.df != DFInherit || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
 		return to.pathFrag
 	}
-	w.lose(seg, reason, hdr, frame)
+	w.lose(seg, reason)
 	return nil
 }
 
-// lose counts a frame, or the pieces of a super-frame, that is not sent.
-func (w *worker) lose(seg *segment, reason Reason, hdr *packet.VirtioHdr, frame []byte) {
-	seg.drops[w.id].tx[reason].Add(uint64(offload.Pieces(hdr, frame, &w.headers)))
+// look finds the headers of a frame from the device, and how many pieces it is.
+func (w *worker) look(p *port, hdr *packet.VirtioHdr, frame []byte) {
+	packet.Walk(frame, p.l3, &w.headers)
+	w.pieces = offload.Pieces(hdr, frame, &w.headers)
+}
+
+// lose counts the pieces of a frame that is not sent.
+func (w *worker) lose(seg *segment, reason Reason) {
+	seg.drops[w.id].tx[reason].Add(uint64(w.pieces))
 }
 
 // answer answers a flooded ARP or ND request instead of its target, if that is
@@ -199,9 +203,9 @@ func (w *worker) answer(p *port, seg *segment, frame []byte, flood bool) bool {
 // maxDatagram is the longest IPv4 packet, and safe for IPv6.
 const maxDatagram = 65535
 
-// forward decides where a frame from the device goes: to the peers returned,
+// forward decides where a frame of so many pieces from the device goes: to the peers returned,
 // as copies of a flooded frame or not. With no peers, reason says why.
-func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (peers []*peer, flood bool, reason Reason) {
+func (s *segment) forward(p *port, frame []byte, h *packet.Headers, pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
 	if p.l3 {
 		if h.Version == 0 {
 			return nil, false, DropShortInner
@@ -227,7 +231,7 @@ func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (
 		if s.reserved(dst, h) {
 			return nil, false, DropReservedAddress
 		}
-		return s.floodGroup(dst, now)
+		return s.floodGroup(dst, pieces, now)
 	}
 	if nh, ok := s.fdb.Lookup(dst, now); ok {
 		if nh == fdb.Local {
@@ -240,11 +244,11 @@ func (s *segment) forward(p *port, frame []byte, h *packet.Headers, now int64) (
 	if s.noFlood {
 		return nil, false, DropFloodOff
 	}
-	return s.floodAll(now)
+	return s.floodAll(pieces, now)
 }
 
 // floodGroup decides about a frame to a group address.
-func (s *segment) floodGroup(dst packet.MAC, now int64) (peers []*peer, flood bool, reason Reason) {
+func (s *segment) floodGroup(dst packet.MAC, pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
 	if s.groups {
 		if nh, ok := s.fdb.Lookup(dst, now); ok {
 			return s.nexthopPeers(nh), true, DropLoop
@@ -253,12 +257,12 @@ func (s *segment) floodGroup(dst packet.MAC, now int64) (peers []*peer, flood bo
 	if broadcast := dst == (packet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}); broadcast && s.noBcastFlood || !broadcast && s.noMcastFlood {
 		return nil, false, DropFloodOff
 	}
-	return s.floodAll(now)
+	return s.floodAll(pieces, now)
 }
 
 // floodAll sends to the flood list, as long as the limit allows it.
-func (s *segment) floodAll(now int64) (peers []*peer, flood bool, reason Reason) {
-	if !s.bum.allow(now) {
+func (s *segment) floodAll(pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
+	if !s.bum.allow(now, pieces) {
 		return nil, false, DropBUMLimit
 	}
 	return s.flood, true, DropNoFDBEntry

@@ -3,11 +3,13 @@ package vtep
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,35 +143,75 @@ func TestSaturated(t *testing.T) {
 	})
 }
 
-// TestShare: what part of the time a thread ran, without what it slept of its own
-// will, and not before a window has passed.
-func TestShare(t *testing.T) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	const ms = int64(time.Millisecond)
-	for _, tc := range []struct{ past, ran, slept, percent int64 }{
-		{past: 100 * ms, ran: 40 * ms, percent: 40},
-		{past: 100 * ms, ran: 40 * ms, slept: 50 * ms, percent: 80},
-		{past: 100 * ms, ran: 100 * ms, percent: 100},
-		{past: 9 * ms, ran: 9 * ms, percent: -1},
-		{past: 50 * ms, ran: 9 * ms, slept: 41 * ms, percent: -1},
-	} {
-		var ts unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-			t.Fatal(err)
+// TestLoad: what a look says of a thread that has to share its processor, and of one
+// that mostly sleeps.
+func TestLoad(t *testing.T) {
+	start := time.Now()
+	one := func(f func()) { // on a thread of its own, which ends with it, on one processor
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			var all, first unix.CPUSet
+			err := unix.SchedGetaffinity(0, &all)
+			for cpu := 0; first.Count() == 0; cpu++ {
+				if all.IsSet(cpu) {
+					first.Set(cpu)
+				}
+			}
+			if err = errors.Join(err, unix.SchedSetaffinity(0, &first)); err == nil {
+				f()
+			}
+			done <- err
+		}()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
-		l := load{since: 7 * ms, ran: ts.Nano() - tc.ran, slept: tc.slept}
-		percent, ok := l.share(7*ms + tc.past)
-		if !ok {
-			percent = -1
+	}
+	spin := func(d time.Duration) {
+		for start := time.Now(); time.Since(start) < d; {
 		}
-		// This thread runs on while it looks.
-		if percent < tc.percent || percent > tc.percent+10 {
-			t.Errorf("%+v: %d %%", tc, percent)
-		}
-		if again, ok := l.share(7*ms + tc.past + ms); tc.percent >= 0 && ok {
-			t.Errorf("%+v: a millisecond later %d %%, want nothing yet", tc, again)
-		}
+	}
+	measure := func(f func()) (busy, waiting int64) {
+		one(func() {
+			stat, err := unix.Open("/proc/thread-self/schedstat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return // this kernel does not tell
+			}
+			defer unix.Close(stat)
+			var l load
+			l.look(int64(time.Since(start)), stat)
+			f()
+			busy, waiting = l.look(int64(time.Since(start)), stat)
+		})
+		return busy, waiting
+	}
+
+	var stop atomic.Bool
+	var rival sync.WaitGroup
+	rival.Go(func() {
+		one(func() {
+			for !stop.Load() {
+				spin(time.Millisecond)
+			}
+		})
+	})
+	busy, waiting := measure(func() { spin(100 * time.Millisecond) })
+	stop.Store(true)
+	rival.Wait()
+	if waiting <= 100-saturated || busy >= saturated {
+		t.Errorf("a thread with a rival ran for %d %% of the time and waited for %d %% of what it wanted; want about half", busy, waiting)
+	}
+	eventually(t, "one that sleeps does not wait", func() bool {
+		busy, waiting = measure(func() {
+			for range 20 {
+				time.Sleep(time.Millisecond)
+			}
+		})
+		return busy < saturated && waiting <= 100-saturated
+	})
+	var l load
+	if _, waiting = l.look(1, -1); waiting != 0 {
+		t.Errorf("without a schedstat it waited for %d %%, want 0", waiting)
 	}
 }
 
@@ -205,12 +247,15 @@ func TestSchedule(t *testing.T) {
 	}
 
 	idle := &worker{ep: h.Endpoint}
-	if idle.giveWay(); idle.load.slept != 0 {
-		t.Errorf("a worker with a processor for itself slept %d ns", idle.load.slept)
+	took := func() time.Duration {
+		start := time.Now()
+		idle.giveWay()
+		return time.Since(start)
 	}
+	eventually(t, "a worker with a processor for itself goes on at once", func() bool { return took() < nap/2 })
 	idle.shares = true
-	if idle.giveWay(); idle.load.slept < int64(nap) || idle.load.slept > 2*int64(nap) {
-		t.Errorf("a worker that shares a processor slept %d ns by its count, want %d to twice as much", idle.load.slept, nap)
+	if d := took(); d < nap {
+		t.Errorf("a worker that shares a processor slept for %v, want %v at least", d, nap)
 	}
 }
 

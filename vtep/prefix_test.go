@@ -91,7 +91,7 @@ func TestPrefixes(t *testing.T) {
 			ip := innerIP(src, dst)
 			var headers packet.Headers
 			packet.Walk(ip, true, &headers)
-			peers, flood, reason := p.segment.forward(p, ip, &headers, 0)
+			peers, flood, reason := p.segment.forward(p, ip, &headers, 1, 0)
 			to := netip.Addr{}
 			if len(peers) > 0 {
 				to = peers[0].config.Remote

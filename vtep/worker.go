@@ -97,6 +97,7 @@ type worker struct {
 	ready  int // samples in a row that found something ready
 	load   load
 	shares bool // its processor with others that have much to do
+	stat   int  // /proc/self/task/ID/schedstat; -1: not there
 
 	now       int64 // endpoint clock, taken once per loop
 	headers   packet.Headers
@@ -150,7 +151,7 @@ func newWorker(ep *Endpoint, id int, sender Sender) (*worker, error) {
 		return nil, err
 	}
 	return &worker{
-		ep: ep, id: id, sender: sender, cpu: -1, call: call,
+		ep: ep, id: id, sender: sender, cpu: -1, call: call, stat: -1,
 		snap: &snapshot{},
 		read: make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
 		out:  make([]byte, outArena),
@@ -175,6 +176,9 @@ func (w *worker) run() {
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
 	w.thread.Store(int32(unix.Gettid()))
 	w.schedule()
+	if w.stat, _ = unix.Open("/proc/thread-self/schedstat", unix.O_RDONLY|unix.O_CLOEXEC, 0); w.stat >= 0 {
+		defer unix.Close(w.stat)
+	}
 	if w.cpu >= 0 {
 		var set unix.CPUSet
 		set.Set(w.cpu)
@@ -358,11 +362,8 @@ func (w *worker) giveWay() {
 	if !w.shares {
 		return
 	}
-	before := w.ep.clock()
 	ts := unix.NsecToTimespec(int64(nap))
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
-	// What is far longer was no sleep any more, but waiting for the processor.
-	w.load.slept += min(w.ep.clock()-before, 2*int64(nap))
 }
 
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
@@ -383,33 +384,53 @@ func (w *worker) sample(n int) {
 	} else if w.ready++; w.ready >= samples {
 		w.ep.callUp()
 	}
-	if share, ok := w.load.share(w.now); ok {
-		if share >= saturated && w.held != nil {
+	if w.now-w.load.since >= int64(saturatedWindow) {
+		busy, waited := w.load.look(w.now, w.stat)
+		if busy >= saturated && w.held != nil {
 			w.ep.callUp()
 		}
-		w.shares = share < saturated
+		w.shares = waited > 100-saturated
 	}
 }
 
-// load tells how much of the time its thread runs.
+// load tells how a thread spends its time. All are ns.
 type load struct {
-	since int64 // endpoint clock
-	ran   int64 // CPU time of the thread then, ns
-	slept int64 // of its own will since, ns
+	since  int64 // endpoint clock of the last look
+	ran    int64 // CPU time of the thread then
+	waited int64 // how long it had waited for a processor
 }
 
-// share returns what part of the time, in percent, the thread ran since it was
-// told last, leaving out the time that it slept, once a window has passed.
-func (l *load) share(now int64) (percent int64, ok bool) {
-	past := now - l.since - l.slept
-	if past < int64(saturatedWindow) {
-		return 0, false
-	}
+// look says of the time since the last look, in percent, for how much of it the thread ran,
+// and for how much of what it wanted to run it waited for a processor instead.
+// Sleep is neither, however late it ends. stat is the thread's schedstat, -1 if there is
+// none (CONFIG_SCHED_INFO).
+func (l *load) look(now int64, stat int) (busy, waiting int64) {
+	last := *l
 	var ts unix.Timespec
 	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
-	percent = (ts.Nano() - l.ran) * 100 / past
-	*l = load{since: now, ran: ts.Nano()}
-	return percent, true
+	*l = load{since: now, ran: ts.Nano(), waited: runDelay(stat)}
+	ran, waited := l.ran-last.ran, l.waited-last.waited
+	return ran * 100 / max(now-last.since, 1), waited * 100 / max(ran+waited, 1)
+}
+
+// runDelay reads how long a thread has been ready to run and was not running: the second
+// number of its schedstat (Documentation/scheduler/sched-stats.rst).
+func runDelay(stat int) (ns int64) {
+	var text [64]byte
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(stat), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	field := 0
+	for _, c := range text[:n] {
+		switch {
+		case c == ' ':
+			field++
+		case field == 1:
+			ns = ns*10 + int64(c-'0')
+		}
+	}
+	return ns
 }
 
 // share is how many slots the worker takes at a time: one, if another could
