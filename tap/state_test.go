@@ -14,8 +14,23 @@ import (
 func TestSetUp(t *testing.T) {
 	private(t)
 	want := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}
-	d := open(t, Options{Name: "gnv0", Queues: 1, Addresses: want})
-	for range 2 {
+	o := Options{Name: "gnv0", Queues: 1, Addresses: want, Persist: true}
+	d := open(t, o)
+	for round := range 3 {
+		if round == 2 { // by another process
+			readers, writers := d.Queues()
+			for _, fds := range [][]int{readers, writers} {
+				for i, fd := range fds {
+					var err error
+					fds[i], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+					must(t, err)
+				}
+			}
+			var err error
+			d, err = Adopt(o, &o, readers, writers)
+			must(t, err)
+			t.Cleanup(func() { d.Close() })
+		}
 		must(t, d.SetUp(false))
 		if device(t, "gnv0").RawFlags&unix.IFF_UP != 0 {
 			t.Fatal("up after SetUp(false)")

@@ -66,21 +66,27 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.leave(t)
 		removed = append(removed, t)
 	}
+	// All leave before the first is made anew: what one gives up another may take,
+	// whatever their order.
+	var old []*tunnel
 	for _, cfg := range c.Set {
 		name := cfg.Device.Name
-		old, ok := e.tunnels[name]
+		t, ok := e.tunnels[name]
 		if !ok {
 			return fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
 		}
 		if err := cfg.check(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		t, err := e.reconfigure(old, cfg)
+		e.leave(t)
+		old = append(old, t)
+	}
+	for i, cfg := range c.Set {
+		t, err := e.reconfigure(old[i], cfg)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", cfg.Device.Name, err)
 		}
-		changed, replaced = append(changed, t), append(replaced, old)
-		e.leave(old)
+		changed, replaced = append(changed, t), append(replaced, old[i])
 		e.enter(t)
 	}
 	for _, cfg := range c.Add {
@@ -100,21 +106,23 @@ func (e *Endpoint) apply(c Change) (err error) {
 	}
 
 	committed = true
-	if err := e.publish(); err != nil {
-		return err // what would be closed now the stuck worker may still use
-	}
-	for i, t := range changed {
-		e.settle(t, replaced[i])
-	}
-	if err := e.closeTunnels(removed); err != nil {
-		e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
-	}
-	for _, t := range removed {
-		for i := range t.drops {
-			e.goneDrops.add(&t.drops[i])
+	e.afterwards(func() {
+		for i, t := range changed {
+			e.settle(t, replaced[i])
 		}
+		if err := e.closeTunnels(removed); err != nil {
+			e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
+		}
+		for _, t := range removed {
+			for i := range t.drops {
+				e.goneDrops.add(&t.drops[i])
+			}
+		}
+	})
+	if err := e.publish(); err != nil {
+		return err
 	}
-	e.checkPaths(append(opened, changed...))
+	e.checkPaths(append(opened, changed...), anyPeer)
 	e.tell(opened, "new")
 	e.tell(changed, "changed")
 	e.tell(removed, "deleted")
@@ -147,12 +155,32 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	}
 	e.leave(old)
 	e.enter(t)
+	e.afterwards(func() { e.settle(t, old) })
 	if err := e.publish(); err != nil {
 		return err
 	}
-	e.settle(t, old)
-	e.checkPaths([]*tunnel{t})
+	// The others have been asked for when they came, or when something changed.
+	e.checkPaths([]*tunnel{t}, func(p *peer) bool { return t.isNew(p, old) })
 	return nil
+}
+
+// isNew reports whether a peer of t is none of an older version of it.
+func (t *tunnel) isNew(p *peer, old *tunnel) bool {
+	return !slices.ContainsFunc(old.peers, func(q *peer) bool { return q.peerState == p.peerState })
+}
+
+// afterwards has something done once all workers have passed to the next snapshot: at the
+// end of publish, or when one that was stuck goes on, as it may still use what is to be
+// closed. e.mu is held, here and there.
+func (e *Endpoint) afterwards(f func()) { e.pending = append(e.pending, f) }
+
+// finish does what was to be done afterwards.
+func (e *Endpoint) finish() {
+	todo := e.pending
+	e.pending = nil
+	for _, f := range todo {
+		f()
+	}
 }
 
 // tell sends an event for each tunnel.

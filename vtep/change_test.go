@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -223,6 +224,43 @@ func (h *host) look(t *testing.T) {
 		case h.underlay.changed <- struct{}{}:
 		case <-time.After(5 * time.Second):
 			t.Fatal("the endpoint does not look at changes")
+		}
+	}
+}
+
+// TestMoveRemote: in one change a remote goes from one tunnel to another, whichever of
+// them comes first, and a change that fails leaves all as it was.
+func TestMoveRemote(t *testing.T) {
+	for _, backwards := range []bool{false, true} {
+		h := newHost(t, new(memWire), 1, "192.0.2.1")
+		h.add(testTunnel("gnv0", "192.0.2.2"))
+		h.add(testTunnel("gnv1", "192.0.2.3", "192.0.2.4"))
+		h.step()
+		remotes := func() (all [2][]string) {
+			for i, s := range h.State().Tunnels {
+				for _, p := range s.Peers {
+					all[i] = append(all[i], p.Remote.Addr().String())
+				}
+			}
+			return all
+		}
+		set := []Tunnel{testTunnel("gnv0", "192.0.2.2", "192.0.2.3"), testTunnel("gnv1", "192.0.2.4")}
+		if backwards {
+			slices.Reverse(set)
+		}
+		if err := h.Apply(Change{Set: set}); err != nil {
+			t.Fatalf("backwards %v: %v", backwards, err)
+		}
+		want := [2][]string{{"192.0.2.2", "192.0.2.3"}, {"192.0.2.4"}}
+		if got := remotes(); !reflect.DeepEqual(got, want) {
+			t.Errorf("backwards %v: %v, want %v", backwards, got, want)
+		}
+		both := []Tunnel{testTunnel("gnv0", "192.0.2.5"), testTunnel("gnv1", "192.0.2.5")}
+		if err := h.Apply(Change{Set: both}); !errors.Is(err, unix.EEXIST) {
+			t.Errorf("a remote in two tunnels of one VNI: %v, want EEXIST", err)
+		}
+		if got := remotes(); !reflect.DeepEqual(got, want) {
+			t.Errorf("backwards %v: after a change that was refused %v, want %v", backwards, got, want)
 		}
 	}
 }

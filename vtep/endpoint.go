@@ -70,9 +70,11 @@ type Endpoint struct {
 	flapped map[*fdb.Table]fdb.Stats
 
 	carrying atomic.Bool           // the workers run
+	deaf     atomic.Int32          // queues and sockets that no worker could be made to wait for
 	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
 
 	mu      sync.Mutex // held by one change at a time
+	pending []func()   // see afterwards
 	running bool
 	closed  bool
 	tunnels map[string]*tunnel
@@ -194,6 +196,7 @@ func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
 	e.ring()
 	threads.Wait()
 	e.poll.silence()
+	e.finish()
 	err := e.closeTunnels(slices.Collect(maps.Values(e.tunnels)))
 	e.closeDescriptors()
 	return err
@@ -245,7 +248,7 @@ func (e *Endpoint) publish() error {
 // seat gives every queue and socket of a snapshot its slot in the poll set.
 func (e *Endpoint) seat(snap *snapshot) {
 	put := func(l **slot, fd int, t turn) {
-		if *l == nil {
+		if *l == nil || (*l).left {
 			*l = e.poll.reserve(fd)
 		}
 		t.slot = *l
@@ -289,26 +292,33 @@ func (e *Endpoint) hand(snap *snapshot) error {
 		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", stuck)
 	}
 	e.settled.Store(snap.generation)
+	deaf := int32(0)
 	for _, t := range snap.turns {
 		if t.slot == nil || t.slot.entered {
 			continue
 		}
 		if err := e.poll.enter(t.slot); err != nil {
-			e.log.Error("worker cannot wait for a descriptor", zapErr(err))
-			continue // the next change tries again
+			if deaf++; deaf == 1 && e.deaf.Load() == 0 {
+				e.log.Error("worker cannot wait for a descriptor", zapErr(err))
+			}
+			continue // catchUp tries again
 		}
 		t.slot.entered = true
 	}
+	e.deaf.Store(deaf)
+	e.finish()
 	return nil
 }
 
-// catchUp ends a change during which a worker was stuck that goes on now.
+// catchUp ends a change during which a worker was stuck that goes on now, or the
+// kernel would not let them wait for a descriptor.
 func (e *Endpoint) catchUp() {
-	if e.settled.Load() >= e.snap.Load().generation || !e.mu.TryLock() {
+	open := func() bool { return e.settled.Load() < e.snap.Load().generation || e.deaf.Load() > 0 }
+	if !open() || !e.mu.TryLock() {
 		return
 	}
 	defer e.mu.Unlock()
-	if snap := e.snap.Load(); !e.closed && e.settled.Load() < snap.generation {
+	if snap := e.snap.Load(); !e.closed && open() {
 		if err := e.hand(snap); err != nil {
 			e.log.Warn("workers do not follow", zapErr(err))
 		}

@@ -129,9 +129,8 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 	dynamic := slices.Clone(t.dynamic)
 	for _, p := range tm.Peers {
 		a := p.Remote.Addr()
-		accepted := slices.ContainsFunc(t.accept, func(prefix netip.Prefix) bool { return prefix.Contains(a) })
 		known := slices.ContainsFunc(t.peers, func(q *peer) bool { return q.speaks && q.config.Remote == a })
-		if p.Dynamic && accepted && !known && len(dynamic) < maxSpeakers {
+		if p.Dynamic && accepted(t.accept, a) && !known && len(dynamic) < maxSpeakers {
 			dynamic = append(dynamic, a)
 		}
 	}

@@ -60,10 +60,14 @@ type memDevice struct {
 	closed bool
 }
 
-func (d *memDevice) Name() string            { return d.opts.Name }
-func (d *memDevice) Ifindex() int            { return d.index }
-func (d *memDevice) Here() bool              { return d.opts.Netns == "" }
-func (d *memDevice) LLAddr() packet.MAC      { return d.mac }
+func (d *memDevice) Name() string { return d.opts.Name }
+func (d *memDevice) Ifindex() int { return d.index }
+func (d *memDevice) Here() bool   { return d.opts.Netns == "" }
+func (d *memDevice) LLAddr() packet.MAC {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mac
+}
 func (d *memDevice) Offload() packet.Offload { return d.offload }
 func (d *memDevice) Queue(i int) Queue       { return d.queues[i] }
 
@@ -128,9 +132,15 @@ type memQueue struct {
 	written int
 	// refuse makes writes of super-frames fail, as an older kernel would.
 	refuse error
+	badFD  bool
 }
 
-func (q *memQueue) FD() int { return q.bell.fd }
+func (q *memQueue) FD() int {
+	if q.badFD {
+		return -1
+	}
+	return q.bell.fd
+}
 
 func (q *memQueue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
 	q.mu.Lock()
@@ -183,6 +193,7 @@ type memDevices struct {
 	offload packet.Offload
 	fail    error // of the next Open
 	opened  []*memDevice
+	badFD   bool // the descriptors of queues are none
 }
 
 func (ds *memDevices) Open(opts DeviceOptions) (Device, error) {
@@ -194,7 +205,7 @@ func (ds *memDevices) Open(opts DeviceOptions) (Device, error) {
 		d.mac = packet.MAC{0x02, 0, 0, 0, 0xee, byte(len(ds.opened))}
 	}
 	for range opts.Queues {
-		d.queues = append(d.queues, &memQueue{bell: newBell(ds.t)})
+		d.queues = append(d.queues, &memQueue{bell: newBell(ds.t), badFD: ds.badFD})
 	}
 	ds.opened = append(ds.opened, d)
 	return d, nil
@@ -230,7 +241,8 @@ type memUnderlay struct {
 	changed   chan struct{}
 	sent      []memDatagram // if keep
 	keep      bool
-	listenErr error // what Listen says; guarded by mu
+	listenErr error          // what Listen says; guarded by mu
+	networks  []netip.Prefix // of all devices, if not nil; guarded by mu
 }
 
 type memDatagram struct {
@@ -295,6 +307,11 @@ func (u *memUnderlay) Route(remote, _ netip.Addr, _ string, _ uint32) (Route, er
 }
 
 func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.networks != nil {
+		return u.networks, nil
+	}
 	return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil
 }
 

@@ -174,6 +174,9 @@ func (e *Endpoint) assemble(t *tunnel) {
 		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.LLAddr(),
 		device: t.device, segment: &seg, portState: t.state,
 	}
+	for _, d := range t.domains {
+		d.fdb.SetOwn(t.port.mac)
+	}
 	if cfg.isTrunk() {
 		t.port.trunk = t.newTrunk(&seg)
 	}
@@ -297,7 +300,7 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 		opts.Local = cfg.Local
 	}
 	var ifindex int32
-	if remote.IsMulticast() {
+	if remote.IsMulticast() && p.dest.via == "" { // else the sockets are bound to the device, and follow it
 		ifindex = int32(p.route.Ifindex)
 	}
 	for _, way := range []struct {

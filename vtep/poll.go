@@ -37,7 +37,9 @@ type pollSet struct {
 type slot struct {
 	index, generation int32
 	fd                int
-	entered           bool // it is waited for; guarded by Endpoint.mu
+	// entered says that it is waited for, left that it no longer is and another may
+	// have its index; guarded by Endpoint.mu.
+	entered, left bool
 	// owned is set while a worker has it. That only one has is the kernel's
 	// doing; this orders what one does with it before what the next one does
 	// in Go's memory model, which knows nothing of epoll.
@@ -109,6 +111,7 @@ func (s *pollSet) enter(l *slot) error {
 // without it.
 func (s *pollSet) leave(l *slot) {
 	unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, l.fd, nil)
+	l.left = true
 	s.free = append(s.free, l.index)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,6 +139,7 @@ func TestDeviceFaults(t *testing.T) {
 // TestCatchUp: a change that a stuck worker held up is ended once it goes on:
 // what is new is waited for then, without another change.
 func TestCatchUp(t *testing.T) {
+	t.Parallel() // it waits for seconds
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.running = true // with nobody who would take over a snapshot
 	if err := h.Add(testTunnel("gnv0", "192.0.2.2")); err == nil {
@@ -151,6 +153,74 @@ func TestCatchUp(t *testing.T) {
 		t.Fatalf("%d frames sent before the change was ended, want 0", n)
 	}
 	h.catchUp()
+	h.step()
+	if n := h.State().Tunnels[0].Stats.TxPackets; n != 1 {
+		t.Errorf("%d frames sent afterwards, want 1", n)
+	}
+}
+
+// TestAfterwards: what a stuck worker may still use is closed when it goes on, and not
+// forgotten; and a socket that was left is waited for again if it is wanted again.
+func TestAfterwards(t *testing.T) {
+	t.Parallel() // it waits for seconds
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	gone := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	h.running = true // with nobody who would take over a snapshot
+	if err := h.Remove("gnv0"); err == nil {
+		t.Fatal("removed while the worker was stuck")
+	}
+	h.running = false
+	if gone.closed || len(h.sockets) != 1 {
+		t.Errorf("while the worker was stuck: device closed %v, %d sockets; want it open, and 1", gone.closed, len(h.sockets))
+	}
+	h.step()
+	h.catchUp()
+	if !gone.closed || len(h.sockets) != 0 {
+		t.Errorf("when it goes on: device closed %v, %d sockets; want it closed, and none", gone.closed, len(h.sockets))
+	}
+
+	// The same with a tunnel that comes while the old one's socket is still there.
+	h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.step()
+	h.running = true
+	if err := h.Remove("gnv0"); err == nil {
+		t.Fatal("removed while the worker was stuck")
+	}
+	h.running = false
+	cfg := testTunnel("gnv1", "192.0.2.2")
+	dev := h.add(cfg)
+	h.step()
+	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
+	h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(hello)+8, good(hello))
+	dev.queues[0].feed(numbered(1, 1))
+	h.step()
+	if s := h.State().Tunnels[0].Stats; s.RxPackets != 1 || s.TxPackets != 1 {
+		t.Errorf("the new tunnel received %d and sent %d, want 1 and 1", s.RxPackets, s.TxPackets)
+	}
+	if len(h.tunnels) != 1 || len(h.pending) != 0 {
+		t.Errorf("%d tunnels, %d things to be done; want 1, 0", len(h.tunnels), len(h.pending))
+	}
+}
+
+// TestDeaf: a queue that the kernel lets nobody wait for shows, and is tried again.
+func TestDeaf(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.devices.badFD = true
+	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	const want = "1 queues or sockets cannot be waited for"
+	for _, faults := range [][]string{h.State().Faults, h.Health().Faults} {
+		if len(faults) != 1 || !strings.HasPrefix(faults[0], want) {
+			t.Errorf("faults %q, want one that begins with %q", faults, want)
+		}
+	}
+	slot := h.tunnels["gnv0"].state.slots[0]
+	slot.fd = dev.queues[0].bell.fd
+	h.catchUp()
+	if faults := h.State().Faults; len(faults) != 0 {
+		t.Errorf("faults %q afterwards, want none", faults)
+	}
+	dev.queues[0].feed(numbered(1, 1))
 	h.step()
 	if n := h.State().Tunnels[0].Stats.TxPackets; n != 1 {
 		t.Errorf("%d frames sent afterwards, want 1", n)

@@ -30,6 +30,10 @@ const minMTU = 576
 // 600 s).
 const pathPoll = 10 * time.Second
 
+// changePause is how long changes of routes and links are gathered: they come by the
+// hundred, and each look asks for the route to every peer.
+const changePause = 20 * time.Millisecond
+
 // gsoRetry is how long a peer goes without runs after the kernel has refused one.
 // What stood in the way, such as IPsec, may have gone; a try costs one more send.
 const gsoRetry = 10 * time.Minute
@@ -67,19 +71,24 @@ func (e *Endpoint) watch(ctx context.Context) {
 				changes = nil // polling goes on
 				continue
 			}
+			time.Sleep(changePause)
 		case <-e.recheck:
 			// One datagram too big per path is enough to ask; the rest of a
 			// burst need not.
 			time.Sleep(50 * time.Millisecond)
 		case <-poll.C:
+			e.followLLAddrs()
 		}
+		e.mu.Lock()
+		// In this order: a group's socket would be in the way of those of the
+		// unspecified address on its device.
+		e.relisten()
 		if n, err := e.underlay.Renew(); n > 0 || err != nil {
 			e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
 		}
-		e.mu.Lock()
-		e.relisten()
+		e.followGroups()
 		e.checkOwn()
-		e.checkPaths(e.sorted())
+		e.checkPaths(e.sorted(), anyPeer)
 		e.mu.Unlock()
 	}
 }
@@ -113,12 +122,13 @@ func (e *Endpoint) relisten() {
 	if len(stale) == 0 {
 		return
 	}
+	e.afterwards(func() {
+		for _, old := range stale {
+			old.listener.Close()
+		}
+	})
 	if err := e.publish(); err != nil {
 		e.log.Error("workers do not follow", zap.NamedError("err", err))
-		return // what would be closed now the stuck worker may still use
-	}
-	for _, old := range stale {
-		old.listener.Close()
 	}
 }
 
@@ -272,9 +282,30 @@ func (e *Endpoint) checkOwn() {
 	}
 }
 
-// checkPaths looks up the routes to the peers of tunnels, each once. e.mu is
-// held.
-func (e *Endpoint) checkPaths(tunnels []*tunnel) {
+// followLLAddrs looks whether devices have other addresses than when they were opened:
+// udev and users change them.
+func (e *Endpoint) followLLAddrs() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.sorted() {
+		mac := t.device.LLAddr()
+		if mac == t.port.mac {
+			continue
+		}
+		about := []zap.Field{zap.String("device", t.port.name), zap.Stringer("address", mac), zap.Stringer("was", t.port.mac)}
+		if err := e.rewire(t, func(*tunnel) {}); err != nil {
+			e.log.Error("the device has another address, and the table does not know", append(about, zap.NamedError("err", err))...)
+			continue
+		}
+		e.log.Info("the device has another address", about...)
+	}
+}
+
+func anyPeer(*peer) bool { return true }
+
+// checkPaths looks up the routes to those peers of tunnels that which holds for, each
+// route once. e.mu is held.
+func (e *Endpoint) checkPaths(tunnels []*tunnel, which func(*peer) bool) {
 	type question struct {
 		remote, local netip.Addr
 		dev           string
@@ -288,6 +319,9 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel) {
 	asked := make(map[question]answer)
 	for _, t := range tunnels {
 		for _, p := range t.peers {
+			if !which(p) {
+				continue
+			}
 			q := question{p.config.Remote, t.config.Local, p.dest.via, t.config.Mark}
 			a, ok := asked[q]
 			if !ok {

@@ -338,6 +338,161 @@ func TestAccept(t *testing.T) {
 	}
 }
 
+// speakers are the sources that a tunnel has let in.
+func speakers(s TunnelState) (all []string) {
+	for _, p := range s.Peers {
+		if p.Dynamic {
+			all = append(all, p.Remote.Addr().String())
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestAcceptChanges: who was let in stays as long as accept lets it in and it is not
+// configured, and that it was let in is no reason to refuse to configure it.
+func TestAcceptChanges(t *testing.T) {
+	cfg := testTunnel("gnv0")
+	cfg.Local = addr("192.0.2.1")
+	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	h := newHost(t, new(memWire), 2, "192.0.2.1")
+	h.underlay.keep = true
+	dev := h.add(cfg)
+	h.run()
+	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
+	says := func(from string) { h.underlay.inject(addr(from), 6081, 0, 2, len(hello)+8, good(hello)) }
+	for _, from := range []string{"192.0.2.10", "192.0.2.20", "192.0.2.200"} {
+		says(from)
+		arrives(t, dev, hello)
+	}
+	want := func(when string, accepted ...string) {
+		t.Helper()
+		if got := speakers(h.State().Tunnels[0]); !slices.Equal(got, accepted) {
+			t.Errorf("%s: %v have been let in, want %v", when, got, accepted)
+		}
+	}
+	want("at first", "192.0.2.10", "192.0.2.20", "192.0.2.200")
+
+	cfg.Peers = []Peer{{Remote: addr("192.0.2.20")}}
+	if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatalf("a peer that had been let in: %v", err)
+	}
+	want("with one configured", "192.0.2.10", "192.0.2.200")
+	if p := h.State().Tunnels[0].Peers[0]; p.Remote.Addr() != addr("192.0.2.20") || p.Stats.RxPackets != 1 {
+		t.Errorf("the configured peer is %+v, want 192.0.2.20 with what it sent before", p)
+	}
+
+	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")}
+	if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	want("with less accepted", "192.0.2.10")
+	says("192.0.2.200")
+	eventually(t, "it may no longer speak", func() bool { return h.State().Drops.Rx[DropUnknownPeer] == 1 })
+	says("192.0.2.10")
+	arrives(t, dev, hello)
+}
+
+// TestSpeakerFlood: many datagrams of one stranger take few of the places of others, and
+// one that cannot be let in does not keep those that come with it outside.
+func TestSpeakerFlood(t *testing.T) {
+	cfg := testTunnel("gnv0")
+	cfg.Local = addr("192.0.2.1")
+	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.add(cfg)
+	h.step()
+	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
+	for range 2 * maxParked {
+		h.underlay.inject(addr("192.0.2.10"), 6081, 0, 2, len(hello)+8, good(hello))
+	}
+	h.underlay.inject(addr("192.0.2.20"), 6081, 0, 2, len(hello)+8, good(hello))
+	h.step()
+	if n := len(h.speakers); n != 2 {
+		t.Errorf("%d want to be let in, want 2", n)
+	}
+	if n := len(h.workers[0].parked); n != maxParkedOfOne+1 {
+		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, maxParkedOfOne)
+	}
+	if n := h.State().Drops.Rx[DropUnknownPeer]; n != 2*maxParked-maxParkedOfOne {
+		t.Errorf("%d dropped, want %d", n, 2*maxParked-maxParkedOfOne)
+	}
+	p := h.tunnels["gnv0"].port
+	h.underlay.addr = append(h.underlay.addr, addr("192.0.2.30"))
+	h.speakers <- speaker{p, addr("192.0.2.30")}   // our own
+	h.speakers <- speaker{p, addr("198.51.100.9")} // accepted no more
+	h.letIn(<-h.speakers)
+	if got := speakers(h.State().Tunnels[0]); !slices.Equal(got, []string{"192.0.2.10", "192.0.2.20"}) {
+		t.Errorf("%v have been let in, want the two that may", got)
+	}
+	h.step()
+	if n := len(h.workers[0].parked); n != 0 || h.State().Tunnels[0].Stats.RxPackets != maxParkedOfOne+1 {
+		t.Errorf("%d still wait, %d were delivered; want 0, %d", n, h.State().Tunnels[0].Stats.RxPackets, maxParkedOfOne+1)
+	}
+}
+
+// TestGroupFollows: in a group without peers those may speak who are on the networks
+// that the underlay device has now; the way to the group is not pinned to an index that
+// the device may lose.
+func TestGroupFollows(t *testing.T) {
+	cfg := testTunnel("gnv0")
+	cfg.Local, cfg.Group, cfg.Dev = addr("192.0.2.1"), addr("239.1.1.1"), "eth0"
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.networks = []netip.Prefix{}
+	dev := h.add(cfg)
+	h.run()
+	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
+	says := func(from string) { h.underlay.inject(addr(from), 6081, 0, 2, len(hello)+8, good(hello)) }
+	refused := uint64(0)
+	for _, network := range []string{"192.0.2.0/24", "198.51.100.0/24"} {
+		prefix := netip.MustParsePrefix(network)
+		from := prefix.Addr().Next().Next().String()
+		says(from)
+		refused++
+		eventually(t, "refused at first", func() bool { return h.State().Drops.Rx[DropUnknownPeer] == refused })
+		h.underlay.mu.Lock()
+		h.underlay.networks = []netip.Prefix{prefix}
+		h.underlay.mu.Unlock()
+		h.underlay.changed <- struct{}{}
+		eventually(t, "the network is known", func() bool { return slices.Equal(h.State().Tunnels[0].Accept, h.underlay.networks) })
+		if got := speakers(h.State().Tunnels[0]); len(got) != 0 {
+			t.Errorf("of another network %v may speak yet", got)
+		}
+		says(from)
+		arrives(t, dev, hello)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.tunnels["gnv0"].peers {
+		if p.config.Remote == cfg.Group && p.path.Ifindex != 0 {
+			t.Errorf("the way to the group is pinned to device %d", p.path.Ifindex)
+		}
+	}
+}
+
+// TestOwnAddressFollows: the device's address is changed by somebody else.
+func TestOwnAddressFollows(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2"))
+	l.dev.mu.Lock()
+	before := l.dev.mac
+	l.dev.mac = packet.MAC{2, 0, 0, 0, 0xff, 1}
+	l.dev.mu.Unlock()
+	l.followLLAddrs()
+	l.step()
+	if l.in("192.0.2.2", broadcast, l.dev.mac) {
+		t.Error("a frame that claims to come from our own address was delivered")
+	}
+	if n := l.State().Tunnels[0].Drops.Rx[DropBadSourceMAC]; n != 1 {
+		t.Errorf("%d bad_source_mac drops, want 1", n)
+	}
+	if !l.in("192.0.2.2", broadcast, before) {
+		t.Error("a frame from the address that was ours was not delivered")
+	}
+	if _, ok := l.tunnels["gnv0"].domains[0].fdb.Lookup(before, l.clock()); !ok {
+		t.Error("the address that was ours was not learned")
+	}
+}
+
 // TestEvents: who subscribes sees tunnels, peers and addresses come and go.
 func TestEvents(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")

@@ -22,6 +22,8 @@ const (
 	speakerQueue = 64
 	// maxParked bounds the datagrams that wait in a worker.
 	maxParked = 64
+	// maxParkedOfOne bounds those of one speaker, which would take the places of others.
+	maxParkedOfOne = 4
 	// parkedFor is how long they wait at most.
 	parkedFor = int64(time.Second)
 	// speakerTidy is how often speakers that fell silent are looked for.
@@ -50,7 +52,7 @@ type parked struct {
 func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	cfg, before := &t.config, t.accept
 	t.accept = cfg.Accept
-	if !cfg.Group.IsValid() || len(cfg.Peers) > 0 || len(cfg.Accept) > 0 {
+	if !cfg.opensToGroup() {
 		return nil
 	}
 	if t.accept, err = e.underlay.Prefixes(cfg.Dev); err != nil {
@@ -70,25 +72,38 @@ func (w *worker) stranger(key admission, t *packet.Train, datagram []byte) Reaso
 	if !known {
 		return DropUnknownVNI
 	}
-	if p == nil || !slices.ContainsFunc(p.segment.accept, func(a netip.Prefix) bool { return a.Contains(t.From) }) {
+	if w.unpacking || p == nil || !accepted(p.segment.accept, t.From) {
 		return DropUnknownPeer
 	}
 	if len(w.parked) == maxParked {
 		w.parked = slices.DeleteFunc(w.parked, func(d parked) bool { return w.now-d.since > parkedFor })
 	}
-	if w.unpacking || len(w.parked) == maxParked {
+	before := 0
+	for i := range w.parked {
+		if w.parked[i].key == key {
+			before++
+		}
+	}
+	if before == maxParkedOfOne || len(w.parked) == maxParked {
 		return DropUnknownPeer
 	}
-	select {
-	case w.ep.speakers <- speaker{p, t.From}:
-	default:
-		return DropUnknownPeer
+	if before == 0 {
+		select {
+		case w.ep.speakers <- speaker{p, t.From}:
+		default:
+			return DropUnknownPeer
+		}
 	}
 	s := w.snap.socketByID(key.socket)
 	w.parked = append(w.parked, parked{key, s, packet.Train{
 		Data: slices.Clone(datagram), Size: len(datagram), From: t.From, TOS: t.TOS, Ifindex: t.Ifindex,
 	}, w.now})
 	return delivered
+}
+
+// accepted reports whether a source may be let in.
+func accepted(accept []netip.Prefix, source netip.Addr) bool {
+	return slices.ContainsFunc(accept, func(a netip.Prefix) bool { return a.Contains(source) })
 }
 
 func (snap *snapshot) socketByID(id uint32) *socket {
@@ -98,12 +113,11 @@ func (snap *snapshot) socketByID(id uint32) *socket {
 // unpark takes up the datagrams that waited. All workers know the peer by now:
 // the answer may be read by another one.
 func (w *worker) unpark() {
-	waiting := w.parked
-	w.parked = nil
-	for i := range waiting {
-		d := &waiting[i]
+	left := w.parked[:0]
+	for i := range w.parked {
+		d := &w.parked[i]
 		if p, _ := w.snap.admitted(d.key); p == nil && w.now-d.since < parkedFor && slices.Contains(w.snap.sockets, d.socket) {
-			w.parked = append(w.parked, *d)
+			left = append(left, *d)
 			continue
 		}
 		w.unpacking = true
@@ -114,23 +128,86 @@ func (w *worker) unpark() {
 		w.flushIn()
 		w.leavePeer()
 	}
+	clear(w.parked[len(left):])
+	w.parked = left
 }
 
-// letIn makes a peer of a speaker.
+// letIn makes peers of a speaker and of those that wait behind it: many that come
+// together cost a tunnel one change.
 func (e *Endpoint) letIn(s speaker) {
+	waiting := map[*port][]netip.Addr{s.port: {s.source}}
+	for more := true; more; {
+		select {
+		case s := <-e.speakers:
+			waiting[s.port] = append(waiting[s.port], s.source)
+		default:
+			more = false
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	t, ok := e.tunnels[s.port.name]
-	if !ok || e.closed || t.id != s.port.id || len(t.dynamic) >= maxSpeakers ||
-		slices.ContainsFunc(t.peers, func(p *peer) bool { return p.speaks && p.config.Remote == s.source }) {
-		return
+	for p, sources := range waiting {
+		if err := e.admitSpeakers(p, sources); err != nil {
+			for _, a := range sources { // one that cannot be a peer is no reason to refuse the others
+				if err := e.admitSpeakers(p, []netip.Addr{a}); err != nil {
+					e.log.Debug("a speaker was not let in", zap.String("device", p.name), zap.Stringer("remote", a), zap.NamedError("err", err))
+				}
+			}
+		}
 	}
-	err := e.rewire(t, func(n *tunnel) { n.dynamic = append(slices.Clone(n.dynamic), s.source) })
-	if err != nil {
-		e.log.Debug("a speaker was not let in", zap.String("device", s.port.name), zap.Stringer("remote", s.source), zap.NamedError("err", err))
-		return
+	e.Progress(context.Background()) // whoever has datagrams of them takes them up now
+}
+
+// admitSpeakers makes peers of those of the sources that are none yet and may be, as
+// far as there is room. e.mu is held.
+func (e *Endpoint) admitSpeakers(of *port, sources []netip.Addr) error {
+	t, ok := e.tunnels[of.name]
+	if !ok || e.closed || t.id != of.id {
+		return nil
 	}
-	e.Progress(context.Background()) // whoever has datagrams of it takes them up now
+	dynamic := slices.Clone(t.dynamic)
+	for _, a := range sources {
+		known := slices.ContainsFunc(t.peers, func(p *peer) bool { return p.speaks && p.config.Remote.WithZone("") == a })
+		if !known && !slices.Contains(dynamic, a) && accepted(t.accept, a) && len(dynamic) < maxSpeakers {
+			dynamic = append(dynamic, a)
+		}
+	}
+	if len(dynamic) == len(t.dynamic) {
+		return nil
+	}
+	return e.rewire(t, func(n *tunnel) { n.dynamic = dynamic })
+}
+
+// dropSpeakers takes the right to speak from those that accept no longer lets in, and
+// the place of one let in from those that are configured now.
+func (t *tunnel) dropSpeakers() {
+	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool {
+		return !accepted(t.accept, a) ||
+			slices.ContainsFunc(t.config.Peers, func(p Peer) bool { return p.Remote.WithZone("") == a })
+	})
+}
+
+// followGroups looks whether the networks of underlay devices have changed where these
+// say who may speak in a group. e.mu is held.
+func (e *Endpoint) followGroups() {
+	for _, t := range e.sorted() {
+		if !t.config.opensToGroup() {
+			continue
+		}
+		now, err := e.underlay.Prefixes(t.config.Dev)
+		if err != nil || slices.Equal(now, t.accept) {
+			continue // a device that is gone may come back
+		}
+		if err := e.rewire(t, func(*tunnel) {}); err != nil {
+			e.log.Error("the networks of the underlay device have changed, and who may speak in the group does not follow",
+				zap.String("device", t.port.name), zap.NamedError("err", err))
+		}
+	}
+}
+
+// opensToGroup reports whether the networks of the underlay device say who may speak.
+func (t *Tunnel) opensToGroup() bool {
+	return t.Group.IsValid() && len(t.Peers) == 0 && len(t.Accept) == 0
 }
 
 // forgetSpeakers removes those who have been silent for longer than what was

@@ -96,10 +96,6 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 		n += int(r.Last-r.First) + 1
 	}
 	all := make([]domain, 0, n)
-	var own packet.MAC
-	if t.device != nil {
-		own = t.device.LLAddr()
-	}
 	add := func(vid uint16, vni geneve.VNI) {
 		d := domain{vid: vid, vni: vni}
 		if i, ok := slices.BinarySearchFunc(before, vid, domain.compare); ok && before[i].vni == vni {
@@ -110,7 +106,6 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 				Limit: cfg.MaxAddress, Ageing: cfg.Ageing, NoDamping: cfg.NoMoveDamping,
 				OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, vid, t.state, c) },
 			})
-			d.fdb.SetOwn(own)
 			if vid != 0 {
 				d.traffic = make([]traffic, len(e.workers))
 			}

@@ -85,10 +85,6 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	if t.device, err = e.devices.Open(opts); err != nil {
 		return nil, err
 	}
-	own := t.device.LLAddr()
-	for _, d := range t.domains {
-		d.fdb.SetOwn(own)
-	}
 	t.state.offload.Store(uint32(t.device.Offload()))
 	e.assemble(t)
 	if err := errors.Join(t.settleEntries(nil, e.clock()), t.settleNeighbours(nil, e.clock())); err != nil {
@@ -122,6 +118,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
+	t.dropSpeakers()
 	if err := e.openPeers(t, old.peers); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err

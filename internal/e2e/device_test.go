@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // TestDeviceComesBack: the underlay device that a tunnel is bound to is deleted
@@ -53,6 +56,50 @@ func TestDeviceComesBack(t *testing.T) {
 			works("after the device has come back")
 			within(t, 2*time.Second, "no descriptor more than before", func() bool { return g.descriptors() <= descriptors })
 			g.stop()
+		})
+	}
+}
+
+// TestGroupDeviceComesBack: the same with a group, whose datagrams leave by that device:
+// it is another one for the kernel afterwards. Who may speak, the networks of the device,
+// are there only when it has its addresses.
+func TestGroupDeviceComesBack(t *testing.T) {
+	need(t, "ping")
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a, b := newHost(t, "a"), newHost(t, "b")
+			group := map[bool]string{true: "239.1.1.1", false: "ff08::db8:0:42"}[f.name == "IPv4"]
+			addresses := func(n int) {
+				a.address("veth0", fmt.Sprintf("10.77.%d.1/24", n), fmt.Sprintf("fd77:%d::1/64", n))
+				b.address("veth0", fmt.Sprintf("10.77.%d.2/24", n), fmt.Sprintf("fd77:%d::2/64", n))
+			}
+			wire(a, b)
+			var all []*gvtep
+			for i, h := range []*host{a, b} {
+				all = append(all, h.tunnel("gnv0", "--id", "42", "--group", group, "--dev", "veth0", "--address", fmt.Sprintf("192.0.2.%d/24", i+1)))
+			}
+			works := func(when string) {
+				t.Helper()
+				within(t, 15*time.Second, "pings are answered "+when, func() bool {
+					// As if it were the first: nobody knows where the other is.
+					for i, g := range all {
+						g.call(g.binary, "fdb", "flush", "dev", "gnv0")
+						[]*host{a, b}[i].forget("gnv0", fmt.Sprintf("192.0.2.%d", 2-i))
+					}
+					_, _, code := a.run(5*time.Second, "ping", "-q", "-c", "1", "-W", "1", "192.0.2.2")
+					return code == 0
+				})
+			}
+			addresses(0)
+			works("when the device has addresses at last")
+			for n := 1; n < 3; n++ { // into other networks
+				a.must("delete", a.nl.LinkDel(a.link("veth0")))
+				within(t, 5*time.Second, "the other end is gone too", func() bool { return !b.has("veth0") })
+				a.must("takes an index", a.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprint("br", n)}}))
+				wire(a, b)
+				addresses(n)
+				works("after the device has come back")
+			}
 		})
 	}
 }
