@@ -3,12 +3,91 @@ package fdb
 import (
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
 )
+
+// TestReadersDoNotWait holds the lock that whoever changes the table takes, also
+// while a larger array is being filled: what workers do for most packets goes on.
+func TestReadersDoNotWait(t *testing.T) {
+	moved := Entry{MAC: number(2), Nexthop: 2, State: Dynamic, Moves: 1}
+	for _, c := range []struct {
+		name string
+		do   func(t *testing.T, table *Table)
+	}{
+		{"Lookup", func(t *testing.T, table *Table) { wantAt(t, table, number(1), 1, 0) }},
+		{"Lookup that stores the time", func(t *testing.T, table *Table) { wantAt(t, table, number(1), 1, 5*sec) }},
+		{"Lookup of none", func(t *testing.T, table *Table) { wantGone(t, table, macB, 0) }},
+		{"Lookup of an expired one", func(t *testing.T, table *Table) { wantGone(t, table, number(1), 10*sec) }},
+		{"Learn known", func(t *testing.T, table *Table) { want(t, "Learn", table.Learn(number(1), 1, 0), Known) }},
+		{"Learn refresh", func(t *testing.T, table *Table) {
+			want(t, "Learn", table.Learn(number(1), 1, 9*sec), Known)
+			wantAt(t, table, number(1), 1, 18*sec)
+		}},
+		{"Learn frozen", func(t *testing.T, table *Table) { want(t, "Learn", table.Learn(macB, 1, 0), Damped) }},
+		{"Learn pinned", func(t *testing.T, table *Table) { want(t, "Learn", table.Learn(number(3), 1, 0), Pinned) }},
+		{"Learn own", func(t *testing.T, table *Table) { want(t, "Learn", table.Learn(macOwn, 1, 0), Own) }},
+		{"Learn without room", func(t *testing.T, table *Table) {
+			table.SetLimit(1)
+			want(t, "Learn", table.Learn(number(4), 1, 0), Full)
+		}},
+		{"Get", func(t *testing.T, table *Table) {
+			e, _ := table.Get(number(2), 0)
+			want(t, "Get", e, moved)
+		}},
+		{"All", func(t *testing.T, table *Table) {
+			for e := range table.All(0) {
+				if e.MAC == moved.MAC {
+					want(t, "All", e, moved)
+				}
+			}
+		}},
+		{"counters", func(t *testing.T, table *Table) {
+			table.Stats()
+			table.Count()
+		}},
+	} {
+		for _, moving := range []bool{false, true} {
+			name := c.name
+			if moving {
+				name += " while moving"
+			}
+			t.Run(name, func(t *testing.T) {
+				table := NewTable(Options{Ageing: 10 * time.Second, Own: macOwn})
+				table.Learn(number(1), 1, 0)
+				table.Learn(number(2), 1, 0)
+				table.Learn(number(2), 2, 0)
+				if err := table.Add(Entry{MAC: number(3), Nexthop: 3, State: Static}, 0); err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(c.name, "frozen") {
+					freeze(t, table)
+				}
+				table.mu.Lock()
+				if moving {
+					table.startMove(newArray(2 * minSlots))
+					table.copySlots(table.cur.Load(), 0, minSlots/2) // and not yet the rest
+				}
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					c.do(t, table)
+				}()
+				select {
+				case <-done:
+				case <-time.After(10 * time.Second):
+					t.Error("waits for the lock")
+				}
+				table.mu.Unlock()
+				<-done
+			})
+		}
+	}
+}
 
 // TestGrowthUnderReaders grows a table from nothing: an address once learned is
 // found at every moment since, where it was learned.
