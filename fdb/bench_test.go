@@ -19,7 +19,7 @@ func number(i int) packet.MAC {
 func filled(n int) *Table {
 	t := NewTable(Options{Ageing: 300 * time.Second})
 	for i := range n {
-		for t.Learn(number(i), Nexthop(i), 0) == Full {
+		for t.Learn(number(i), Nexthop(i), 0) == Crowded {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -148,7 +148,7 @@ func BenchmarkLearnNew(b *testing.B) {
 		if i == million {
 			i, t = 0, NewTable(Options{})
 		}
-		if t.Learn(number(i), 1, 1) == Full {
+		if t.Learn(number(i), 1, 1) == Crowded {
 			full++
 		}
 		i++
@@ -193,7 +193,7 @@ func BenchmarkLearnPaced(b *testing.B) {
 			next = next.Add(time.Millisecond)
 		}
 		start := time.Now()
-		if t.Learn(number(i), 1, 1) == Full {
+		if t.Learn(number(i), 1, 1) == Crowded {
 			full++
 		}
 		took[i] = time.Since(start)

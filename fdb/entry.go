@@ -97,16 +97,17 @@ const (
 	Known   Result = iota // known to be there
 	New                   // learned
 	Moved                 // known elsewhere until now
-	Full                  // not learned for want of room; the frame is good
+	Full                  // as many entries as the limit allows: not learned; the frame is good
 	Pinned                // a static or sticky entry says otherwise: drop the frame as spoofed
 	Own                   // our own device's address, not learned; from a peer it is a loop or a spoof
 	Ignored               // a group or the zero address, nobody's source address: not learned
 	Damped                // frozen elsewhere, having moved too often: not learned; the frame is good
+	Crowded               // not learned while a larger table is being filled, milliseconds; the frame is good
 )
 
 // String returns the result's name in lower case.
 func (r Result) String() string {
-	names := [...]string{"known", "new", "moved", "full", "pinned", "own", "ignored", "damped"}
+	names := [...]string{"known", "new", "moved", "full", "pinned", "own", "ignored", "damped", "crowded"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -162,4 +163,5 @@ type Stats struct {
 	Ignored uint64 // Ignored
 	Damped  uint64 // Damped
 	Frozen  uint64 // entries that froze
+	Crowded uint64 // Crowded
 }

@@ -21,8 +21,8 @@
 // that is where it was, or frozen, take no lock and wait for nobody. The others take a
 // lock that is held for at most 256 entries, or to double an array of up to
 // 4,096 slots, whatever the size of the table. While a larger one is replaced in
-// the background Learn may return Full. An entry that has expired is not found from then on; Sweep only
-// tidies up behind it.
+// the background Learn may return Crowded. An entry that has expired is not found
+// from then on; Sweep only tidies up behind it.
 package fdb
 
 import (
@@ -82,6 +82,7 @@ type Table struct {
 	ignored atomic.Uint64
 	damped  atomic.Uint64
 	froze   atomic.Uint64
+	crowded atomic.Uint64
 }
 
 // NewTable returns an empty table. It takes less than 1 KiB.
@@ -249,9 +250,13 @@ func (t *Table) learn(key, hash uint64, via Nexthop, now int64) Result {
 		}
 		return Moved
 	}
-	if t.atLimit() || !t.insert(key, hash, makeValue(via, Dynamic, 0, 0), now, now) {
+	if t.atLimit() {
 		t.full.Add(1)
 		return Full
+	}
+	if !t.insert(key, hash, makeValue(via, Dynamic, 0, 0), now, now) {
+		t.crowded.Add(1) // not full: its next frame, or the one after, finds room
+		return Crowded
 	}
 	t.learned.Add(1)
 	return New
@@ -539,5 +544,6 @@ func (t *Table) Stats() Stats {
 		Ignored: t.ignored.Load(),
 		Damped:  t.damped.Load(),
 		Frozen:  t.froze.Load(),
+		Crowded: t.crowded.Load(),
 	}
 }

@@ -206,6 +206,61 @@ func TestLimit(t *testing.T) {
 	want(t, "stats", table.Stats(), Stats{Learned: 1004, Moved: 1, Aged: 3, Full: 2})
 }
 
+// TestCrowded stops a move halfway. Addresses that then find no room are not
+// counted as those that are over the limit, and are learned once it has gone on.
+func TestCrowded(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		limit int // 0: none
+		there int // when the move begins
+		room  int // new addresses that are learned meanwhile
+		want  Result
+		stats Stats
+	}{
+		// 1/8 of 8192 slots lie between a crowded array and one without room.
+		{"no limit", 0, 6144, 1024, Crowded, Stats{Learned: 7168, Crowded: 500}},
+		{"far from the limit", 10_000, 6144, 1024, Crowded, Stats{Learned: 7168, Crowded: 500}},
+		{"at the limit", 7168, 6144, 1024, Full, Stats{Learned: 7168, Full: 500}},
+		{"before the limit", 6500, 6144, 356, Full, Stats{Learned: 6500, Full: 500}},
+		// The new array, of 16 slots, takes 14.
+		{"to a smaller array", 0, 10, 4, Crowded, Stats{Learned: 6004, Crowded: 500}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table := NewTable(Options{Limit: c.limit})
+			learn := func(from, to int, r Result) {
+				t.Helper()
+				for i := from; i < to; i++ {
+					if got := table.Learn(number(i), 1, 0); got != r {
+						t.Fatalf("Learn of address %d: got %v, want %v", i, got, r)
+					}
+				}
+			}
+			n := max(c.there, 6000) // in 8192 slots
+			learn(0, n, New)
+			for i := c.there; i < n; i++ {
+				want(t, "Delete", table.Delete(number(i), 0), nil)
+			}
+			a := table.cur.Load()
+			table.mu.Lock()
+			table.moving = true
+			table.startMove(newArray(slotsFor(table.Len() + 1)))
+			table.mu.Unlock()
+			learn(n, n+c.room, New)
+			learn(n+c.room, n+c.room+500, c.want)
+			want(t, "stats", table.Stats(), c.stats)
+			learn(0, c.there, Known)
+			table.copySlots(a, 0, len(a.slots))
+			table.mu.Lock()
+			table.endMove()
+			table.mu.Unlock()
+			table.SetLimit(0)
+			learn(n+c.room, n+c.room+500, New)
+			learn(0, c.there, Known)
+			learn(n, n+c.room, Known)
+		})
+	}
+}
+
 func TestVerbs(t *testing.T) {
 	table := NewTable(Options{Ageing: 300 * time.Second})
 	b := Entry{MAC: macB, Nexthop: 5, State: Static}

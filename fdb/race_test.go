@@ -136,7 +136,7 @@ func TestGrowthUnderReaders(t *testing.T) {
 			if r == New {
 				break
 			}
-			if r != Full {
+			if r != Crowded {
 				t.Fatalf("Learn of address %d: got %v, want new", i, r)
 			}
 			full++
