@@ -89,69 +89,152 @@ func TestReadersDoNotWait(t *testing.T) {
 	}
 }
 
-// TestGrowthUnderReaders grows a table from nothing: an address once learned is
-// found at every moment since, where it was learned.
+// TestGrowthUnderReaders grows tables from nothing: an address once learned is
+// found at every moment since, where it was learned. In a large one the long
+// moves are met, those that Learn makes itself only in many small ones.
 func TestGrowthUnderReaders(t *testing.T) {
-	n := 400_000
-	if raceEnabled {
-		n = 60_000
-	}
-	table := NewTable(Options{Ageing: 300 * time.Second})
-	var learned, lookups atomic.Int64
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	for id := range 2 {
-		wg.Go(func() {
-			rnd := rand.New(rand.NewPCG(uint64(id), 0))
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				for range 1000 {
-					top := learned.Load()
-					if top == 0 {
-						continue
+	for _, c := range []struct {
+		name           string
+		tables, n, few int // few: addresses with the race detector
+	}{{"large", 1, 400_000, 60_000}, {"small", 200, 5000, 200}} {
+		t.Run(c.name, func(t *testing.T) {
+			if raceEnabled {
+				c.n = c.few
+			}
+			type growing struct {
+				table   *Table
+				learned atomic.Int64
+			}
+			var current atomic.Pointer[growing]
+			var lookups atomic.Int64
+			var wg sync.WaitGroup
+			stop := make(chan struct{})
+			for id := range 2 {
+				wg.Go(func() {
+					rnd := rand.New(rand.NewPCG(uint64(id), 0))
+					for !t.Failed() {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						for range 1000 {
+							g := current.Load()
+							if g == nil {
+								continue
+							}
+							top := g.learned.Load()
+							if top == 0 {
+								continue
+							}
+							// The newest are the likeliest to be lost.
+							i := int(top) - 1 - rnd.IntN(int(top))>>rnd.IntN(12)
+							if via, ok := g.table.Lookup(number(i), sec); !ok || via != Nexthop(i) {
+								t.Errorf("Lookup of address %d of %d: got %d, %t", i, top, via, ok)
+								return
+							}
+							if r := g.table.Learn(number(i), Nexthop(i), sec); r != Known {
+								t.Errorf("Learn of address %d of %d: got %v, want known", i, top, r)
+								return
+							}
+							lookups.Add(1)
+						}
 					}
-					// The newest are the likeliest to be lost.
-					i := int(top) - 1 - rnd.IntN(int(top))>>rnd.IntN(12)
-					if via, ok := table.Lookup(number(i), sec); !ok || via != Nexthop(i) {
-						t.Errorf("Lookup of address %d of %d: got %d, %t", i, top, via, ok)
-						return
+				})
+			}
+			crowded := 0
+			for range c.tables {
+				g := &growing{table: NewTable(Options{Ageing: 300 * time.Second})}
+				current.Store(g)
+				for i := range c.n {
+					for {
+						r := g.table.Learn(number(i), Nexthop(i), 0)
+						if r == New {
+							break
+						}
+						if r != Crowded {
+							t.Fatalf("Learn of address %d: got %v, want new", i, r)
+						}
+						crowded++
+						runtime.Gosched()
 					}
-					if r := table.Learn(number(i), Nexthop(i), sec); r != Known {
-						t.Errorf("Learn of address %d of %d: got %v, want known", i, top, r)
-						return
-					}
-					lookups.Add(1)
+					g.learned.Store(int64(i + 1))
 				}
 			}
+			close(stop)
+			wg.Wait()
+			table := current.Load().table
+			table.settled()
+			for i := range c.n {
+				wantAt(t, table, number(i), Nexthop(i), sec)
+			}
+			want(t, "Len", table.Len(), c.n)
+			t.Logf("%d addresses, %d slots, %d lookups meanwhile, %d tries without room", c.n, len(table.cur.Load().slots), lookups.Load(), crowded)
 		})
 	}
-	full := 0
-	for i := range n {
-		for {
-			r := table.Learn(number(i), Nexthop(i), 0)
-			if r == New {
-				break
+}
+
+// TestKnownAtEveryStep moves a table by hand, from the smallest size to a large
+// one and back, and stops every so often: what was learned is found where it was
+// learned, and new addresses find their way into both arrays.
+func TestKnownAtEveryStep(t *testing.T) {
+	table := NewTable(Options{})
+	first, next := 0, 0 // the addresses that are there are those between
+	learn := func(n int) {
+		for range n {
+			if r := table.Learn(number(next), Nexthop(next), 0); r != New {
+				t.Fatalf("Learn of address %d: got %v, want new", next, r)
 			}
-			if r != Crowded {
-				t.Fatalf("Learn of address %d: got %v, want new", i, r)
-			}
-			full++
-			runtime.Gosched()
+			next++
 		}
-		learned.Store(int64(i + 1))
 	}
-	close(stop)
-	wg.Wait()
-	table.settled()
-	for i := range n {
-		wantAt(t, table, number(i), Nexthop(i), sec)
+	check := func() {
+		for i := first; i < next; i++ {
+			if via, ok := table.Lookup(number(i), 0); !ok || via != Nexthop(i) {
+				t.Fatalf("Lookup of address %d of %d to %d: got %d, %t", i, first, next, via, ok)
+			}
+			if r := table.Learn(number(i), Nexthop(i), 0); r != Known {
+				t.Fatalf("Learn of address %d of %d to %d: got %v, want known", i, first, next, r)
+			}
+		}
 	}
-	want(t, "Len", table.Len(), n)
-	t.Logf("%d addresses, %d slots, %d lookups meanwhile, %d tries without room", n, len(table.cur.Load().slots), lookups.Load(), full)
+	move := func(more int) {
+		a := table.cur.Load()
+		table.mu.Lock()
+		table.moving = true
+		table.startMove(newArray(slotsFor(table.Len() + 1)))
+		table.mu.Unlock()
+		check()
+		const steps = 8
+		for i := range steps {
+			table.copySlots(a, i*len(a.slots)/steps, (i+1)*len(a.slots)/steps)
+			learn(more)
+			check()
+		}
+		table.mu.Lock()
+		table.endMove()
+		table.mu.Unlock()
+		check()
+	}
+	largest := 1 << 16
+	if raceEnabled {
+		largest = 1 << 13
+	}
+	for size := minSlots; size <= largest; size *= 2 {
+		want(t, "slots", len(table.cur.Load().slots), size)
+		learn(crowded(size) - (next - first)) // the next one would begin a move
+		move(size / 8 / 16)
+	}
+	for table.Len() > 20 {
+		for gone := first + (next-first)*3/4; first < gone; first++ {
+			want(t, "Delete", table.Delete(number(first), 0), nil)
+		}
+		size := len(table.cur.Load().slots)
+		move(0)
+		if got := len(table.cur.Load().slots); got >= size {
+			t.Fatalf("slots for %d addresses: got %d, want less than %d", table.Len(), got, size)
+		}
+	}
 }
 
 // TestNoTimeIsLost refreshes addresses every two seconds of their time while the
