@@ -3,7 +3,7 @@
 # "ok NAME: what was seen" or "FAILED ...", and "end: N checks, M failed" at last.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
-near=10.99.0.1 far=10.99.0.2 # inside the tunnel
+near=10.99.0.1 far=10.99.0.2 near6=fd99::1 far6=fd99::2 # inside the tunnel
 checks=0 failed=0
 
 note() { printf '   %s\n' "$*"; }
@@ -76,15 +76,45 @@ check "/etc/gvtep" "$(stat -c '%a %U:%G' /etc/gvtep /etc/gvtep/example.toml | xa
 check "files as packaged" "exit $(status dpkg --verify gvtep)" "exit 0"
 check "nothing enabled" "$(systemctl is-enabled gvtep@demo)" "disabled"
 
-config() { # config LOCAL REMOTE ADDRESS [LINE]
+config() { # config LOCAL REMOTE ADDRESS ADDRESS [LINE]
   printf '%s\n' '[socket]' 'workers = 2' '[[tunnel]]' 'name = "gnv0"' 'id = 100' \
-    "local = \"$1\"" "remote = \"$2\"" "address = \"$3/24\"" "${4:-}"
+    "local = \"$1\"" "remote = \"$2\"" "address = [\"$3/24\", \"$4/64\"]" "${5:-}"
 }
-config 10.77.0.1 10.77.0.2 $near | install -m 0640 -g gvtep /dev/stdin /etc/gvtep/demo.toml
-config 10.77.0.2 10.77.0.1 $far | install -m 0640 -g gvtep /dev/stdin /etc/gvtep/far.toml
+config 10.77.0.1 10.77.0.2 $near $near6 | install -m 0640 -g gvtep /dev/stdin /etc/gvtep/demo.toml
+config 10.77.0.2 10.77.0.1 $far $far6 | install -m 0640 -g gvtep /dev/stdin /etc/gvtep/far.toml
 mkdir -p /etc/systemd/system/gvtep@far.service.d
 printf '[Service]\nNetworkNamespacePath=/run/netns/far\n' >/etc/systemd/system/gvtep@far.service.d/here.conf
 systemctl daemon-reload
+
+metrics() { gvtep -i "$1" metrics >"/tmp/metrics-$1-$2" || : >"/tmp/metrics-$1-$2"; } # metrics INSTANCE WHEN
+metric() { awk -v name="$3" '$1 == name { print $2 }' "/tmp/metrics-$1-$2"; } # metric INSTANCE WHEN NAME{LABELS}
+# calls INSTANCE PATH: whether a system call carried more than one datagram's worth, from before to after.
+calls() {
+  awk -v name="gvtep_io_batch_packets_" -v path="{path=\"$2\"}" '
+    FNR == 1 { file++ }
+    $1 == name "sum" path { packets[file] = $2 }
+    $1 == name "count" path { calls[file] = $2 }
+    END {
+      p = packets[2] - packets[1]; c = calls[2] - calls[1]
+      printf "%s in a call: %.1f on average, %d packets\n", (c > 0 && p >= 2 * c) ? "several" : "single", c ? p / c : 0, p
+    }' "/tmp/metrics-$1-before" "/tmp/metrics-$1-after"
+}
+# carry FROM TO FAMILY ADDRESS: a file by TCP from one instance to the address of
+# the other. The kernel hands over and takes super-frames, which are cut and joined.
+carry() {
+  local what="IPv$3 from $1 to $2" i path receiver
+  local -A net=([demo]=/proc/1/ns/net [far]=/run/netns/far)
+  for i in "$1" "$2"; do metrics "$i" before; done
+  rm -f /tmp/carried
+  nsenter "--net=${net[$2]}" timeout 150 socat -u "TCP$3-LISTEN:7000,reuseaddr" CREATE:/tmp/carried &
+  receiver=$!
+  check "$what: send" "exit $(status nsenter "--net=${net[$1]}" socat -u OPEN:/tmp/carry "TCP$3:$4:7000,retry=300,interval=0.1")" "exit 0"
+  wait "$receiver"
+  for i in "$1" "$2"; do metrics "$i" after; done
+  check "$what: 20 MB, arrived as sent" "$(stat -c %s /tmp/carried) $(sha256sum </tmp/carried)" "20000000 $(sha256sum </tmp/carry)"
+  for path in tap_receive udp_transmit; do check "$what: $path of $1" "$(calls "$1" $path)" "several *"; done
+  for path in udp_receive tap_transmit; do check "$what: $path of $2" "$(calls "$2" $path)" "several *"; done
+}
 
 echo "# starting"
 check "check" "exit $(status gvtep check /etc/gvtep/demo.toml)" "exit 0"
@@ -95,6 +125,24 @@ check "ready as soon as started" "exit $(status gvtep -i demo status)" "exit 0"
 check "ping" "$(ping -q -n -i 0.2 -c 10 -W 10 $far | loss)" "10 packets transmitted, 10 received, 0% packet loss"
 note "status: $(unit StatusText)"
 check "fields in the journal" "$(journalctl -q -o cat -u gvtep@demo GVTEP_DEVICE=gnv0 GVTEP_VNI=100 | head -n 1)" "?*"
+
+echo "# carrying"
+head -c 20000000 /dev/urandom >/tmp/carry
+carry demo far 4 $far
+carry far demo 4 $near
+carry demo far 6 "[$far6]"
+carry far demo 6 "[$near6]"
+# Linux has USO for these devices since 6.2 and refuses the whole set if asked before.
+uso=0 names='"vnet_hdr","csum","tso4","tso6"'
+case $(uname -r) in [1-5].* | 6.[01].*) ;; *) uso=1 names+=',"uso"' ;; esac
+for i in demo far; do
+  check "$i: offloads of the device" "$(gvtep -i $i -j show | grep -o '"offload":\[[^]]*\]')" "\"offload\":\[$names\]"
+  for o in tap_vnet_hdr:1 tap_tso:1 tap_uso:$uso udp_gso:1 udp_gro:1; do
+    check "$i: in use, ${o%:*}" "$(metric $i after "gvtep_offload_enabled{offload=\"${o%:*}\"}")" "${o#*:}"
+  done
+  check "$i: bad_offload" "$(metric $i after 'gvtep_dropped_packets_total{direction="transmit",reason="bad_offload"}')" "0"
+done
+rm -f /tmp/carry /tmp/carried
 
 echo "# what it may"
 uid=$(id -u gvtep) main=$(pid)
@@ -116,14 +164,14 @@ rm -r /etc/systemd/system/gvtep@filter.service.d
 systemctl daemon-reload
 
 echo "# reloading"
-config 10.77.0.1 10.77.0.2 $near 'ttl = 9' >/etc/gvtep/demo.toml
+config 10.77.0.1 10.77.0.2 $near $near6 'ttl = 9' >/etc/gvtep/demo.toml
 same 1500 "reload" systemctl reload gvtep@demo
 check "reload: the new setting" "$(gvtep -i demo diff)" "no change"
-config 10.77.0.1 10.77.0.2 $near 'ttl = 1000' >/etc/gvtep/demo.toml
+config 10.77.0.1 10.77.0.2 $near $near6 'ttl = 1000' >/etc/gvtep/demo.toml
 check "reload of a faulty file" "exit $(status systemctl reload gvtep@demo)" "exit [1-9]*"
 check "after it" "$(systemctl is-active gvtep@demo)" "active"
 check "the fault is in the journal" "$(journalctl -q -o cat -u gvtep@demo | grep -m 1 -oE 'demo.toml:[0-9]+:[0-9]+')" "demo.toml:9:*"
-config 10.77.0.1 10.77.0.2 $near >/etc/gvtep/demo.toml
+config 10.77.0.1 10.77.0.2 $near $near6 >/etc/gvtep/demo.toml
 
 echo "# restarting"
 was=$(pid)
