@@ -130,6 +130,19 @@ func (d *Device) SetIsolated(on bool) error {
 	return d.kernel(func(c *conn, link netlink.Link) error { return c.isolate(link, on) })
 }
 
+// Bridged reports whether the device is a port of a bridge, the kernel's own or one of
+// Open vSwitch. Where the kernel does not answer it is none.
+func (d *Device) Bridged() (yes bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kernel(func(c *conn, link netlink.Link) error {
+		master, err := c.LinkByIndex(link.Attrs().MasterIndex)
+		yes = err == nil && (master.Type() == "bridge" || master.Type() == "openvswitch")
+		return nil
+	})
+	return yes
+}
+
 // kernel calls f with the device as it is now, wherever others may have
 // moved it and whatever they call it: the descriptor knows. Nothing is kept
 // open meanwhile that would keep a namespace alive. d.mu is held.

@@ -51,13 +51,14 @@ type memDevice struct {
 	offload packet.Offload
 	queues  []*memQueue
 
-	mu     sync.Mutex
-	mtu    int
-	down   bool // set by hand
-	up     bool
-	alone  bool  // isolated
-	refuse error // of SetUp and SetIsolated
-	closed bool
+	mu      sync.Mutex
+	mtu     int
+	down    bool // set by hand
+	up      bool
+	alone   bool // isolated
+	bridged bool
+	refuse  error // of SetUp and SetIsolated
+	closed  bool
 }
 
 func (d *memDevice) Name() string { return d.opts.Name }
@@ -84,6 +85,12 @@ func (d *memDevice) Link() (int, bool, error) {
 		return 0, false, unix.EBADFD
 	}
 	return d.mtu, d.up && !d.down, nil
+}
+
+func (d *memDevice) Bridged() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bridged
 }
 
 func (d *memDevice) SetMTU(mtu int) error {

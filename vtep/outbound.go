@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/icmp"
 	"gvtep/internal/neigh"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
@@ -76,6 +77,7 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 		return
 	}
 	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
+	w.narrowest = 0
 	if hdr.GSOType == packet.GSONone {
 		if hdr.Flags&packet.VirtioNeedsCsum != 0 && offload.FinishChecksum(hdr, frame) != nil {
 			w.lose(seg, DropBadOffload)
@@ -88,10 +90,13 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 				w.countOut(seg, to, 1, len(frame), flood)
 			}
 		}
-		return
+	} else {
+		for _, to := range peers {
+			w.sendSuper(seg, to, hdr, frame, hash, flood)
+		}
 	}
-	for _, to := range peers {
-		w.sendSuper(seg, to, hdr, frame, hash, flood)
+	if w.narrowest > 0 {
+		w.tellTooBig(p, seg, frame)
 	}
 }
 
@@ -159,8 +164,35 @@ func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Pat
 	case to.pathFrag != nil && (seg.df != DFInherit || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
 		return to.pathFrag
 	}
+	if reason == DropTooBig && (w.narrowest == 0 || limit < w.narrowest) {
+		w.narrowest = limit
+	}
 	w.lose(seg, reason)
 	return nil
+}
+
+// tellTooBig tells the sender of a frame that was too big for a path how long its
+// packets may be, in the name of their destination.
+func (w *worker) tellTooBig(p *port, seg *segment, frame []byte) {
+	if w.headers.Version == 0 {
+		return
+	}
+	answer, ok := icmp.TooBig(frame, &w.headers, w.narrowest-int(w.headers.L3), w.reply[tagLen:])
+	if ok && p.tooBig.allow(w.now, 1) {
+		w.giveBack(p, seg, answer)
+		p.toldTooBig.Add(1)
+	}
+}
+
+// giveBack writes a frame that stands tagLen bytes into w.reply to the device.
+func (w *worker) giveBack(p *port, seg *segment, frame []byte) {
+	w.rest = packet.VirtioHdr{}
+	if seg.vid != 0 {
+		frame = tag(w.reply[:tagLen+len(frame)], seg.vid)
+	}
+	if err := p.queues[w.id].Write(&w.rest, frame); err != nil {
+		w.writeFailed(p, err, 1)
+	}
 }
 
 // look finds the headers of a frame from the device, and how many pieces it is.
@@ -189,13 +221,7 @@ func (w *worker) answer(p *port, seg *segment, frame []byte, flood bool) bool {
 	if nh, ok := seg.fdb.Lookup(packet.MAC(reply[6:12]), w.now); !ok || nh == fdb.Local {
 		return false
 	}
-	w.rest = packet.VirtioHdr{}
-	if seg.vid != 0 {
-		reply = tag(w.reply[:tagLen+len(reply)], seg.vid)
-	}
-	if err := p.queues[w.id].Write(&w.rest, reply); err != nil {
-		w.writeFailed(p, err, 1)
-	}
+	w.giveBack(p, seg, reply)
 	p.answered.Add(1)
 	return true
 }

@@ -98,7 +98,7 @@ func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 		p.id = int32(e.lastID)
 		p.setRoute(p.route)
 	}
-	p.bum = newBUMLimit(p.config.BUMLimit, &p.bumDue)
+	p.bum = newRateLimit(p.config.BUMLimit, &p.bumDue)
 	s, err := e.listen(t, remote, netip.Addr{})
 	if err != nil {
 		return err
@@ -207,7 +207,7 @@ func (e *Endpoint) assemble(t *tunnel) {
 func (t *tunnel) segment(d *domain, shared *rules) segment {
 	return segment{
 		vni: d.vni, vid: d.vid, vlanDrop: t.config.VLANDrop, fdb: d.fdb, neighbours: d.neighbours, traffic: d.traffic,
-		bum:   newBUMLimit(t.config.BUMLimit, d.bumDue),
+		bum:   newRateLimit(t.config.BUMLimit, d.bumDue),
 		rules: shared,
 	}
 }

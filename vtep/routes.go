@@ -21,6 +21,10 @@ import (
 // assumedMTU is used while there is no route to any peer: Ethernet's.
 const assumedMTU = 1500
 
+// tooBigRate is how many senders a second of one tunnel are told that a packet is too
+// big. A flow needs to hear it once.
+const tooBigRate = 100
+
 // minMTU is the least that a device's automatic MTU falls to: what every IPv4
 // host must take (RFC 791). A path that is smaller drops, and is counted.
 const minMTU = 576
@@ -417,13 +421,23 @@ func (t *tunnel) autoMTU() int {
 	return mtu
 }
 
+// follow returns what a device's automatic MTU becomes from was. A bridge drops what
+// is longer than its port's MTU without a word (net/bridge/br_forward.c): while the device
+// is in one it does not become less, and those who send too much are told.
+func (t *tunnel) follow(was int) int {
+	if mtu := t.autoMTU(); mtu > was || !t.device.Bridged() {
+		return mtu
+	}
+	return was
+}
+
 // followMTU sets the device's MTU after the paths have changed, unless the
 // user fixed it, in the configuration or since then by hand.
 func (e *Endpoint) followMTU(t *tunnel) {
 	if !t.mtuAuto || !slices.ContainsFunc(t.peers, func(p *peer) bool { return p.limit.Load() != 0 }) {
 		return
 	}
-	mtu := t.autoMTU()
+	mtu := t.follow(t.mtu)
 	if mtu == t.mtu {
 		return
 	}

@@ -53,6 +53,8 @@ type Device interface {
 	// Link tells the MTU and whether the device is administratively up.
 	Link() (mtu int, up bool, err error)
 	SetMTU(int) error
+	// Bridged reports whether it is a port of a bridge.
+	Bridged() bool
 	// SetUp brings the device up, with the addresses of its options, or down.
 	SetUp(bool) error
 	// SetIsolated sets or clears the flag of the bridge port that the device

@@ -96,6 +96,11 @@ type portState struct {
 	failed atomic.Bool
 	// answered counts ARP and ND requests answered for their targets.
 	answered atomic.Uint64
+	// toldTooBig counts senders told that a packet is too big for the path, which
+	// tooBig limits; tooBigDue is its state.
+	toldTooBig atomic.Uint64
+	tooBig     rateLimit
+	tooBigDue  atomic.Int64
 	// toldFloods is how many of the frames above bum_limit the watcher has told of.
 	toldFloods uint64
 	// slots are those of its queues; guarded by Endpoint.mu.
@@ -111,7 +116,7 @@ type segment struct {
 	vid        uint16 // the VLAN ID of its frames on the device; 0: they go as they are
 	vlanDrop   bool
 	fdb        *fdb.Table
-	bum        bumLimit
+	bum        rateLimit
 	neighbours *neigh.Table // nil: no suppression
 	traffic    []traffic    // of a VLAN, by worker; else nil
 	*rules
@@ -150,8 +155,8 @@ type peer struct {
 	// of flooded frames. dynamic: it was let in when it first spoke.
 	speaks, floods, dynamic bool
 	admissions              []admission
-	sources                 []source // of a trunk's peer: where it may speak for any VLAN
-	bum                     bumLimit // of what it floods
+	sources                 []source  // of a trunk's peer: where it may speak for any VLAN
+	bum                     rateLimit // of what it floods
 	// path is the way there with Don't Fragment, and pathFrag without. Only
 	// those that the DF policy needs are set.
 	path, pathFrag *packet.Path

@@ -48,6 +48,8 @@ type TunnelState struct {
 	FDB     FDBState // of all VLANs together, but for Limit, which each has for itself
 	// Answered are ARP and ND requests answered by neigh_suppress.
 	Answered uint64
+	// TooBig is how often a sender was told that its packet is too big for the path.
+	TooBig uint64
 }
 
 // PeerState is one peer of a tunnel at one moment.
@@ -169,7 +171,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex(), LLAddr: d.LLAddr(),
 		MTU: t.mtu, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: t.state.failed.Load(),
-		Offload: packet.Offload(t.state.offload.Load()), Since: t.since, Answered: t.state.answered.Load(),
+		Offload: packet.Offload(t.state.offload.Load()), Since: t.since, Answered: t.state.answered.Load(), TooBig: t.state.toldTooBig.Load(),
 	}
 	mtu, up, deleted := linkOf(d)
 	s.Failed = s.Failed || deleted

@@ -61,6 +61,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		drops: make([]dropCounters, len(e.workers)),
 		state: &portState{slots: make([]*slot, len(e.workers))},
 	}
+	t.state.tooBig = newRateLimit(tooBigRate, &t.state.tooBigDue)
 	t.domains = e.domains(t, nil)
 	defer func() {
 		if err != nil {
@@ -123,11 +124,10 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
-	mtu := t.config.Device.MTU
+	t.mtu = t.config.Device.MTU
 	if t.mtuAuto {
-		mtu = t.autoMTU()
+		t.mtu = t.follow(old.mtu)
 	}
-	t.mtu = mtu
 	if err := t.dress(old); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"gvtep/internal/neigh"
+	"gvtep/internal/icmp"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
@@ -107,9 +107,10 @@ type worker struct {
 	out       []byte           // pieces made of them, and headers that are no template
 	outLen    int              // used part of out
 	cutter    offload.Cutter
-	pieces    int                           // of the frame being sent
-	reply     [tagLen + neigh.MaxReply]byte // to an ARP or ND request, behind the room for a tag
-	superHead [geneve.MaxHeaderLen]byte     // of a super-frame's pieces, where it is no template
+	pieces    int                        // of the frame being sent
+	narrowest int                        // of the paths that it is too big for, the least limit; 0: of none
+	reply     [tagLen + icmp.MaxLen]byte // to a frame from the device, behind the room for a tag
+	superHead [geneve.MaxHeaderLen]byte  // of a super-frame's pieces, where it is no template
 
 	// The joiner and where its frame goes.
 	joiner   offload.Joiner

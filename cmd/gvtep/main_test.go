@@ -167,7 +167,7 @@ func fakeState(ready bool) vtep.State {
 	pointed.Flood = false
 	gnv0.Peers[1].Dynamic = true
 	gnv0.Peers = append(gnv0.Peers, group, pointed)
-	gnv0.Answered, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 11, 1
+	gnv0.Answered, gnv0.TooBig, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 4, 11, 1
 	gnv0.Drops.Rx[vtep.DropUnknownPeer], gnv0.Drops.Rx[vtep.DropECN], gnv0.Drops.Tx[vtep.DropTooBig] = 9, 1, 3
 	gnv3 := vtep.TunnelState{
 		Config: vtepTunnel(&config.Tunnel{

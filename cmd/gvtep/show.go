@@ -129,8 +129,8 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	}
 	last += fmt.Sprintf("drops %d%s", g.Drops.Total(), reasons(g.Drops))
 	if a.stats {
-		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies  answered %d",
-			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood, g.Answered))
+		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies  answered %d  too big told %d",
+			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood, g.Answered, g.TooBig))
 	}
 	return append(lines, last)
 }

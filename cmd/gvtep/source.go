@@ -151,7 +151,7 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		Offload: offloadNames(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
 		Learning: cfg.Learning, Ageing: seconds(cfg.Ageing), L2Control: "drop", VLANTags: "pass",
 		Flood: !cfg.NoFlood, McastFlood: !cfg.NoMcastFlood, BcastFlood: !cfg.NoBcastFlood, BUMLimit: cfg.BUMLimit,
-		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered,
+		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered, TooBig: t.TooBig,
 		VLANs:   vlanRanges(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
 		FDB: countOf(&t.FDB),

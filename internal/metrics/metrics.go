@@ -81,6 +81,7 @@ var (
 	receiveBytes    = counter("receive_bytes", "Bytes of inner packets received from peers.", "device", "vni")
 	transmitPackets = counter("transmit_packets", "Inner packets sent to peers, each copy counted: unicast, as copies of flooded packets, to a multicast group.", "device", "vni", "type")
 	transmitBytes   = counter("transmit_bytes", "Bytes of inner packets sent to peers, each copy counted.", "device", "vni", "type")
+	tooBig          = counter("icmp_too_big", "Senders told by ICMP that a packet is too big for the path to its peer.", "device", "vni")
 	dropped         = counter("dropped_packets", "Packets dropped, received from the underlay or to be transmitted to it.", "direction", "reason")
 
 	peerReceive  = counter("peer_receive_packets", "Inner packets received from a peer.", "device", "vni", "remote", "peer")
@@ -110,7 +111,7 @@ var (
 // all lists the families with one value each.
 var all = []family{
 	buildInfo, startTime, ready, stuck, reloadOK, reloadTime,
-	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, dropped,
+	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
 	peerReceive, peerTransmit, peerLast, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbRejected,
 	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages,
@@ -217,6 +218,7 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	o.put(tunnelInfo, 1, device, vni, mode, fmt.Sprint(cfg.DstPort), cfg.Device.Netns)
 	o.put(tunnelUp, bit(t.Up), device, vni)
 	o.put(tunnelMTU, float64(t.MTU), device, vni)
+	o.put(tooBig, float64(t.TooBig), device, vni)
 	st := &t.Stats
 	o.put(receivePackets, float64(st.RxPackets), device, vni)
 	o.put(receiveBytes, float64(st.RxBytes), device, vni)

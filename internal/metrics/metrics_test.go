@@ -34,7 +34,7 @@ func full() Snapshot {
 		},
 		FDB: vtep.FDBState{Learned: 3, Static: 5, Permanent: 1, Limit: 4096, Entered: 6, Moved: 7, Aged: 8, Full: 9, Own: 10},
 	}
-	t.Drops.Rx[vtep.DropLocked] = 11
+	t.Drops.Rx[vtep.DropLocked], t.TooBig = 11, 21
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
 		Sockets: []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},

@@ -140,7 +140,7 @@ func sight(frame []byte, h *packet.Headers, s *sighting) bool {
 			s.mac, s.unnamed = src, true
 		}
 	}
-	if !isStation(addr) {
+	if !packet.IsStation(addr) {
 		return false
 	}
 	s.key = key{addr.As16(), vlans(frame, h)}
@@ -179,7 +179,7 @@ func ask(frame []byte, h *packet.Headers, q *question) bool {
 		}
 	}
 	// A sender without an address probes, one that asks for its own announces it.
-	if !isStation(from) || !isStation(to) || from == to || mac != src || !isStationMAC(mac) {
+	if !packet.IsStation(from) || !packet.IsStation(to) || from == to || mac != src || !isStationMAC(mac) {
 		return false
 	}
 	q.key = key{to.As16(), vlans(frame, h)}
@@ -226,19 +226,6 @@ func vlans(frame []byte, h *packet.Headers) (ids [2]uint16) {
 		ids[i] = binary.BigEndian.Uint16(frame[14+4*i:]) & 0xfff
 	}
 	return ids
-}
-
-// isStation reports whether one station can have that address: none of "this
-// network", loopback, multicast, IPv4 written as IPv6, or those not assigned (RFC 6890).
-func isStation(a netip.Addr) bool {
-	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() {
-		return false
-	}
-	if a.Is4() {
-		b := a.As4()
-		return b[0] != 0 && b[0] < 240
-	}
-	return true
 }
 
 func isStationMAC(m packet.MAC) bool { return !m.IsGroup() && !m.IsZero() }

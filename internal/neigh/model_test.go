@@ -284,7 +284,7 @@ func FuzzTable(f *testing.F) {
 			t.Errorf("one frame made %d entries", n-before)
 		}
 		for e := range table.All(0) {
-			if !isStationMAC(e.MAC) || !isStation(e.Addr) || e.Addr.Zone() != "" {
+			if !isStationMAC(e.MAC) || !packet.IsStation(e.Addr) || e.Addr.Zone() != "" {
 				t.Errorf("entry %+v", e)
 			}
 		}

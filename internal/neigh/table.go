@@ -254,7 +254,7 @@ func (t *Table) remove(k key) {
 // says. The limit does not hold for it. The error is ErrInvalid.
 func (t *Table) Set(e Entry, now int64) error {
 	k := key{e.Addr.As16(), e.VLANs}
-	if !e.Addr.IsValid() || e.Addr.Zone() != "" || !isStation(e.Addr) || !isStationMAC(e.MAC) || e.VLANs[0] > 4094 || e.VLANs[1] > 4094 {
+	if !e.Addr.IsValid() || e.Addr.Zone() != "" || !packet.IsStation(e.Addr) || !isStationMAC(e.MAC) || e.VLANs[0] > 4094 || e.VLANs[1] > 4094 {
 		return ErrInvalid
 	}
 	t.mu.Lock()

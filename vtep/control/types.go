@@ -220,6 +220,7 @@ type TunnelDetail struct {
 	Suppress   bool      `json:"neigh_suppress"`
 	Neigh      []string  `json:"neigh,omitempty"` // ADDR=LLADDR
 	Answered   uint64    `json:"neigh_answered"`  // ARP and ND requests answered here
+	TooBig     uint64    `json:"icmp_too_big"`    // senders told that a packet is too big for the path
 	TxFlood    uint64    `json:"tx_flood_packets"`
 	Drops      Drops     `json:"drops"`
 	VLANs      []VLAN    `json:"vlans,omitempty"` // of a trunk

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestBUMLimit(t *testing.T) {
+func TestRateLimit(t *testing.T) {
 	for _, tc := range []struct {
 		pps      int
 		every    time.Duration
@@ -22,7 +22,7 @@ func TestBUMLimit(t *testing.T) {
 		{100, time.Millisecond, 10 * time.Second, 45, 1000, 1100},
 		{100, time.Second, 10 * time.Second, 45, 450, 450},
 	} {
-		l := newBUMLimit(tc.pps, new(atomic.Int64))
+		l := newRateLimit(tc.pps, new(atomic.Int64))
 		passed := 0
 		for now := int64(0); now < int64(tc.length); now += int64(tc.every) {
 			if l.allow(now, tc.frames) {

@@ -1,0 +1,46 @@
+package vtep
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// rateBurst is how long a flood may go on at any rate before a limit bites:
+// the ARP requests of a segment that wakes up come together.
+const rateBurst = int64(100 * time.Millisecond)
+
+// rateLimit limits frames of one kind, such as flooded ones, over all workers, by
+// the generic cell rate algorithm (ITU-T I.371): the only state is when the next
+// frame would be due if frames came evenly.
+type rateLimit struct {
+	interval int64 // ns between frames at the limit; 0: no limit
+	due      *atomic.Int64
+}
+
+// newRateLimit allows pps frames a second; 0 allows all.
+func newRateLimit(pps int, due *atomic.Int64) rateLimit {
+	l := rateLimit{due: due}
+	if pps > 0 {
+		l.interval = max(1, int64(time.Second)/int64(pps))
+	}
+	return l
+}
+
+// allow reports whether frames, the pieces of one super-frame perhaps, may go now. They go all or not at all: a super-frame may go when its first piece may.
+func (l *rateLimit) allow(now int64, frames int) bool {
+	if l.interval == 0 {
+		return true
+	}
+	burst := max(rateBurst, l.interval)
+	for {
+		due := l.due.Load()
+		first := max(due, now) + l.interval
+		next := first + int64(frames-1)*l.interval
+		if first-now > burst+l.interval {
+			return false
+		}
+		if l.due.CompareAndSwap(due, next) {
+			return true
+		}
+	}
+}
