@@ -10,7 +10,11 @@ import (
 	"hash"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -22,6 +26,7 @@ import (
 //
 //	a                                          b
 //	gnv0 192.0.2.1/24 . . . . . . . . . . . .  gnv0 192.0.2.2/24
+//	     fd92::1/64                                 fd92::2/64
 //	veth0 10.77.0.1/24 ======================  veth0 10.77.0.2/24
 
 // labs are what the veth between the hosts does with packets larger than the
@@ -32,45 +37,175 @@ var labs = map[string]map[uint32]uint32{
 	"veth": {unix.ETHTOOL_STXCSUM: 1, unix.ETHTOOL_SGSO: 1, unix.ETHTOOL_STSO: 1},
 }
 
+// inners are the families of what is in the tunnel, with the addresses of a and b.
+var inners = []struct{ name, near, far string }{
+	{"IPv4", "192.0.2.1", "192.0.2.2"},
+	{"IPv6", "fd92::1", "fd92::2"},
+}
+
 // TestTransfer: a TCP stream and a UDP stream in each direction arrive as
-// they were sent and in order: in both labs, over both families, with the
-// device's offloads and without.
+// they were sent and in order: in both labs, over both families and of both,
+// with the device's offloads and without. With them super-frames are read and
+// written, without never, and no stack ever sees a wrong checksum.
 func TestTransfer(t *testing.T) {
 	need(t)
-	tcp, udp := int64(100<<20), int64(20<<20)
+	tcp, udp := int64(50<<20), int64(10<<20) // of each inner family
 	if long() {
-		tcp, udp = 5e9, 500e6 // 10 GB and 1 GB, both ways together
+		tcp, udp = 2.5e9, 250e6 // 10 GB and 1 GB, both families and ways together
 	}
 	for lab, features := range labs {
 		for _, f := range families {
 			for _, offload := range []string{"auto", "off"} {
 				t.Run(lab+" "+f.name+" offload "+offload, func(t *testing.T) {
 					p := newPair(t, f, "--offload", offload)
-					for _, h := range []*host{p.a, p.b} {
+					for i, h := range []*host{p.a, p.b} {
+						h.address("gnv0", fmt.Sprint("fd92::", i+1, "/64"))
 						for command, value := range features {
 							h.do(func() error { return ethtool("veth0", command, value) })
 						}
 					}
+					uso := p.a.hasUSO()
+					if !uso && offload == "auto" {
+						t.Log("this kernel's TUN driver has no USO: whether UDP is cut and joined is not looked at")
+					}
 					for _, way := range []struct {
-						name, to string
-						from, at *host
-					}{{"a to b", "192.0.2.2:7000", p.a, p.b}, {"b to a", "192.0.2.1:7000", p.b, p.a}} {
-						start := time.Now()
-						sum := tcpStream(t, way.from, way.at, way.to, tcp)
-						tcpTook := time.Since(start)
-						datagrams := udpStream(t, way.from, way.at, way.to, udp)
-						t.Logf("%s: TCP %d bytes in %.1f s, SHA-256 %.16s; UDP %d bytes as %d datagrams in %.1f s", way.name,
-							tcp, tcpTook.Seconds(), sum, udp, datagrams, time.Since(start).Seconds()-tcpTook.Seconds())
+						name     string
+						from, to *gvtep
+					}{{"a to b", p.ga, p.gb}, {"b to a", p.gb, p.ga}} {
+						for _, inner := range inners {
+							address := map[*gvtep]string{p.ga: inner.near, p.gb: inner.far}[way.to]
+							to := net.JoinHostPort(address, "7000")
+							before := superFrames(way.from, way.to)
+							start := time.Now()
+							sum := tcpStream(t, way.from.h, way.to.h, to, tcp)
+							tcpTook, between := time.Since(start), superFrames(way.from, way.to)
+							datagrams := udpStream(t, way.from.h, way.to.h, to, udp)
+							udpTook, after := time.Since(start)-tcpTook, superFrames(way.from, way.to)
+							byTCP, byUDP := between.since(before), after.since(between)
+							t.Logf("%s, inner %s: TCP %d bytes in %.1f s, SHA-256 %.16s, %s; UDP %d bytes as %d datagrams in %.1f s, %s", way.name, inner.name,
+								tcp, tcpTook.Seconds(), sum, byTCP, udp, datagrams, udpTook.Seconds(), byUDP)
+							what := fmt.Sprintf("%s, inner %s, offload %s: ", way.name, inner.name, offload)
+							byTCP.check(t, what+"TCP", offload == "auto", 4)
+							if uso || offload == "off" {
+								// Every third send is one datagram.
+								byUDP.check(t, what+"UDP", offload == "auto", 2)
+							}
+						}
 					}
 					for _, g := range []*gvtep{p.ga, p.gb} {
-						if c := g.counters(); c["tx.bad_offload"] != 0 {
-							t.Errorf("%s: counters %v, want no bad_offload", g.h.name, c)
+						for name, n := range g.counters() {
+							if !strings.HasSuffix(name, ".packets") && name != "tx.socket_full" && n != 0 { // TCP may fill a socket
+								t.Errorf("%s: %d dropped as %s, want none", g.h.name, n, name)
+							}
+						}
+						if bad := g.h.sumFaults(); len(bad) != 0 {
+							t.Errorf("%s: the stack counts wrong checksums: %v, want none", g.h.name, bad)
 						}
 					}
 				})
 			}
 		}
 	}
+}
+
+// supers are packets of the wire's size and the reads and writes of devices
+// that carried them: one who sends reads, one who receives writes.
+type supers struct{ read, reads, written, writes int }
+
+func superFrames(from, to *gvtep) (s supers) {
+	from.h.t.Helper()
+	for _, v := range []struct {
+		g              *gvtep
+		path           string
+		packets, calls *int
+	}{{from, "tap_receive", &s.read, &s.reads}, {to, "tap_transmit", &s.written, &s.writes}} {
+		code, text := v.g.get("/metrics")
+		*v.packets = sample(text, `gvtep_io_batch_packets_sum{path="`+v.path+`"}`)
+		*v.calls = sample(text, `gvtep_io_batch_packets_count{path="`+v.path+`"}`)
+		if *v.packets < 0 || *v.calls < 0 {
+			v.g.h.t.Fatalf("%s: /metrics: status %d, want gvtep_io_batch_packets of %s", v.g.h.name, code, v.path)
+		}
+	}
+	return s
+}
+
+func (s supers) since(old supers) supers {
+	return supers{s.read - old.read, s.reads - old.reads, s.written - old.written, s.writes - old.writes}
+}
+
+func (s supers) String() string {
+	return fmt.Sprintf("%d packets of %d reads, %d in %d writes", s.read, s.reads, s.written, s.writes)
+}
+
+// check checks that there were super-frames both out and in, of least packets
+// on average, or not a single one.
+func (s supers) check(t *testing.T, what string, want bool, least int) {
+	t.Helper()
+	switch {
+	case want && (s.read < least*s.reads || s.written < least*s.writes || s.reads == 0 || s.writes == 0):
+		t.Errorf("%s: %s, want at least %d packets a read and a write: super-frames cut and joined", what, s, least)
+	case !want && (s.read != s.reads || s.written != s.writes):
+		t.Errorf("%s: %s, want each packet alone", what, s)
+	}
+}
+
+// hasUSO asks the TUN driver for UDP super-frames, on a device that goes at once.
+func (h *host) hasUSO() (has bool) {
+	h.t.Helper()
+	h.do(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		request, err := unix.NewIfreq("probe")
+		if err != nil {
+			return err
+		}
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+			return err
+		}
+		const uso4, uso6 = 0x20, 0x40 // TUN_F_USO4 and 6, of linux/if_tun.h since 6.2
+		has = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6|uso4|uso6) == nil
+		return nil
+	})
+	return has
+}
+
+// sumFaults are all counters of wrong checksums of the host's stack that are
+// not zero: of TCP (IPv4 and 6 in one), UDP over each, ICMP, and IP's own.
+func (h *host) sumFaults() map[string]int {
+	h.t.Helper()
+	faults := map[string]int{}
+	add := func(name, value string) {
+		n, err := strconv.Atoi(value)
+		if strings.HasSuffix(name, "CsumErrors") && (n != 0 || err != nil) {
+			faults[name] = n
+		}
+	}
+	h.do(func() error {
+		for _, file := range []string{"snmp", "netstat"} {
+			text, err := os.ReadFile("/proc/thread-self/net/" + file)
+			if err != nil {
+				return err
+			}
+			lines := strings.Split(string(text), "\n")
+			for i := 0; i+1 < len(lines); i += 2 { // names, then values
+				names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+				for k := range min(len(names), len(values)) {
+					add(names[0]+names[k], values[k])
+				}
+			}
+		}
+		text, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		words := strings.Fields(string(text))
+		for i := 0; i+1 < len(words); i += 2 {
+			add(words[i], words[i+1])
+		}
+		return err
+	})
+	return faults
 }
 
 // tcpStream sends random bytes over TCP. It returns the SHA-256 of both ends.
