@@ -3,10 +3,13 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Linux bridge beside the tunnel: row L-11, tenants, and a loop.
@@ -125,6 +128,75 @@ func TestBridgedContainers(t *testing.T) {
 				t.Errorf("move %d: the first frame from side %d came %d times to where the station is, and %d times to where it was; want 1 and 0", move, i, there, elsewhere)
 			}
 		}
+	}
+}
+
+// TestBridgedTransfer: bulk traffic between containers that get every packet
+// alone and look at its checksum. What the endpoint joins goes to the device with a
+// partial checksum, which the stack of an address on the device takes for granted. Here
+// it has to be right: the bridge's port has no offloads, so the kernel cuts the
+// super-frame and completes the checksums from what we wrote, and the container
+// verifies them.
+//
+//	st-a 192.0.2.1                                   st-b 192.0.2.2
+//	  |  fd92::1                                       |  fd92::2
+//	 br0 === gnv0 a . . . . . . VNI 42 . . . . . . b gnv0 === br0
+//	         veth0 10.77.0.1 ================= veth0 10.77.0.2
+func TestBridgedTransfer(t *testing.T) {
+	need(t, "ip", "ping")
+	tcp, udp := int64(20<<20), int64(5<<20)
+	if long() {
+		tcp, udp = tcp*20, udp*20
+	}
+	for _, sends := range []string{"packets", "super-frames"} {
+		t.Run("which send "+sends, func(t *testing.T) {
+			var daemons [2]*gvtep
+			var stations [2]*host
+			a, b := underlay(t)
+			for i, h := range []*host{a, b} {
+				for command, value := range labs["veth"] {
+					h.do(func() error { return ethtool("veth0", command, value) })
+				}
+				h.bridge("br0")
+				daemons[i] = h.tunnel("gnv0", "--id", "42", "--local", fmt.Sprint("10.77.0.", i+1), "--remote", fmt.Sprint("10.77.0.", 2-i), "--master", "br0")
+				c := h.container("st-"+h.name, "br0", mac{2, 0, 0, 0, 0x0c, byte(i + 1)}, fmt.Sprintf("192.0.2.%d/24", i+1))
+				c.address("veth0", fmt.Sprint("fd92::", i+1, "/64"))
+				c.must("MTU", c.nl.LinkSetMTU(c.link("veth0"), h.mtu("gnv0")))
+				c.do(func() error { return ethtool("veth0", unix.ETHTOOL_SRXCSUM, 0) })
+				if sends == "super-frames" {
+					for command, value := range labs["veth"] {
+						c.do(func() error { return ethtool("veth0", command, value) })
+					}
+				}
+				stations[i] = c
+			}
+			uso := a.hasUSO()
+			if !uso {
+				t.Log("this kernel's TUN driver has no USO: whether UDP is joined is not looked at")
+			}
+			for i := range 2 {
+				from, to := stations[i], stations[1-i]
+				for _, inner := range inners {
+					address := []string{inner.far, inner.near}[i]
+					from.pings(address)
+					before := superFrames(daemons[i], daemons[1-i])
+					sum := tcpStream(t, from, to, net.JoinHostPort(address, "7000"), tcp)
+					between := superFrames(daemons[i], daemons[1-i])
+					udpStream(t, from, to, net.JoinHostPort(address, "7000"), udp)
+					byTCP, byUDP := between.since(before), superFrames(daemons[i], daemons[1-i]).since(between)
+					t.Logf("%s to %s, %s: TCP, SHA-256 %.16s, %s; UDP, %s", from.name, to.name, inner.name, sum, byTCP, byUDP)
+					// This is about what was joined, of which there must be much.
+					if byTCP.written < 2*byTCP.writes || uso && byUDP.written < 2*byUDP.writes {
+						t.Errorf("%s to %s, %s: TCP, %s; UDP, %s: want at least 2 packets a write", from.name, to.name, inner.name, byTCP, byUDP)
+					}
+				}
+			}
+			for _, h := range []*host{stations[0], stations[1], a, b} {
+				if bad := h.sumFaults(); len(bad) != 0 {
+					t.Errorf("%s: the stack counts wrong checksums: %v, want none", h.name, bad)
+				}
+			}
+		})
 	}
 }
 
