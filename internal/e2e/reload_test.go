@@ -190,8 +190,9 @@ func (s *stream) end() (sent, got int64) {
 	return sent, s.got.Load()
 }
 
-func numbered(t *testing.T, from, to *host, src, dst string, rate, size int) *stream {
-	t.Helper()
+// receives is the receiving end of a stream.
+func receives(to *host, dst string, size int) *stream {
+	to.t.Helper()
 	s := &stream{}
 	in := to.listenUDP(dst)
 	// Room for whatever comes while this process does not run.
@@ -218,6 +219,12 @@ func numbered(t *testing.T, from, to *host, src, dst string, rate, size int) *st
 			s.got.Add(1)
 		}
 	}()
+	return s
+}
+
+func numbered(t *testing.T, from, to *host, src, dst string, rate, size int) *stream {
+	t.Helper()
+	s := receives(to, dst, size)
 	out := from.listenUDP(src)
 	to4, err := net.ResolveUDPAddr("udp", dst)
 	from.must(dst, err)
