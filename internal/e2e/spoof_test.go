@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,11 +27,11 @@ type established struct {
 	streams []*stream
 }
 
-func establish(t *testing.T, rate int) *established {
+func establish(t *testing.T, rate int, words ...string) *established {
 	t.Helper()
 	f := &established{hosts: lan(t)}
 	a, b := f.hosts[0], f.hosts[1]
-	f.g = a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--remote", "10.77.0.3", "--address", "192.0.2.1/24")
+	f.g = a.tunnel("gnv0", append([]string{"--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--remote", "10.77.0.3", "--address", "192.0.2.1/24"}, words...)...)
 	b.tunnel("gnv0", "--id", "42", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--address", "192.0.2.2/24")
 	a.pings("192.0.2.2")
 	f.streams = []*stream{
@@ -168,6 +170,84 @@ func TestSpoofedAddresses(t *testing.T) {
 	}
 	if most > before+growth {
 		t.Errorf("RSS grew from %d to %d MiB, want at most %d more", before, most, growth)
+	}
+}
+
+// TestLearnedAddresses: addresses as fast as they can be sent, all of which
+// are learned: the table grows and grows, and who was there loses nothing.
+func TestLearnedAddresses(t *testing.T) {
+	need(t, "ping")
+	const (
+		window = 4096 // packets on the way: half of what a receive buffer holds
+		run    = 64   // packets in one send
+		slack  = 2048 // packets between two looks at how many are on the way
+		passes = 4    // of all addresses
+	)
+	addresses := 300 * 1024
+	if long() {
+		addresses = 900 * 1024
+	}
+	f := establish(t, 2000, "--maxaddress", "1000000")
+	packet := join("0000 6558 00002a00", eth(mac{2, 0, 0, 0, 0x0d, 1}, mac{}, typeLabel, make([]byte, 46)))
+	c := f.hosts[2].forger("10.77.0.3", "10.77.0.1", len(packet))
+	address := func(i int) mac { return mac{6, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)} }
+	// learned is how many learned addresses are in the table.
+	learned := func() int {
+		t.Helper()
+		var s struct {
+			Gvtep struct {
+				FDB struct{ Learned int } `json:"fdb"`
+			} `json:"gvtep"`
+		}
+		if err := f.g.ask("/v1/tunnels/gnv0", &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Gvtep.FDB.Learned
+	}
+	before, sent := learned(), 0
+	packets := make([]byte, 0, run*len(packet))
+	accepted := func(n int) {
+		t.Helper()
+		if !soon(10*time.Second, func() bool { return f.g.fromPeer("10.77.0.3") >= n }) {
+			t.Fatalf("of %d packets %d were accepted: this test shows nothing", sent, f.g.fromPeer("10.77.0.3"))
+		}
+	}
+	// While the table is replaced by a larger one an address may have to come
+	// once more.
+	for pass := 1; pass <= passes && learned() < before+addresses; pass++ {
+		start := time.Now()
+		for i := 0; i < addresses; {
+			packets = packets[:0]
+			for range run {
+				m := address(i)
+				copy(packet[14:], m[:]) // behind 8 bytes of header and 6 of destination
+				packets = append(packets, packet...)
+				i++
+			}
+			if err := c.send(packets); err != nil {
+				t.Fatal(err)
+			}
+			if sent += run; i%slack == 0 {
+				accepted(sent - window + slack)
+			}
+		}
+		accepted(sent)
+		took := time.Since(start)
+		t.Logf("pass %d: %d addresses in %s, %.0f/s; %d learned", pass, addresses, took.Round(time.Millisecond), float64(addresses)/took.Seconds(), learned()-before)
+	}
+	f.whole(t)
+	if n := learned() - before; n != addresses {
+		t.Errorf("%d addresses learned, want %d", n, addresses)
+	}
+	for _, i := range []int{0, 4711, addresses - 1} {
+		var entry fdbAnswer
+		text := f.hosts[0].ok(5*time.Second, f.g.binary, "-i", f.g.instance, "-j", "fdb", "get", address(i).String(), "dev", "gnv0")
+		if err := json.Unmarshal([]byte(strings.Trim(strings.TrimSpace(text), "[]")), &entry); err != nil || entry.Dst != "10.77.0.3" {
+			t.Errorf("%s is behind %q, %v; want 10.77.0.3: %s", address(i), entry.Dst, err, text)
+		}
+	}
+	if there := f.hosts[1].mac("gnv0"); f.g.behind(there) != "10.77.0.2" {
+		t.Errorf("b's own address is behind %q, want 10.77.0.2", f.g.behind(there))
 	}
 }
 
