@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -197,6 +198,107 @@ func TestBridgedTransfer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestBridgedTooBig: containers whose MTU is the underlay's send super-frames
+// through a device of 50 less. A bridge forwards those of any length, as the device
+// could cut them, so they come to us; no piece but a last one fits the path. They are
+// counted as too_big, and nothing leaves in fragments or short of its end.
+//
+//	st-a 192.0.2.1, MTU 1500                            st-b 192.0.2.2, MTU 1500
+//	  |  fd92::1                                          |  fd92::2
+//	 br0 === gnv0, 1450  a . . . VNI 42 . . . b  gnv0 === br0
+//	         veth0 10.77.0.1 =================== veth0 10.77.0.2
+func TestBridgedTooBig(t *testing.T) {
+	need(t, "ip", "ping")
+	var daemons [2]*gvtep
+	var stations [2]*host
+	a, b := underlay(t)
+	for i, h := range []*host{a, b} {
+		h.bridge("br0")
+		daemons[i] = h.tunnel("gnv0", "--id", "42", "--local", fmt.Sprint("10.77.0.", i+1), "--remote", fmt.Sprint("10.77.0.", 2-i), "--master", "br0")
+		c := h.container("st-"+h.name, "br0", mac{2, 0, 0, 0, 0x0c, byte(i + 1)}, fmt.Sprintf("192.0.2.%d/24", i+1))
+		c.address("veth0", fmt.Sprint("fd92::", i+1, "/64"))
+		for command, value := range labs["veth"] {
+			c.do(func() error { return ethtool("veth0", command, value) })
+		}
+		stations[i] = c
+	}
+	from, to := stations[0], stations[1]
+	wire := a.capture("veth0", 10_000)
+	uso := a.hasUSO()
+	if !uso {
+		t.Log("this kernel's TUN driver has no USO: no super-frames of UDP")
+	}
+	for _, inner := range inners {
+		from.pings(inner.far)
+		l, sink := to.listenTCP(net.JoinHostPort(inner.far, "7000")), to.listenUDP(net.JoinHostPort(inner.far, "7001"))
+		before := daemons[0].counters()
+		c := from.dialTCP(net.JoinHostPort(inner.far, "7000"))
+		if _, err := c.Write(make([]byte, 64<<10)); err != nil {
+			t.Fatal(err)
+		}
+		if moved := daemons[0].moved(before, "tx.too_big"); moved["tx.too_big"] == 0 {
+			t.Errorf("TCP over %s: counters moved by %v, want tx.too_big", inner.name, moved)
+		}
+		// What the sender tries next, alone, the bridge does not pass on.
+		time.Sleep(500 * time.Millisecond)
+		c.Close()
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if n, _ := accepted.Read(make([]byte, 64<<10)); n != 0 {
+			t.Errorf("TCP over %s: %d bytes arrived of segments that are all too long", inner.name, n)
+		}
+		accepted.Close()
+
+		if uso {
+			size := 1500 - map[string]int{"IPv4": 20 + 8, "IPv6": 40 + 8}[inner.name]
+			before = daemons[0].counters()
+			if _, _, err := from.dialUDP(net.JoinHostPort(inner.far, "7001")).WriteMsgUDP(make([]byte, 10*size), segmentSize(size), nil); err != nil {
+				t.Fatal(err)
+			}
+			if moved := daemons[0].moved(before, "tx.too_big"); moved["tx.too_big"] == 0 {
+				t.Errorf("UDP over %s: counters moved by %v, want tx.too_big", inner.name, moved)
+			}
+			sink.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			if n, err := sink.Read(make([]byte, 2048)); err == nil {
+				t.Errorf("UDP over %s: %d bytes arrived of datagrams of %d that are all too long", inner.name, n, size)
+			}
+		}
+	}
+	datagrams := 0
+	for _, f := range wire.kept(0, nil) {
+		d, ok := readUDP(f.data)
+		if !ok && chatter(f.data) {
+			continue
+		}
+		if !ok || d.fragment || d.length > 1500 || d.csum == csumWrong || len(d.payload) < 8+14+20 {
+			t.Errorf("on the wire: %+v % .60x, want nothing but whole GENEVE packets of at most 1500 bytes", d, f.data)
+			continue
+		}
+		frame := d.payload[8:]
+		packet, length := frame[14:], len(frame)-14
+		switch binary.BigEndian.Uint16(frame[12:]) {
+		case typeIPv4:
+			length = int(binary.BigEndian.Uint16(packet[2:]))
+		case typeIPv6:
+			length = 40 + int(binary.BigEndian.Uint16(packet[4:]))
+		}
+		if datagrams++; length != len(packet) {
+			t.Errorf("on the wire: %d bytes of a packet of %d: % .60x", len(packet), length, frame)
+		}
+	}
+	t.Logf("%d datagrams on the wire, dropped: %v", datagrams, daemons[0].counters())
+	// Nothing but the size was wrong.
+	for _, c := range stations {
+		c.must("MTU", c.nl.LinkSetMTU(c.link("veth0"), 1450))
+	}
+	for _, inner := range inners {
+		tcpStream(t, from, to, net.JoinHostPort(inner.far, "7002"), 5<<20)
 	}
 }
 
