@@ -144,7 +144,8 @@ func (s supers) check(t *testing.T, what string, want bool, least int) {
 	switch {
 	case want && (s.read < least*s.reads || s.written < least*s.writes || s.reads == 0 || s.writes == 0):
 		t.Errorf("%s: %s, want at least %d packets a read and a write: super-frames cut and joined", what, s, least)
-	case !want && (s.read != s.reads || s.written != s.writes):
+	// A packet may come while the counters are read one after the other.
+	case !want && (max(s.read-s.reads, s.reads-s.read) > 2 || max(s.written-s.writes, s.writes-s.written) > 2):
 		t.Errorf("%s: %s, want each packet alone", what, s)
 	}
 }
