@@ -21,11 +21,14 @@ const (
 	// speakerQueue is how many may wait to be let in at a time.
 	speakerQueue = 64
 	// maxParked bounds the datagrams that wait in a worker.
-	maxParked = 64
-	// maxParkedOfOne bounds those of one speaker, which would take the places of others.
-	maxParkedOfOne = 4
-	// parkedFor is how long they wait at most.
-	parkedFor = int64(time.Second)
+	maxParked = 256
+	// maxParkedOfOne bounds those of one speaker, which would take the places of others:
+	// a burst fits, such as the first window of a TCP connection, or what a host says when
+	// it comes up.
+	maxParkedOfOne = 64
+	// parkedFor is how long they wait at most. To let somebody in takes a millisecond, or
+	// as long as a busy machine needs to run all workers once.
+	parkedFor = int64(2 * time.Second)
 	// speakerTidy is how often speakers that fell silent are looked for.
 	speakerTidy = 10 * time.Second
 	// speakerSilence is how long one may be silent before it is forgotten,

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -204,7 +205,8 @@ func TestBridgedTransfer(t *testing.T) {
 // TestBridgedTooBig: containers whose MTU is the underlay's send super-frames
 // through a device of 50 less. A bridge forwards those of any length, as the device
 // could cut them, so they come to us; no piece but a last one fits the path. They are
-// counted as too_big, and nothing leaves in fragments or short of its end.
+// counted as too_big, their sender is told and TCP goes on, and nothing leaves in
+// fragments or short of its end.
 //
 //	st-a 192.0.2.1, MTU 1500                            st-b 192.0.2.2, MTU 1500
 //	  |  fd92::1                                          |  fd92::2
@@ -234,40 +236,43 @@ func TestBridgedTooBig(t *testing.T) {
 	for _, inner := range inners {
 		from.pings(inner.far)
 		l, sink := to.listenTCP(net.JoinHostPort(inner.far, "7000")), to.listenUDP(net.JoinHostPort(inner.far, "7001"))
-		before := daemons[0].counters()
-		c := from.dialTCP(net.JoinHostPort(inner.far, "7000"))
-		if _, err := c.Write(make([]byte, 64<<10)); err != nil {
-			t.Fatal(err)
-		}
-		if moved := daemons[0].moved(before, "tx.too_big"); moved["tx.too_big"] == 0 {
-			t.Errorf("TCP over %s: counters moved by %v, want tx.too_big", inner.name, moved)
-		}
-		// What the sender tries next, alone, the bridge does not pass on.
-		time.Sleep(500 * time.Millisecond)
-		c.Close()
-		accepted, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		accepted.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		if n, _ := accepted.Read(make([]byte, 64<<10)); n != 0 {
-			t.Errorf("TCP over %s: %d bytes arrived of segments that are all too long", inner.name, n)
-		}
-		accepted.Close()
-
 		if uso {
 			size := 1500 - map[string]int{"IPv4": 20 + 8, "IPv6": 40 + 8}[inner.name]
-			before = daemons[0].counters()
+			before := daemons[0].counters()
 			if _, _, err := from.dialUDP(net.JoinHostPort(inner.far, "7001")).WriteMsgUDP(make([]byte, 10*size), segmentSize(size), nil); err != nil {
 				t.Fatal(err)
 			}
-			if moved := daemons[0].moved(before, "tx.too_big"); moved["tx.too_big"] == 0 {
-				t.Errorf("UDP over %s: counters moved by %v, want tx.too_big", inner.name, moved)
+			if moved := daemons[0].moved(before, "tx.too_big"); moved["tx.too_big"] != 10 {
+				t.Errorf("UDP over %s: counters moved by %v, want tx.too_big by its 10 pieces", inner.name, moved)
 			}
 			sink.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 			if n, err := sink.Read(make([]byte, 2048)); err == nil {
 				t.Errorf("UDP over %s: %d bytes arrived of datagrams of %d that are all too long", inner.name, n, size)
 			}
+			// The sender was told, and forgets it again.
+			for _, words := range [][]string{{"route"}, {"-6", "route"}} {
+				from.ok(5*time.Second, "ip", append(words, "flush", "cache")...)
+			}
+		}
+		before := daemons[0].counters()
+		c := from.dialTCP(net.JoinHostPort(inner.far, "7000"))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		const bytes = 64 << 10
+		if _, err := c.Write(make([]byte, bytes)); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := io.Copy(io.Discard, accepted); n != bytes {
+			t.Errorf("TCP over %s: %d bytes of %d arrived once the sender knew: %v", inner.name, n, bytes, err)
+		}
+		accepted.Close()
+		if moved := daemons[0].moved(before, "tx.too_big"); moved["tx.too_big"] == 0 {
+			t.Errorf("TCP over %s: counters moved by %v, want tx.too_big", inner.name, moved)
 		}
 	}
 	datagrams := 0
