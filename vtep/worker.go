@@ -59,6 +59,10 @@ const (
 	saturated       = 80 // percent
 	saturatedWindow = 10 * time.Millisecond
 
+	// contended is for how much of the time a worker waits for its processor, in
+	// percent, if it has to share it. Who has one for himself waits for 1 % or less.
+	contended = 5
+
 	// slice is the share of a processor that a worker asks for at a time, the least
 	// the kernel grants (kernel/sched/syscalls.c), and nap for how long it sleeps
 	// between turns of a flood if it has to share its processor. A thread that has
@@ -390,7 +394,7 @@ func (w *worker) sample(n int) {
 		if busy >= saturated && w.held != nil {
 			w.ep.callUp()
 		}
-		w.shares = waited > 100-saturated
+		w.shares = waited > contended
 	}
 }
 
@@ -402,7 +406,7 @@ type load struct {
 }
 
 // look says of the time since the last look, in percent, for how much of it the thread ran,
-// and for how much of what it wanted to run it waited for a processor instead.
+// and for how much it waited for a processor.
 // Sleep is neither, however late it ends. stat is the thread's schedstat, -1 if there is
 // none (CONFIG_SCHED_INFO).
 func (l *load) look(now int64, stat int) (busy, waiting int64) {
@@ -410,8 +414,8 @@ func (l *load) look(now int64, stat int) (busy, waiting int64) {
 	var ts unix.Timespec
 	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
 	*l = load{since: now, ran: ts.Nano(), waited: runDelay(stat)}
-	ran, waited := l.ran-last.ran, l.waited-last.waited
-	return ran * 100 / max(now-last.since, 1), waited * 100 / max(ran+waited, 1)
+	past := max(now-last.since, 1)
+	return (l.ran - last.ran) * 100 / past, (l.waited - last.waited) * 100 / past
 }
 
 // runDelay reads how long a thread has been ready to run and was not running: the second
