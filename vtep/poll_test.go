@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -203,9 +204,8 @@ func TestLoad(t *testing.T) {
 	}
 	eventually(t, "one that sleeps does not wait", func() bool {
 		busy, waiting = measure(func() {
-			for range 20 {
-				time.Sleep(time.Millisecond)
-			}
+			ts := unix.NsecToTimespec(int64(300 * time.Millisecond)) // one wake-up, however busy the machine is
+			unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
 		})
 		return busy < saturated && waiting <= contended
 	})
