@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -59,11 +60,31 @@ func (d *Device) Refused() []error { return d.refused }
 func (d *Device) LLAddr() packet.MAC {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.here && !d.l3 && !d.closed {
+		// By far the quickest way, but it looks for the name in the namespace that
+		// the queue was opened in (drivers/net/tun.c).
+		if mac, errno := hardwareOf(d.queues[0].fd); errno == 0 {
+			d.lladdr = mac
+			return mac
+		}
+	}
 	d.kernel(func(_ *conn, link netlink.Link) error {
 		d.lladdr = hardware(link)
 		return nil
 	})
 	return d.lladdr
+}
+
+// hardwareOf asks a queue for the link-layer address of its device.
+func hardwareOf(fd int) (mac packet.MAC, errno unix.Errno) {
+	var ifr struct { // struct ifreq with a struct sockaddr
+		name   [unix.IFNAMSIZ]byte
+		family uint16
+		data   [22]byte
+	}
+	_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&ifr)))
+	copy(mac[:], ifr.data[:])
+	return mac, errno
 }
 
 // MTU is what the kernel has now: users change it too.

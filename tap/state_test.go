@@ -2,6 +2,7 @@ package tap
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -87,5 +88,35 @@ func TestIsolated(t *testing.T) {
 	}
 	if _, err := netlink.LinkByName("gnv1"); err == nil {
 		t.Error("a device that could not be opened is there")
+	}
+}
+
+// TestLLAddr: the address is the kernel's own word, whoever changed it, in whatever
+// namespace, also after the device has another name.
+func TestLLAddr(t *testing.T) {
+	private(t)
+	d := open(t, Options{Name: "gnv0", Queues: 1})
+	for i, name := range []string{"gnv0", "other"} {
+		want := net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}
+		must(t, netlink.LinkSetHardwareAddr(device(t, "gnv0"), want))
+		if got := d.LLAddr(); got.String() != want.String() {
+			t.Errorf("LLAddr %v, want %v", got, want)
+		}
+		if mac, errno := hardwareOf(d.queues[0].fd); errno != 0 || mac.String() != want.String() {
+			t.Errorf("the queue says %v, %v; want %v", mac, errno, want)
+		}
+		if name != "gnv0" {
+			must(t, netlink.LinkSetName(device(t, "gnv0"), name))
+			if got := d.LLAddr(); got.String() != want.String() {
+				t.Errorf("renamed: LLAddr %v, want %v", got, want)
+			}
+		}
+	}
+	must(t, d.Close())
+	if got := d.LLAddr().String(); got != "02:00:00:00:01:01" {
+		t.Errorf("closed: LLAddr %s, want the last one known", got)
+	}
+	if l3 := open(t, Options{Name: "gnv1", Queues: 1, L3: true}); !l3.LLAddr().IsZero() {
+		t.Errorf("a TUN has LLAddr %v", l3.LLAddr())
 	}
 }

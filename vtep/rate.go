@@ -26,7 +26,8 @@ func newRateLimit(pps int, due *atomic.Int64) rateLimit {
 	return l
 }
 
-// allow reports whether frames, the pieces of one super-frame perhaps, may go now. They go all or not at all: a super-frame may go when its first piece may.
+// allow reports whether frames, the pieces of one super-frame perhaps, may go now:
+// all or none. A super-frame may go when its first piece may.
 func (l *rateLimit) allow(now int64, frames int) bool {
 	if l.interval == 0 {
 		return true

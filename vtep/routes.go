@@ -425,7 +425,7 @@ func (t *tunnel) autoMTU() int {
 // is longer than its port's MTU without a word (net/bridge/br_forward.c): while the device
 // is in one it does not become less, and those who send too much are told.
 func (t *tunnel) follow(was int) int {
-	if mtu := t.autoMTU(); mtu > was || !t.device.Bridged() {
+	if mtu := t.autoMTU(); mtu >= was || !t.device.Bridged() {
 		return mtu
 	}
 	return was

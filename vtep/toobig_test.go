@@ -116,4 +116,16 @@ func TestBridgedMTU(t *testing.T) {
 			t.Errorf("path %d, bridged %v: MTU %d after a change, want %d", step.path, step.bridged, got, step.want)
 		}
 	}
+	// Who wants it to be automatic again gets that at once.
+	l.dev.bridged = true
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	for _, mtu := range []int{1500, 0} {
+		cfg.Device.MTU = mtu
+		if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := l.dev.MTU(); mtu != 0 && got != mtu || mtu == 0 && got != 1450 {
+			t.Errorf("mtu %d: MTU %d", mtu, got)
+		}
+	}
 }

@@ -124,9 +124,13 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
-	t.mtu = t.config.Device.MTU
-	if t.mtuAuto {
+	switch {
+	case !t.mtuAuto:
+		t.mtu = t.config.Device.MTU
+	case old.mtuAuto:
 		t.mtu = t.follow(old.mtu)
+	default:
+		t.mtu = t.autoMTU()
 	}
 	if err := t.dress(old); err != nil {
 		e.releaseUnderlay(t)
