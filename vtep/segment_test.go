@@ -491,6 +491,9 @@ func TestOwnAddressFollows(t *testing.T) {
 	if _, ok := l.tunnels["gnv0"].domains[0].fdb.Lookup(before, l.clock()); !ok {
 		t.Error("the address that was ours was not learned")
 	}
+	if got := l.tunnels["gnv0"].domains[0].fdb.Learn(l.dev.mac, 1, l.clock()); got != fdb.Own {
+		t.Errorf("our own address can be learned: %v, want %v", got, fdb.Own)
+	}
 }
 
 // TestEvents: who subscribes sees tunnels, peers and addresses come and go.
