@@ -14,7 +14,7 @@ LABTOOLS    := ip ping iperf3 socat tshark
 TESTTOOLS   := curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
-.PHONY: help build install uninstall test race fuzz lint bench man demo deb rpm tarball release package-test systemd-test clean
+.PHONY: help build install uninstall test race fuzz lint bench man docs demo deb rpm tarball release package-test systemd-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -60,6 +60,9 @@ bench: ## Go benchmarks with allocations, BENCHTIME=1s each
 # Of the day of the last change, so that two builds of it are the same.
 man: build ## bin/man/gvtep.8 and bin/man/gvtep.toml.5, from what the program says of itself
 	bin/gvtep -j help | $(GO) run ./scripts/tools/man -date "$${DATE:-$$(git log -1 --format=%cs 2>/dev/null || date -u +%F)}" bin/man
+
+docs: ## docs/reference.md and docs/drops.md, from the tables of the program
+	$(GO) run ./scripts/tools/man -docs docs
 
 demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything removed
 	@$(NEED) $(LABTOOLS)

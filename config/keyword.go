@@ -33,6 +33,7 @@ type Keyword struct {
 	Min, Max, Step int
 	Text           bool // a value can be some other text
 	Usage          string
+	More           string // what the manual and docs/reference.md say besides
 	Default        string // as text; "": none
 	// Live says that a running daemon can take over another value, with no
 	// loss to other tunnels.
@@ -49,6 +50,10 @@ func (k *Keyword) Words() []string {
 	}
 	return w
 }
+
+// Stands returns what a keyword of kind Short stands for, "KEYWORD VALUE"; of all
+// others it is empty.
+func (k *Keyword) Stands() string { return k.stands }
 
 // Keywords returns what gvtep run takes as flags and bare words, in the order
 // of usage texts.
@@ -93,7 +98,8 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{itoa(int(t.VNI))}
 			}),
-		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make it a trunk: frames with these VLAN tags are segments of their own"},
+		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make the tunnel a trunk: frames with these VLAN tags are segments of their own",
+			More: "Without id, frames without a tag have no segment."},
 			setVLAN,
 			func(t *Tunnel) []string {
 				var all []string
@@ -119,7 +125,8 @@ func tunnelKeywords() []entry[Tunnel] {
 				return []string{t.Local.String()}
 			}),
 		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR", Live: true,
-			Usage: "address of the other end; several are peers of one segment"},
+			Usage: "address of a peer",
+			More:  "Each peer is on the flood list. Without local, some peers may be IPv4 and others IPv6."},
 			func(t *Tunnel, v string) error {
 				a, err := remote(v)
 				if err == nil {
@@ -134,7 +141,8 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
-		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address that floods go to, on the underlay device dev"},
+		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address that flooded frames go to, on the underlay device dev",
+			More: "With remotes only these may send, else every host on the networks of dev, or in accept."},
 			setGroup,
 			func(t *Tunnel) []string {
 				if !t.Group.IsValid() {
@@ -142,7 +150,8 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{t.Group.String()}
 			}),
-		custom(Keyword{Name: "accept", Kind: List, Arg: "PREFIX|any", Live: true, Usage: "let in whoever speaks from there, beside the remotes"},
+		custom(Keyword{Name: "accept", Kind: List, Arg: "PREFIX|any", Live: true, Usage: "hosts in this prefix become peers when their first packet arrives",
+			More: "They are removed when they have been silent for ageing. A tunnel has a remote, a group or this."},
 			setAccept,
 			getAccept),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
@@ -158,7 +167,8 @@ func tunnelKeywords() []entry[Tunnel] {
 			Usage: "outer TTL or hop limit, 1-255; auto is 64", Min: 1, Max: 255, want: "want auto, inherit or 1 to 255"},
 			func(t *Tunnel) *int { return &t.TTL }, DefaultTTL, Inherit),
 		custom(Keyword{Name: "tos", Aliases: []string{"dsfield"}, Arg: "N|inherit", Values: []string{"inherit"}, Default: "0", Live: true,
-			Usage: "outer TOS or traffic class, such as 0xb8; ECN is always by RFC 6040", Number: true, Min: 0, Max: 252, Step: 4},
+			Usage: "outer TOS or traffic class, such as 0xb8; ECN is always by RFC 6040",
+			More:  "The two ECN bits are not a setting: they always follow RFC 6040.", Number: true, Min: 0, Max: 252, Step: 4},
 			setTOS,
 			func(t *Tunnel) []string {
 				if t.TOS == Inherit {
@@ -178,33 +188,36 @@ func tunnelKeywords() []entry[Tunnel] {
 		number(Keyword{Name: "fwmark", Arg: "MARK", Default: "0", Live: true, Usage: "firewall mark of outer packets",
 			Min: 0, Max: 1<<32 - 1, want: "a mark is a number of 32 bits, such as 7 or 0x7"},
 			func(t *Tunnel) *uint32 { return &t.Mark }),
-		onoff(Keyword{Name: "learning", Default: "true", Live: true, Usage: "learn which peer an Ethernet address is behind"},
+		onoff(Keyword{Name: "learning", Default: "true", Live: true, Usage: "learn which peer a MAC address is behind"},
 			func(t *Tunnel) *bool { return &t.Learning }),
-		custom(Keyword{Name: "ageing", Arg: "SECONDS", Default: "300", Live: true, Usage: "lifetime of learned addresses; 0 is for ever",
+		custom(Keyword{Name: "ageing", Arg: "SECONDS", Default: "300", Live: true, Usage: "lifetime of learned MAC addresses; 0 is for ever",
 			Number: true, Min: 0, Max: 1e9, Text: true},
 			setAgeing,
 			func(t *Tunnel) []string { return []string{itoa(int(t.Ageing / time.Second))} }),
-		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned addresses at most, in each VLAN",
+		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned MAC addresses at most, in each VLAN",
 			Min: 1, Max: 1 << 24, want: "want 1 to 16777216"},
 			func(t *Tunnel) *int { return &t.MaxAddress }),
-		word(Keyword{Name: "flood", Default: "on", Live: true, Usage: "flood frames to addresses that are not known"},
+		word(Keyword{Name: "flood", Default: "on", Live: true, Usage: "flood frames to unknown MAC addresses"},
 			func(t *Tunnel) *bool { return &t.NoFlood }, false),
 		word(Keyword{Name: "mcast_flood", Default: "on", Live: true, Usage: "flood multicast"},
 			func(t *Tunnel) *bool { return &t.NoMcastFlood }, false),
 		word(Keyword{Name: "bcast_flood", Default: "on", Live: true, Usage: "flood broadcast"},
 			func(t *Tunnel) *bool { return &t.NoBcastFlood }, false),
-		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "frames flooded in a second at most, in each VLAN; 0 is no limit",
-			Min: 0, Max: 1e9, want: wantPPS},
+		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "flooded frames a second at most, in each VLAN; 0 is no limit",
+			More: "Frames above it are dropped.",
+			Min:  0, Max: 1e9, want: wantPPS},
 			func(t *Tunnel) *int { return &t.BUMLimit }),
-		word(Keyword{Name: "isolated", Default: "off", Live: true, Usage: "the bridge passes nothing between the device and other isolated ports"},
+		word(Keyword{Name: "isolated", Default: "off", Live: true, Usage: "the bridge passes nothing between the device and other isolated ports",
+			More: "The same as bridge link set ... isolated on."},
 			func(t *Tunnel) *bool { return &t.Isolated }, true),
-		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "let only addresses with a static entry speak"},
+		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "only MAC addresses with a static entry may send"},
 			func(t *Tunnel) *bool { return &t.Locked }, true),
-		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "hold addresses that flap between peers where they are for a while"},
+		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "hold a MAC address that flaps between peers where it is for a while"},
 			func(t *Tunnel) *bool { return &t.NoMoveDamping }, false),
-		word(Keyword{Name: "neigh_suppress", Default: "off", Live: true, Usage: "answer ARP and ND for addresses behind peers instead of flooding"},
+		word(Keyword{Name: "neigh_suppress", Default: "off", Live: true, Usage: "answer ARP and ND requests for addresses behind peers instead of flooding them"},
 			func(t *Tunnel) *bool { return &t.NeighSuppress }, true),
-		custom(Keyword{Name: "neigh", Kind: List, Arg: "ADDR=LLADDR", Live: true, Usage: "answer ARP or ND for this address by neigh_suppress, while the fdb has LLADDR behind a peer"},
+		custom(Keyword{Name: "neigh", Kind: List, Arg: "ADDR=LLADDR", Live: true, Usage: "answer ARP or ND for this address by neigh_suppress, while the FDB has LLADDR behind a peer",
+			More: "For requests without a VLAN tag. The address need not have been heard."},
 			setNeighbour,
 			func(t *Tunnel) (all []string) {
 				for _, n := range t.Neighbours {
@@ -213,7 +226,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				return all
 			}),
 		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop", Live: true,
-			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree; PAUSE is always dropped"},
+			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree and LLDP; PAUSE is always dropped"},
 			func(t *Tunnel) *bool { return &t.L2ControlPass }, false, true),
 		choice(Keyword{Name: "vlan_tags", Arg: "pass|drop", Values: []string{"pass", "drop"}, Default: "pass", Live: true,
 			Usage: "frames with a VLAN tag"},
@@ -231,7 +244,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
-		text(Keyword{Name: "lladdr", Arg: "LLADDR", Usage: "Ethernet address of the device (random)"},
+		text(Keyword{Name: "lladdr", Arg: "LLADDR", Usage: "MAC address of the device (random)"},
 			func(t *Tunnel) *string { return &t.LLAddr }, lladdr),
 		text(Keyword{Name: "master", Arg: "DEVICE", Usage: "bridge to join"},
 			func(t *Tunnel) *string { return &t.Master }, deviceName),

@@ -172,29 +172,6 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// The README names every keyword, and marks those that are live.
-func TestReadme(t *testing.T) {
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	readme := string(text)
-	for _, k := range Keywords() {
-		name, mark := "`"+k.Name+"`", ""
-		if k.Kind == Switch {
-			name = "`[no]" + k.Name + "`"
-		}
-		if k.Live {
-			mark = " *"
-		}
-		if !strings.Contains(readme, name) {
-			t.Errorf("README.md: no %s", name)
-		} else if row := regexp.MustCompile(`(?m)^\| (` + "[^|]*" + regexp.QuoteMeta(name) + `[^|*]*)(\*?) \|`).FindStringSubmatch(readme); row != nil && row[2] != strings.TrimSpace(mark) {
-			t.Errorf("README.md: %s is marked %q, want %q", name, row[2], mark)
-		}
-	}
-}
-
 // The schema is a promise to editors, and knows the keys of the table.
 func TestSchema(t *testing.T) {
 	got := Schema()

@@ -26,7 +26,7 @@ func Sections() []Section {
 		of("[[tunnel.peer]]", "A peer of the tunnel before it, where remote is not enough.", keywordsOf(peerKeywords()),
 			Keyword{Name: "remote", Arg: "ADDR", Text: true, Live: true, Usage: "address of the peer"}),
 		of("[[tunnel.fdb]]", "An entry of the forwarding table of the tunnel before it.", keywordsOf(entryKeywords()),
-			Keyword{Name: "lladdr", Arg: "LLADDR", Text: true, Live: true, Usage: "Ethernet address of the entry"}),
+			Keyword{Name: "lladdr", Arg: "LLADDR", Text: true, Live: true, Usage: "MAC address of the entry"}),
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/config"
-	"gvtep/vtep"
 )
 
 func read(t *testing.T, name string) string {
@@ -151,27 +150,6 @@ func TestMessages(t *testing.T) {
 		if said(wrong, all) {
 			t.Errorf("%q passes as a message of the program", wrong)
 		}
-	}
-}
-
-// Each reason to drop a packet has its row, and there are no others.
-func TestDropReasons(t *testing.T) {
-	rest := map[string]bool{}
-	for _, r := range vtep.Reasons() {
-		rest[r.String()] = true
-	}
-	for _, cells := range rows(section(t, read(t, "troubleshooting.md"), "## Drop counters")) {
-		reason := strings.Trim(cells[0], "`")
-		if !rest[reason] {
-			t.Errorf("troubleshooting.md: %s is no reason, or is there twice", reason)
-		}
-		delete(rest, reason)
-		if len(cells) != 4 || cells[2] == "" || cells[3] == "" {
-			t.Errorf("troubleshooting.md: %s: no cause or no remedy: %q", reason, cells)
-		}
-	}
-	for reason := range rest {
-		t.Errorf("troubleshooting.md: no row for %s", reason)
 	}
 }
 

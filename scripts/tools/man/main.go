@@ -2,6 +2,11 @@
 //
 //	gvtep -j help | go run ./scripts/tools/man [-date 2026-01-02] DIR
 //
+// With -docs it writes the pages of docs that are made from tables, reference.md
+// and drops.md, and reads nothing:
+//
+//	go run ./scripts/tools/man -docs docs
+//
 // Commands, flags and examples are what the program says of itself, keys and
 // their defaults are the tables of package config; only the prose between them
 // stands in the templates beside this file.
@@ -52,12 +57,17 @@ type page struct {
 
 func main() {
 	date := flag.String("date", time.Now().UTC().Format(time.DateOnly), "date of the pages, as 2026-01-02")
+	docs := flag.Bool("docs", false, "write the pages of docs instead")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: gvtep -j help | man [-date DATE] DIR")
+		fmt.Fprintln(os.Stderr, "usage: gvtep -j help | man [-date DATE] DIR, or man -docs DIR")
 		os.Exit(1)
 	}
-	if err := write(os.Stdin, flag.Arg(0), *date); err != nil {
+	do := func(dir string) error { return write(os.Stdin, dir, *date) }
+	if *docs {
+		do = writeDocs
+	}
+	if err := do(flag.Arg(0)); err != nil {
 		fmt.Fprintln(os.Stderr, "man:", err)
 		os.Exit(1)
 	}
@@ -90,7 +100,7 @@ func write(help io.Reader, dir, date string) error {
 		"text": text, "arg": arg, "prose": prose, "literal": literal, "blocks": blocks, "values": values, "keyword": keyword, "flag": flagLine, "use": use, "live": live, "initial": initial, "sentence": sentence,
 		"lines": func(s string) []string { return strings.Split(strings.Trim(s, "\n"), "\n") }, "ownFlags": ownFlags, "fileKeys": fileKeys,
 		"tunnelKeywords": config.TunnelKeywords, "peerKeywords": config.PeerKeywords, "entryKeywords": config.EntryKeywords, "processKeywords": processKeywords,
-	}).ParseFS(templates, "*.tmpl")
+	}).ParseFS(templates, "*.[58].tmpl")
 	if err != nil {
 		return err
 	}

@@ -126,3 +126,16 @@ func TestRefusesWhatIsNoHelp(t *testing.T) {
 		t.Error("pages of nothing")
 	}
 }
+
+// The pages of docs that are made from tables are as the tables are.
+func TestDocs(t *testing.T) {
+	for _, name := range docsPages {
+		want, err := docsPage(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, filepath.Join("../../../docs", name)); got != want {
+			t.Errorf("docs/%s is not what the tables say: run make docs", name)
+		}
+	}
+}
