@@ -332,14 +332,16 @@ func TestCopies(t *testing.T) {
 				for n := range frames {
 					packet := ip{src: addr("192.0.2.1"), dst: addr("192.0.2.255")}.udp(uint16(2000+n), 9, []byte(text(n)), csumRight)
 					s.inner[0].send(eth(broadcast, s.mac(0), typeIPv4, packet))
-					if n%50 == 49 { // no queue is longer than this
-						s.inner[2].await(2*time.Second, n+1, 0, received("COPY-"))
+					// No queue is longer than this: of a sender that a group does not know yet a
+					// receiver keeps 64 datagrams while it makes a peer of it. On a busy machine
+					// that takes one receiver longer than the other.
+					if n%50 == 49 {
+						for i := 1; i < 3; i++ {
+							s.inner[i].await(5*time.Second, n+1, 0, received("COPY-"))
+						}
 					}
 				}
-				for i := 1; i < 3; i++ {
-					s.inner[i].await(2*time.Second, frames, 0, received("COPY-"))
-				}
-				s.wire[0].await(2*time.Second, frames*len(to), 0, func(f frame) bool { return f.out && bytes.Contains(f.data, []byte("COPY-")) })
+				s.wire[0].await(5*time.Second, frames*len(to), 0, func(f frame) bool { return f.out && bytes.Contains(f.data, []byte("COPY-")) })
 				time.Sleep(100 * time.Millisecond) // for those that should not come
 				tally := func(c *capture, pass func(frame) bool, key func([]byte) string) map[string]int {
 					found := map[string]int{}
