@@ -4,19 +4,19 @@ import (
 	"net/netip"
 )
 
-// claims are what tunnels have for themselves.
+// claims are what tunnels have for themselves. Every question is answered by
+// a look-up: a configuration may have 65,536 tunnels.
 type claims struct {
 	names   map[string]place
-	peers   map[admission]claimant
 	sockets map[listening]bool
-	inOrder []claimedSocket
+	reaches map[reach]claimedSocket // the first socket of each
+	order   int
+	peers   map[admission]claimant        // of tunnels with their own id
+	trunks  map[correspondence][]*vlanMap // that hear a remote on a socket
+	plain   map[segmentOn]bool            // ids of tunnels, by the socket they are heard on
 }
 
-type claimedSocket struct {
-	listening
-	by claimant
-}
-
+// claimant is the tunnel that has something, and where it stands.
 type claimant struct {
 	tunnel string
 	place
@@ -30,52 +30,200 @@ type listening struct {
 	zeroCsum6 bool
 }
 
-// admission is by what a packet is known to be for a tunnel.
-type admission struct {
+type claimedSocket struct {
 	listening
-	vni    uint32
+	by    claimant
+	order int
+}
+
+// reach is a set of sockets of one port and family: those of a local and a dev,
+// or of any.
+type reach struct {
+	is4              bool
+	port             uint16
+	local            netip.Addr
+	dev              string
+	anyLocal, anyDev bool
+}
+
+// segmentOn is a segment on a socket, correspondence a remote there, and
+// admission both: by what a packet is known to be for a tunnel.
+type segmentOn struct {
+	listening
+	vni uint32
+}
+
+type correspondence struct {
+	listening
 	remote netip.Addr
 }
 
-func newClaims() claims {
-	return claims{names: map[string]place{}, peers: map[admission]claimant{}, sockets: map[listening]bool{}}
+type admission struct {
+	correspondence
+	vni uint32
 }
 
-// claim finds the conflicts of a tunnel with those before it.
+// vlanMap is the map of a trunk.
+type vlanMap struct {
+	by    claimant
+	vlans []VLAN
+}
+
+func newClaims() claims {
+	return claims{
+		names: map[string]place{}, sockets: map[listening]bool{}, reaches: map[reach]claimedSocket{},
+		peers: map[admission]claimant{}, trunks: map[correspondence][]*vlanMap{}, plain: map[segmentOn]bool{},
+	}
+}
+
+// claim finds the conflicts of a tunnel with those before it. One that has any
+// claims nothing, so that those after it are not held against it.
 func (l *loader) claim(d definition, t *Tunnel) {
+	before := len(l.faults)
 	name := d.place("name", 0)
 	if other, ok := l.seen.names[t.Name]; ok {
 		l.fault(name.file, name.at, "name: there is a tunnel %s already, in %s", t.Name, other.where())
 		return
 	}
-	l.seen.names[t.Name] = name
 	for _, s := range t.listens() {
-		if l.seen.sockets[s] {
-			continue
+		if other, ok := l.seen.excluded(s); ok {
+			at := d.place("local", 0)
+			l.fault(at.file, at.at, "local %s port %d cannot be bound beside local %s of tunnel %s (%s): give both the same local, dev and udp6zerocsumrx, or one another dstport",
+				s.local, s.port, other.local, other.by.tunnel, other.by.where())
 		}
-		for _, other := range l.seen.inOrder {
-			if other.excludes(s) {
-				at := d.place("local", 0)
-				l.fault(at.file, at.at, "local %s port %d cannot be bound beside local %s of tunnel %s (%s): give both the same local, dev and udp6zerocsumrx, or one another dstport",
-					s.local, s.port, other.local, other.by.tunnel, other.by.where())
-				break
-			}
-		}
-		l.seen.sockets[s] = true
-		l.seen.inOrder = append(l.seen.inOrder, claimedSocket{s, claimant{t.Name, name}})
 	}
 	for i, p := range t.Peers {
-		for _, vni := range t.segments() {
-			key := admission{t.listening(p.Remote), vni, p.Remote}
-			if by, ok := l.seen.peers[key]; ok {
-				at := d.place("remote", i)
-				l.fault(at.file, at.at, "remote %s: tunnel %s (%s) has id %d with it on the same socket; one of id, remote, local and dstport must differ",
-					p.Remote, by.tunnel, by.where(), vni)
-				break
-			}
-			l.seen.peers[key] = claimant{t.Name, name}
+		if by, vni, ok := l.seen.heard(t, p.Remote); ok {
+			at := d.place("remote", i)
+			l.fault(at.file, at.at, "remote %s: tunnel %s (%s) has id %d with it on the same socket; one of id, remote, local and dstport must differ",
+				p.Remote, by.tunnel, by.where(), vni)
 		}
 	}
+	if len(l.faults) == before {
+		l.seen.add(t, claimant{t.Name, name})
+	}
+}
+
+// add enters all that a tunnel has.
+func (c *claims) add(t *Tunnel, by claimant) {
+	c.names[t.Name] = by.place
+	for _, s := range t.listens() {
+		if c.sockets[s] {
+			continue
+		}
+		c.sockets[s] = true
+		c.order++
+		for _, r := range s.partOf() {
+			if _, ok := c.reaches[r]; !ok {
+				c.reaches[r] = claimedSocket{s, by, c.order}
+			}
+		}
+	}
+	trunk := &vlanMap{by, t.VLANs}
+	for _, p := range t.Peers {
+		at := t.listening(p.Remote)
+		if !t.NoVNI {
+			c.peers[admission{correspondence{at, p.Remote}, t.VNI}] = by
+			c.plain[segmentOn{at, t.VNI}] = true
+		}
+		if len(t.VLANs) > 0 {
+			from := correspondence{at, p.Remote}
+			c.trunks[from] = append(c.trunks[from], trunk)
+		}
+	}
+}
+
+// excluded returns the first socket because of which the kernel refuses to
+// bind s: the first socket of an address is bound without SO_REUSEPORT.
+func (c *claims) excluded(s listening) (first claimedSocket, found bool) {
+	if c.sockets[s] {
+		return first, false // it is shared
+	}
+	return c.overlapping(s)
+}
+
+// overlapping returns the first socket that gets packets that s gets.
+func (c *claims) overlapping(s listening) (first claimedSocket, found bool) {
+	for _, r := range s.overlaps() {
+		if other, ok := c.reaches[r]; ok && (!found || other.order < first.order) {
+			first, found = other, true
+		}
+	}
+	return first, found
+}
+
+// partOf are the sets that a socket is part of.
+func (s listening) partOf() [4]reach {
+	r := reach{is4: s.local.Is4(), port: s.port, local: s.local, dev: s.dev}
+	anyLocal, anyDev, any := r, r, r
+	anyLocal.local, anyLocal.anyLocal = netip.Addr{}, true
+	anyDev.dev, anyDev.anyDev = "", true
+	any.local, any.anyLocal, any.dev, any.anyDev = netip.Addr{}, true, "", true
+	return [4]reach{r, anyLocal, anyDev, any}
+}
+
+// overlaps are the sets whose sockets get packets that s gets: an unspecified
+// local and an empty dev stand for all.
+func (s listening) overlaps() (all []reach) {
+	r := reach{is4: s.local.Is4(), port: s.port}
+	locals, devs := []netip.Addr{s.local, anyOf(s.local)}, []string{s.dev, ""}
+	if r.anyLocal = s.local.IsUnspecified(); r.anyLocal {
+		locals = []netip.Addr{{}}
+	}
+	if r.anyDev = s.dev == ""; r.anyDev {
+		devs = devs[1:]
+	}
+	for _, r.local = range locals {
+		for _, r.dev = range devs {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// heard finds a tunnel that has a segment of t with the same remote.
+func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni uint32, found bool) {
+	at := t.listening(remote)
+	from := correspondence{at, remote}
+	if !t.NoVNI {
+		if by, ok := c.peers[admission{from, t.VNI}]; ok {
+			return by, t.VNI, true
+		}
+	}
+	for _, other := range c.trunks[from] {
+		if vni, ok := sharedVNI(t, other.vlans); ok {
+			return other.by, vni, true
+		}
+	}
+	for _, v := range t.VLANs {
+		for vni := v.VNI; vni <= v.lastVNI(); vni++ {
+			// Few have one of these at all, so that not every remote is asked for.
+			if !c.plain[segmentOn{at, vni}] {
+				continue
+			}
+			if by, ok := c.peers[admission{from, vni}]; ok {
+				return by, vni, true
+			}
+		}
+	}
+	return by, 0, false
+}
+
+// sharedVNI returns the first VNI of t that is among those of a map.
+func sharedVNI(t *Tunnel, vlans []VLAN) (uint32, bool) {
+	for _, v := range vlans {
+		if !t.NoVNI && v.VNI <= t.VNI && t.VNI <= v.lastVNI() {
+			return t.VNI, true
+		}
+	}
+	for _, own := range t.VLANs {
+		for _, v := range vlans {
+			if own.VNI <= v.lastVNI() && v.VNI <= own.lastVNI() {
+				return max(own.VNI, v.VNI), true
+			}
+		}
+	}
+	return 0, false
 }
 
 // listening is where a tunnel hears a remote.
@@ -93,12 +241,4 @@ func (t *Tunnel) listens() []listening {
 		return []listening{t.listening(t.Local)}
 	}
 	return []listening{t.listening(netip.IPv4Unspecified()), t.listening(netip.IPv6Unspecified())}
-}
-
-// excludes reports whether the kernel refuses to bind one while the other is
-// bound: the first socket of an address is bound without SO_REUSEPORT.
-func (s listening) excludes(o listening) bool {
-	return s.port == o.port && s.local.Is4() == o.local.Is4() &&
-		(s.local == o.local || s.local.IsUnspecified() || o.local.IsUnspecified()) &&
-		(s.dev == "" || o.dev == "" || s.dev == o.dev)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -117,42 +118,176 @@ func (im *importer) text() (string, error) {
 	if n := len(im.entries[""]); n > 0 {
 		fmt.Fprintf(&b, "# %d entries of bridge fdb do not name their device: ask it for all devices at once.\n", n)
 	}
-	loader := loader{tables: newTables(), seen: newClaims()}
-	page := &file{name: "above"}
+	var all []*translation
+	words := newIndex(tunnelKeywords()).entries
 	for i := range im.links {
 		link := &im.links[i]
-		t := &translation{tunnel: defaults(), given: map[string]bool{}, link: link}
+		t := &translation{tunnel: defaults(), given: map[string]bool{}, link: link, words: words}
 		t.translate(im.entries[link.Ifname])
-		if t.refusal == "" {
-			// Conflicts are found as in a file; of the places only the names matter.
-			loader.claim(definition{page, span{}, nil}, &t.tunnel)
-			if len(loader.faults) > 0 {
-				t.refusal = strings.NewReplacer(" (above:1)", "", ", in above:1", "").Replace(loader.faults[0].text)
-				loader.faults = nil
-			}
-		}
+		all = append(all, t)
+	}
+	settle(all)
+	written := 0
+	for _, t := range all {
 		b.WriteString("\n")
 		for _, note := range t.notes {
-			fmt.Fprintf(&b, "# %s: %s\n", link.Ifname, note)
+			fmt.Fprintf(&b, "# %s: %s\n", t.name(), note)
 		}
 		if t.refusal != "" {
-			fmt.Fprintf(&b, "# %s: left out: %s\n", link.Ifname, t.refusal)
+			fmt.Fprintf(&b, "# %s: left out: %s\n", t.name(), t.refusal)
 			continue
 		}
-		loader.cfg.Tunnels = append(loader.cfg.Tunnels, t.tunnel)
+		written++
 		cfg := defaultConfig()
 		cfg.Tunnels = []Tunnel{t.tunnel}
 		b.WriteString(Print(cfg, false))
 	}
-	if len(loader.cfg.Tunnels) == 0 {
+	if written == 0 {
 		return b.String(), errors.New("none of the devices can be carried over; the comments say why")
 	}
 	return b.String(), nil
 }
 
+// settle makes the tunnels fit beside each other, or leaves some out. For the
+// sake of one that is left out none of the others changes.
+func settle(all []*translation) {
+	alone := make([]translation, len(all))
+	for i, t := range all {
+		alone[i] = *t
+		alone[i].notes = slices.Clip(t.notes)
+	}
+	for {
+		shareSockets(all)
+		if !refuseConflicts(all) {
+			return
+		}
+		for i, t := range all {
+			if t.refusal == "" {
+				*t = alone[i]
+			}
+		}
+	}
+}
+
+// shareSockets makes tunnels on one port fit beside each other. The kernel's
+// devices of one port share one socket, whatever their local and dev are; a
+// tunnel's sockets are bound to both. What a tunnel is given, or loses, is said.
+func shareSockets(all []*translation) {
+	all = slices.DeleteFunc(slices.Clone(all), func(t *translation) bool { return t.refusal != "" })
+	locals := onlyLocals(all)
+	for _, t := range all {
+		if local := t.tunnel.Local; local.IsValid() && local.IsUnspecified() {
+			if one := locals[t.listens(local)]; one != nil {
+				t.try("local", one.Local.String(), "local = %s added: %s has it, and on port %d both have one or none; the other ends must know this host by it", one.Local, one.Name, one.DstPort)
+			}
+		}
+	}
+	without := claimsOf(all, func(t *Tunnel) bool { return t.Dev == "" })
+	for _, t := range all {
+		if other := t.beside(without); t.tunnel.Dev != "" && other != "" {
+			t.try("dev", "", "dev = %s left away: %s has none, and on one address and port both have one or none; the route decides, see ip route get", t.tunnel.Dev, other)
+		}
+	}
+	with := claimsOf(all, func(t *Tunnel) bool { return t.AcceptZ6 })
+	for _, t := range all {
+		if other := t.beside(with); !t.tunnel.AcceptZ6 && !t.tunnel.Local.Is4() && other != "" {
+			t.try("udp6zerocsumrx", "on", "udp6zerocsumrx = true added: %s has it, and they share a socket", other)
+		}
+	}
+}
+
+// listens is where the tunnel would listen on an address, on any device.
+func (t *translation) listens(local netip.Addr) listening {
+	return listening{local: anyOf(local), port: t.tunnel.DstPort}
+}
+
+// onlyLocals finds, by port and family, the local address of those that have
+// one, where it is the same of all.
+func onlyLocals(all []*translation) map[listening]*Tunnel {
+	found := map[listening]*Tunnel{}
+	for _, t := range all {
+		local := t.tunnel.Local
+		if !local.IsValid() || local.IsUnspecified() {
+			continue
+		}
+		if one, ok := found[t.listens(local)]; !ok {
+			found[t.listens(local)] = &t.tunnel
+		} else if one != nil && one.Local != local {
+			found[t.listens(local)] = nil // several
+		}
+	}
+	return found
+}
+
+// claimsOf are the sockets of those that are wanted.
+func claimsOf(all []*translation, wanted func(*Tunnel) bool) claims {
+	c := newClaims()
+	for _, t := range all {
+		if wanted(&t.tunnel) {
+			c.add(&t.tunnel, claimant{tunnel: t.tunnel.Name})
+		}
+	}
+	return c
+}
+
+// beside names a tunnel that has a socket on an address of t's, whatever their
+// devices.
+func (t *translation) beside(c claims) string {
+	for _, s := range t.tunnel.listens() {
+		s.dev = ""
+		if other, ok := c.overlapping(s); ok {
+			return other.by.tunnel
+		}
+	}
+	return ""
+}
+
+// try gives a keyword another value, "" for none, and says so. A tunnel that
+// would not be right with it stays what it is.
+func (t *translation) try(word, value, format string, args ...any) {
+	if t.refusal != "" {
+		return
+	}
+	before := *t
+	t.given = maps.Clone(t.given)
+	if value == "" {
+		delete(t.given, word)
+		t.tunnel.Dev = "" // the only one that is taken away
+	} else {
+		t.set(word, value)
+	}
+	if t.check(); t.refusal != "" || value != "" && !t.given[word] {
+		*t = before
+		return
+	}
+	t.note(format, args...)
+}
+
+// refuseConflicts leaves out what does not fit beside the others. A tunnel that
+// listens on all addresses yields to those that have one.
+func refuseConflicts(all []*translation) (some bool) {
+	// Conflicts are found as in a file; of the places only the names matter.
+	l := loader{seen: newClaims()}
+	page := &file{name: "above"}
+	withoutPlace := strings.NewReplacer(" (above:1)", "", ", in above:1", "")
+	for _, specific := range []bool{true, false} {
+		for _, t := range all {
+			if local := t.tunnel.Local; t.refusal != "" || specific != (local.IsValid() && !local.IsUnspecified()) {
+				continue
+			}
+			if l.claim(definition{page, span{}, nil}, &t.tunnel); len(l.faults) > 0 {
+				t.refusal = withoutPlace.Replace(l.faults[0].text)
+				l.faults, some = nil, true
+			}
+		}
+	}
+	return some
+}
+
 // translation is one device of the kernel on its way to a tunnel.
 type translation struct {
 	link    *kernelLink
+	words   map[string]*entry[Tunnel]
 	tunnel  Tunnel
 	given   map[string]bool
 	notes   []string // comments before the tunnel
@@ -166,18 +301,18 @@ func (t *translation) note(format string, args ...any) {
 
 // set gives a keyword its value, or notes why it cannot.
 func (t *translation) set(word, value string) {
-	for _, e := range tunnelKeywords() {
-		if e.Name != word {
-			continue
-		}
-		if err := e.give(&t.tunnel, word, value); err != nil {
-			t.note("not carried over: %s", err)
-			return
-		}
-		t.given[word] = true
+	e := t.words[word]
+	if e == nil {
+		t.note("not carried over: %s %s", word, value)
 		return
 	}
-	t.note("not carried over: %s %s", word, value)
+	before := t.tunnel
+	if err := e.give(&t.tunnel, word, value); err != nil {
+		t.tunnel = before
+		t.note("not carried over: %s", err)
+		return
+	}
+	t.given[word] = true
 }
 
 // unsupported are settings that gvtep has no word for, and what is to be said.
@@ -232,7 +367,7 @@ func (t *translation) translate(entries []kernelEntry) {
 		return
 	}
 	for _, k := range valueKeys {
-		if v := text(k.key); v != "" {
+		if v := text(k.key); v != "" && (k.key != "label" || strings.Trim(v, "0x") != "") {
 			t.set(k.word, v)
 		}
 	}
@@ -275,12 +410,21 @@ func (t *translation) translate(entries []kernelEntry) {
 		}
 	}
 	t.odd(data)
+	t.unknown(data)
 	t.odd(l.LinkInfo.Slave)
 	t.table(entries)
+	t.check()
+}
+
+// check completes the tunnel, or finds out why it cannot be one.
+func (t *translation) check() {
 	if found := t.tunnel.check(func(key string) bool { return t.given[key] }, DefaultSrcPorts); len(found) > 0 {
 		t.refusal = found[0].text
 	}
 }
+
+// name is what the device is called in a comment, which is one line.
+func (t *translation) name() string { return plain(t.link.Ifname) }
 
 // plainValue is a JSON value as a keyword has it.
 func plainValue(v any) string {
@@ -347,10 +491,35 @@ func (t *translation) odd(data map[string]any) {
 	}
 }
 
+// unknown notes the settings of a device that are not known here: newer kernels
+// have more than this program.
+func (t *translation) unknown(data map[string]any) {
+	known := map[string]bool{"external": true, "tos": true, "ttl": true, "port": true, "port_range": true, "inner_proto_inherit": true}
+	for _, k := range slices.Concat(valueKeys, switchKeys) {
+		known[k.key] = true
+	}
+	for _, u := range unsupported {
+		known[u.key] = true
+	}
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		switch value := data[key]; {
+		case known[key], value == nil, value == false, value == 0.0, value == "":
+		case value == true:
+			t.note("not carried over: %s", plain(key))
+		default:
+			t.note("not carried over: %s %s", plain(key), plain(plainValue(value)))
+		}
+	}
+}
+
 // table carries forwarding entries over. Those of the bridge that the device
 // is a port of have no dst and stay there.
 func (t *translation) table(entries []kernelEntry) {
 	learned, behind := 0, []netip.Addr{}
+	peers, there := map[netip.Addr]int{}, map[string]Entry{} // what there is: where among the peers, and by entryKey
+	for i, p := range t.tunnel.Peers {
+		peers[p.Remote] = i
+	}
 	for _, e := range entries {
 		name := "fdb " + plain(e.MAC)
 		dst, err := remote(e.Dst)
@@ -376,7 +545,7 @@ func (t *translation) table(entries []kernelEntry) {
 			t.note("not carried over: %s src_vni %d", name, *e.SrcVNI)
 		}
 		if e.MAC == zeroAddress {
-			t.flooded(e, dst)
+			t.flooded(e, dst, peers)
 			continue
 		}
 		entry := defaultEntry()
@@ -384,7 +553,13 @@ func (t *translation) table(entries []kernelEntry) {
 			t.note("not carried over: %s: %s", name, err)
 			continue
 		}
-		entry.Dst, entry.Via = dst, e.Via
+		entry.Dst = dst
+		if e.Via != "" {
+			if entry.Via, err = deviceName(e.Via); err != nil {
+				t.note("not carried over: %s via %s: %s", name, plain(e.Via), err)
+				continue
+			}
+		}
 		if e.State == "static" {
 			entry.State = e.State
 		}
@@ -394,6 +569,13 @@ func (t *translation) table(entries []kernelEntry) {
 		if e.VNI != nil && *e.VNI >= 0 && *e.VNI < 1<<24 {
 			entry.VNI, entry.HasVNI = uint32(*e.VNI), true
 		}
+		if other, twice := there[entryKey(&entry)]; twice {
+			if other != entry {
+				t.note("not carried over: %s dst %s, of which there is one already, dst %s", name, dst, other.Dst)
+			}
+			continue
+		}
+		there[entryKey(&entry)] = entry
 		t.tunnel.Entries = append(t.tunnel.Entries, entry)
 		behind = append(behind, dst)
 	}
@@ -408,15 +590,17 @@ func (t *translation) table(entries []kernelEntry) {
 	}
 	// Who is behind an entry may speak, also if it gets no flooded frames.
 	for _, dst := range behind {
-		if !slices.ContainsFunc(t.tunnel.Peers, func(p Peer) bool { return p.Remote == dst }) {
+		if _, ok := peers[dst]; !ok {
+			peers[dst] = len(t.tunnel.Peers)
 			t.tunnel.Peers = append(t.tunnel.Peers, Peer{Remote: dst, NoFlood: true})
 			t.given["remote"] = true
 		}
 	}
 }
 
-// flooded makes a peer of an entry of the flood list.
-func (t *translation) flooded(e kernelEntry, dst netip.Addr) {
+// flooded makes a peer of an entry of the flood list. peers is where the peers
+// are.
+func (t *translation) flooded(e kernelEntry, dst netip.Addr, peers map[netip.Addr]int) {
 	if e.VNI != nil || e.Via != "" && e.Via != t.tunnel.Dev {
 		t.note("not carried over: vni and via of the flood list entry dst %s", dst)
 	}
@@ -425,9 +609,10 @@ func (t *translation) flooded(e kernelEntry, dst netip.Addr) {
 	if e.Port > 0 && e.Port < 1<<16 {
 		p.Port = uint16(e.Port)
 	}
-	if i := slices.IndexFunc(t.tunnel.Peers, func(p Peer) bool { return p.Remote == dst }); i >= 0 {
+	if i, ok := peers[dst]; ok {
 		t.tunnel.Peers[i] = p // remote, which the kernel also shows as an entry
 		return
 	}
+	peers[dst] = len(t.tunnel.Peers)
 	t.tunnel.Peers = append(t.tunnel.Peers, p)
 }
