@@ -68,7 +68,7 @@ var explanations = [numReasons]Explanation{
 		"send a capture to its maker; switch `udpcsum` on"},
 	DropCriticalOption: {"critical_option", true, false,
 		"a critical option that gvtep does not know",
-		"the other end insists on an option",
+		"the other end insists on an option; OVN does so in every packet (docs/migration.md)",
 		"switch the option off there"},
 	DropBadProtocol: {"bad_protocol", true, false,
 		"the payload type does not fit the tunnel",
