@@ -229,6 +229,9 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		d.fdb.SetLimit(t.config.MaxAddress)
 		d.fdb.SetAgeing(t.config.Ageing)
 		d.fdb.SetDamping(!t.config.NoMoveDamping)
+		if d.neighbours != nil {
+			d.neighbours.Configure(t.config.neighbourOptions())
+		}
 	}
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
 		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))

@@ -68,12 +68,17 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
 		}
 	}
 	w.look(p, hdr, frame)
-	peers, flood, reason := seg.forward(p, frame, &w.headers, w.pieces, w.now)
-	if len(peers) == 0 {
+	if reason, ok := seg.takes(p, frame, &w.headers, w.now); !ok {
 		w.lose(seg, reason)
 		return
 	}
-	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, seg, frame, flood) {
+	// Before anything is decided about a flood: what is answered needs none.
+	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, seg, frame) {
+		return
+	}
+	peers, flood, reason := seg.forward(p, frame, &w.headers, w.pieces, w.now)
+	if len(peers) == 0 {
+		w.lose(seg, reason)
 		return
 	}
 	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
@@ -206,19 +211,21 @@ func (w *worker) lose(seg *segment, reason Reason) {
 	seg.drops[w.id].tx[reason].Add(uint64(w.pieces))
 }
 
-// answer answers a flooded ARP or ND request instead of its target, if that is
-// known and behind a peer. It reports whether it did.
-func (w *worker) answer(p *port, seg *segment, frame []byte, flood bool) bool {
+// answer answers an ARP or ND request instead of its target, if that is known and behind
+// a peer, and reports whether it did. A request that only the target can answer is made one
+// for the target alone, which RFC 6085 allows for ND, too.
+func (w *worker) answer(p *port, seg *segment, frame []byte) bool {
 	seg.neighbours.Observe(frame, &w.headers, true, w.now)
-	if !flood {
-		return false
-	}
-	reply, ok := seg.neighbours.Answer(frame, &w.headers, w.now, w.reply[tagLen:])
-	if !ok {
+	owner, reply := seg.neighbours.Answer(frame, &w.headers, w.now, w.reply[tagLen:])
+	if owner.IsZero() {
 		return false
 	}
 	// The target may have come over to our side without a word.
-	if nh, ok := seg.fdb.Lookup(packet.MAC(reply[6:12]), w.now); !ok || nh == fdb.Local {
+	if nh, ok := seg.fdb.Lookup(owner, w.now); !ok || nh == fdb.Local || seg.nexthopPeers(nh) == nil {
+		return false
+	}
+	if reply == nil {
+		copy(frame, owner[:])
 		return false
 	}
 	w.giveBack(p, seg, reply)
@@ -229,34 +236,41 @@ func (w *worker) answer(p *port, seg *segment, frame []byte, flood bool) bool {
 // maxDatagram is the longest IPv4 packet, and safe for IPv6.
 const maxDatagram = 65535
 
-// forward decides where a frame of so many pieces from the device goes: to the peers returned,
-// as copies of a flooded frame or not. With no peers, reason says why.
-func (s *segment) forward(p *port, frame []byte, h *packet.Headers, pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
+// takes reports whether a frame from the device is one that may go anywhere, and learns
+// where its sender is. If it is not, reason says why.
+func (s *segment) takes(p *port, frame []byte, h *packet.Headers, now int64) (reason Reason, ok bool) {
 	if p.l3 {
-		if h.Version == 0 {
-			return nil, false, DropShortInner
-		}
-		return s.route(frame, h), false, DropNoPeer
+		return DropShortInner, h.Version != 0
 	}
 	if len(frame) < ethernetLen {
-		return nil, false, DropShortInner
+		return DropShortInner, false
 	}
 	if h.Tags > 0 && s.vlanDrop {
-		return nil, false, DropVLAN
+		return DropVLAN, false
 	}
 	dst, src := packet.MAC(frame[0:6]), packet.MAC(frame[6:12])
 	if src.IsGroup() || src.IsZero() {
-		return nil, false, DropBadSourceMAC
+		return DropBadSourceMAC, false
 	}
 	// An address that speaks on our side is no longer behind a peer. Our own
 	// is never learned.
 	if s.learning && src != p.mac && s.fdb.Learn(src, fdb.Local, now) == fdb.Pinned {
-		return nil, false, DropLocked
+		return DropLocked, false
 	}
+	if dst.IsGroup() && s.reserved(dst, h) {
+		return DropReservedAddress, false
+	}
+	return 0, true
+}
+
+// forward decides where a frame of so many pieces from the device goes: to the peers returned,
+// as copies of a flooded frame or not. With no peers, reason says why.
+func (s *segment) forward(p *port, frame []byte, h *packet.Headers, pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
+	if p.l3 {
+		return s.route(frame, h), false, DropNoPeer
+	}
+	dst := packet.MAC(frame[0:6])
 	if dst.IsGroup() {
-		if s.reserved(dst, h) {
-			return nil, false, DropReservedAddress
-		}
 		return s.floodGroup(dst, pieces, now)
 	}
 	if nh, ok := s.fdb.Lookup(dst, now); ok {

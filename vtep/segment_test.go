@@ -526,30 +526,54 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// arp is an ARP packet of srcMAC, to everybody unless it says otherwise.
+func arp(op uint16, srcMAC packet.MAC, src, dst string) []byte {
+	b := []byte{0, 1, 8, 0, 6, 4, byte(op >> 8), byte(op)}
+	b = append(append(b, srcMAC[:]...), addr(src).AsSlice()...)
+	b = append(append(b, make([]byte, 6)...), addr(dst).AsSlice()...)
+	return frame(broadcast, srcMAC, 0x0806, append(b, make([]byte, 18)...))
+}
+
+// says has a station behind a VTEP send a frame.
+func (l *lab) says(from string, f []byte) {
+	l.underlay.inject(addr(from), 6081, 0, 2, len(f)+8, good(f))
+	l.step()
+	l.dev.queues[0].take()
+}
+
+// asks has our side ask for an address, and returns the answer given here, nil if none,
+// and the frames that were sent instead.
+func (l *lab) asks(dst string) (answer []byte, sent []memDatagram) {
+	l.t.Helper()
+	l.dev.queues[0].feed(memFrame{bytes: arp(1, macA, "10.0.0.1", dst)})
+	l.step()
+	out := l.dev.queues[0].take()
+	if len(out) > 1 {
+		l.t.Fatalf("%d frames to the device", len(out))
+	}
+	if len(out) == 1 {
+		answer = out[0].bytes
+	}
+	sent = l.underlay.sent
+	l.underlay.sent = nil
+	return answer, sent
+}
+
+// later lets time pass.
+func (l *lab) later(d time.Duration) { l.started = l.started.Add(-d) }
+
 // TestNeighSuppress: an ARP request for an address behind a peer that was
 // heard is answered here; for others it is flooded.
 func TestNeighSuppress(t *testing.T) {
-	arp := func(op uint16, srcMAC packet.MAC, src, dst string) []byte {
-		b := []byte{0, 1, 8, 0, 6, 4, byte(op >> 8), byte(op)}
-		b = append(append(b, srcMAC[:]...), addr(src).AsSlice()...)
-		b = append(append(b, make([]byte, 6)...), addr(dst).AsSlice()...)
-		return frame(broadcast, srcMAC, 0x0806, append(b, make([]byte, 18)...))
-	}
 	cfg := testTunnel("gnv0", "192.0.2.2")
 	cfg.NeighSuppress = true
 	l := newLab(t, cfg)
-	hello := arp(1, macB, "10.0.0.2", "10.0.0.9")
-	l.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(hello)+8, good(hello))
-	l.step()
-	l.dev.queues[0].take()
+	l.says("192.0.2.2", arp(1, macB, "10.0.0.2", "10.0.0.9"))
 
-	l.dev.queues[0].feed(memFrame{bytes: arp(1, macA, "10.0.0.1", "10.0.0.2")})
-	l.step()
-	out := l.dev.queues[0].take()
-	if len(out) != 1 || len(l.underlay.sent) != 0 {
-		t.Fatalf("%d frames to the device and %d sent, want an answer and nothing sent", len(out), len(l.underlay.sent))
+	reply, sent := l.asks("10.0.0.2")
+	if reply == nil || len(sent) != 0 {
+		t.Fatalf("answer %x and %d sent, want an answer and nothing sent", reply, len(sent))
 	}
-	reply := out[0].bytes
 	if packet.MAC(reply[0:6]) != macA || packet.MAC(reply[6:12]) != macB || reply[21] != 2 ||
 		packet.MAC(reply[22:28]) != macB || netip.AddrFrom4([4]byte(reply[28:32])) != addr("10.0.0.2") {
 		t.Errorf("answer %x, want an ARP reply that 10.0.0.2 is at %s", reply, macB)
@@ -557,10 +581,117 @@ func TestNeighSuppress(t *testing.T) {
 	if got := l.State().Tunnels[0].Answered; got != 1 {
 		t.Errorf("answered %d, want 1", got)
 	}
-	l.dev.queues[0].feed(memFrame{bytes: arp(1, macA, "10.0.0.1", "10.0.0.77")})
-	l.step()
-	if len(l.underlay.sent) != 1 {
-		t.Errorf("a request for an unknown address was sent %d times, want once", len(l.underlay.sent))
+	if _, sent := l.asks("10.0.0.77"); len(sent) != 1 {
+		t.Errorf("a request for an unknown address was sent %d times, want once", len(sent))
+	}
+}
+
+// TestSuppressWithoutFlood: what can be answered is answered, whatever the tunnel
+// would do with a request that cannot, and takes nothing of what may be flooded.
+func TestSuppressWithoutFlood(t *testing.T) {
+	for name, change := range map[string]func(*Tunnel){
+		"bcast_flood off": func(c *Tunnel) { c.NoBcastFlood = true },
+		"bum_limit 1":     func(c *Tunnel) { c.BUMLimit = 1 },
+		"nobody to go to": func(c *Tunnel) { c.Peers[0].NoFlood = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testTunnel("gnv0", "192.0.2.2")
+			cfg.NeighSuppress = true
+			change(&cfg)
+			l := newLab(t, cfg)
+			l.says("192.0.2.2", arp(1, macB, "10.0.0.2", "10.0.0.9"))
+			for i := range 5 {
+				if reply, sent := l.asks("10.0.0.2"); reply == nil || len(sent) != 0 {
+					t.Fatalf("request %d: answer %x and %d sent, want an answer and nothing sent", i, reply, len(sent))
+				}
+			}
+			if cfg.BUMLimit > 0 {
+				if _, sent := l.asks("10.0.0.77"); len(sent) != 1 {
+					t.Errorf("after 5 answers a request for an unknown address was sent %d times, want once", len(sent))
+				}
+			}
+			drops := l.State().Tunnels[0].Drops
+			if drops.Tx != (Drops{}).Tx {
+				t.Errorf("drops %v, want none", drops.Tx)
+			}
+			// What our side says of itself is heard, though it goes nowhere.
+			l.dev.queues[0].feed(memFrame{bytes: arp(1, macC, "10.0.0.2", "10.0.0.9")})
+			l.step()
+			l.underlay.sent = nil
+			if reply, _ := l.asks("10.0.0.2"); reply != nil {
+				t.Errorf("answer %x for an address that has come over to our side", reply)
+			}
+		})
+	}
+}
+
+// TestSuppressAsksOwner: a request for an address that was not heard of lately goes to
+// its station alone, which answers for itself; if it does not, the next one is flooded.
+func TestSuppressAsksOwner(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.NeighSuppress = true
+	l := newLab(t, cfg)
+	want := func(when string, answered bool, to ...string) {
+		t.Helper()
+		reply, sent := l.asks("10.0.0.2")
+		var got []string
+		for _, d := range sent {
+			got = append(got, d.to.Addr().String())
+			if dst := packet.MAC(d.bytes[8:14]); len(to) == 1 && dst != macB {
+				t.Errorf("%s: the request went to %s, want %s", when, dst, macB)
+			}
+		}
+		if (reply != nil) != answered || !slices.Equal(got, to) {
+			t.Errorf("%s: answered %t, sent to %v; want %t, %v", when, reply != nil, got, answered, to)
+		}
+	}
+	speak := func() { l.says("192.0.2.2", arp(2, macB, "10.0.0.2", "10.0.0.1")) }
+	speak()
+	want("just heard", true)
+	l.later(4 * time.Second)
+	want("heard 4 s ago", true)
+	l.later(2 * time.Second)
+	want("heard 6 s ago", false, "192.0.2.2")
+	want("asked just now", false, "192.0.2.2")
+	speak()
+	want("it has answered", true)
+	l.later(6 * time.Second)
+	want("heard 6 s ago, again", false, "192.0.2.2")
+	l.later(1500 * time.Millisecond)
+	want("it has not answered", false, "192.0.2.2", "192.0.2.3")
+	l.later(10 * time.Second)
+	want("nor later", false, "192.0.2.2", "192.0.2.3")
+	speak()
+	want("it is back", true)
+}
+
+// TestNeighLimitsFollow: what neigh_suppress remembers has the limit and the ageing time
+// that the tunnel has now.
+func TestNeighLimitsFollow(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.NeighSuppress, cfg.MaxAddress = true, 1
+	l := newLab(t, cfg)
+	hear := func(address string, known bool) {
+		t.Helper()
+		l.says("192.0.2.2", arp(1, macB, address, "10.0.0.9"))
+		if reply, _ := l.asks(address); (reply != nil) != known {
+			t.Errorf("%s: answered %t, want %t", address, reply != nil, known)
+		}
+	}
+	hear("10.0.0.2", true)
+	hear("10.0.0.3", false)
+	cfg.MaxAddress = 2
+	if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	hear("10.0.0.3", true)
+	cfg.Ageing = time.Second
+	if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	l.later(2 * time.Second)
+	if n := l.tunnels["gnv0"].domains[0].neighbours.Sweep(l.clock()); n != 2 {
+		t.Errorf("%d have expired, want 2", n)
 	}
 }
 

@@ -114,7 +114,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 		case !cfg.NeighSuppress:
 			d.neighbours = nil
 		case d.neighbours == nil:
-			d.neighbours = neigh.NewTable(neigh.Options{Limit: cfg.MaxAddress, Ageing: cfg.Ageing})
+			d.neighbours = neigh.NewTable(cfg.neighbourOptions())
 		}
 		all = append(all, d)
 	}
@@ -126,6 +126,11 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 	}
 	slices.SortFunc(all, func(a, b domain) int { return a.compare(b.vid) })
 	return all
+}
+
+// neighbourOptions are those of the table that neigh_suppress answers from.
+func (cfg *Tunnel) neighbourOptions() neigh.Options {
+	return neigh.Options{Limit: cfg.MaxAddress, Ageing: cfg.Ageing}
 }
 
 func (d domain) compare(vid uint16) int { return int(d.vid) - int(vid) }

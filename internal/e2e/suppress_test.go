@@ -110,6 +110,55 @@ func TestSuppress(t *testing.T) {
 	}
 }
 
+// TestSuppressLost: a station that was not heard of lately is asked itself, with nothing
+// flooded, and one that has lost its address is no longer answered for.
+func TestSuppressLost(t *testing.T) {
+	need(t)
+	a, b := underlay(t)
+	a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--neigh_suppress", "on", "--ageing", "60",
+		"--address", "192.0.2.1/24", "--address", "fd10::1/64")
+	b.tunnel("gnv0", "--id", "42", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--address", "192.0.2.2/24", "--address", "fd10::2/64")
+	there := b.mac("gnv0")
+	wire := a.capture("veth0", 5000)
+	ask := func(address string) (known bool, flooded int) {
+		t.Helper()
+		a.forget("gnv0", address)
+		from := wire.count()
+		c := a.listenUDP(map[bool]string{true: "0.0.0.0:0", false: "[::]:0"}[addr(address).Is4()])
+		c.WriteTo([]byte("?"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr(address), 9)))
+		c.Close()
+		known = soon(2500*time.Millisecond, func() bool { // the kernel asks three times, a second apart
+			lladdr, ok := a.resolved("gnv0", address)
+			return ok && lladdr == there
+		})
+		time.Sleep(60 * time.Millisecond) // for the capture
+		return known, len(wire.kept(from, func(f frame) bool {
+			d, ok := readUDP(f.data)
+			return ok && d.dst.Port() == 6081 && len(d.payload) > 8 && asks(d.payload[8:], address)
+		}))
+	}
+	both := []string{"192.0.2.2", "fd10::2"}
+	for _, address := range both {
+		if known, _ := ask(address); !known {
+			t.Fatalf("%s: no answer at first", address)
+		}
+	}
+	time.Sleep(6 * time.Second)
+	for _, address := range both {
+		if known, flooded := ask(address); !known || flooded != 0 {
+			t.Errorf("%s, heard 6 s ago: known %t, %d requests flooded; want its own answer, and none", address, known, flooded)
+		}
+	}
+	b.ok(5*time.Second, "ip", "address", "del", "192.0.2.2/24", "dev", "gnv0")
+	b.ok(5*time.Second, "ip", "address", "del", "fd10::2/64", "dev", "gnv0")
+	time.Sleep(6 * time.Second)
+	for _, address := range both {
+		if known, flooded := ask(address); known || flooded == 0 {
+			t.Errorf("%s, lost: known %t, %d requests flooded; want no answer, and some", address, known, flooded)
+		}
+	}
+}
+
 // bare turns flags into bare words.
 func bare(flags []string) (words []string) {
 	for _, w := range flags {

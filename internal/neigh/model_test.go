@@ -15,6 +15,7 @@ import (
 // more from the other end: what was said, not which bytes.
 type model struct {
 	entries map[id]*Entry // Updated is when
+	probed  map[id]int64  // when the station was first asked, since Updated
 	stats   Stats
 	limit   int
 }
@@ -56,6 +57,11 @@ func (m *model) said(k id, mac, src packet.MAC, local, advertised, router, overr
 		delete(m.entries, k)
 		return
 	}
+	defer func() {
+		if e := m.entries[k]; e != nil && int64(e.Updated) == now {
+			delete(m.probed, k)
+		}
+	}()
 	next := &Entry{Addr: k.addr, VLANs: k.vlans, MAC: mac, Local: local, Updated: time.Duration(now)}
 	if advertised {
 		next.Router, next.Anycast = router, !override
@@ -143,7 +149,7 @@ func TestModel(t *testing.T) {
 	for range 30 {
 		seed := rand.Uint64()
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		m := &model{entries: map[id]*Entry{}, limit: 2 + rnd.IntN(20)}
+		m := &model{entries: map[id]*Entry{}, probed: map[id]int64{}, limit: 2 + rnd.IntN(20)}
 		table := NewTable(Options{Limit: m.limit, Ageing: time.Duration(modelAgeing)})
 		now := 1000 * sec
 		coin := func() bool { return rnd.IntN(2) == 0 }
@@ -177,12 +183,29 @@ func TestModel(t *testing.T) {
 				observe(table, w.says(advertised, router, override), local, now)
 			case op < 16:
 				q := w.asks()
-				got, ok := answer(table, q, now)
+				owner, got := ownerOf(table, q, now)
+				ok := got != nil
 				var e *Entry
 				if w.addr != w.other {
 					e = m.find(k, now)
 				}
 				should := e != nil && !e.Local && !e.Silent && e.MAC != w.mac
+				fresh := false
+				if should {
+					fresh = e.Static || now-int64(e.Updated) < 5*sec
+					first, probed := m.probed[k]
+					switch {
+					case !fresh && !probed:
+						m.probed[k] = now
+					case !fresh && now-first >= sec:
+						should = false
+					}
+				}
+				want(t, "owner known", !owner.IsZero(), should)
+				if should {
+					want(t, "owner", owner, e.MAC)
+				}
+				should = should && fresh
 				want(t, "answered", ok, should)
 				if ok && should {
 					a := talk{addr: w.addr, vlans: w.vlans, mac: e.MAC, src: e.MAC}.says(true, e.Router, !e.Anycast)
@@ -203,6 +226,7 @@ func TestModel(t *testing.T) {
 				want(t, "Set", table.Set(e, now), nil)
 				e.Updated = time.Duration(now)
 				m.entries[k] = &e
+				delete(m.probed, k)
 			case op == 17:
 				there := m.find(k, now) != nil
 				delete(m.entries, k)

@@ -114,7 +114,12 @@ func observe(t *Table, frame []byte, local bool, now int64) {
 	t.Observe(f, &h, local, now)
 }
 
-func answer(t *Table, frame []byte, now int64) ([]byte, bool) {
+func answer(t *Table, frame []byte, now int64) (reply []byte, ok bool) {
+	_, reply = ownerOf(t, frame, now)
+	return reply, reply != nil
+}
+
+func ownerOf(t *Table, frame []byte, now int64) (owner packet.MAC, reply []byte) {
 	var h packet.Headers
 	f := frame[:len(frame):len(frame)]
 	packet.Walk(f, false, &h)
@@ -266,7 +271,9 @@ func TestAnswer(t *testing.T) {
 		{"unknown", Entry{Addr: ip4A, MAC: macB}, arpAsk, nil},
 		{"local", at(b4, func(e *Entry) { e.Local = true }), arpAsk, nil},
 		{"expired", at(b4, func(e *Entry) { e.Updated = DefaultAgeing }), arpAsk, nil},
-		{"about to expire", at(b4, func(e *Entry) { e.Updated = DefaultAgeing - 1 }), arpAsk, arpAnswer},
+		{"still fresh", at(b4, func(e *Entry) { e.Updated = FreshFor - 1 }), arpAsk, arpAnswer},
+		{"no longer fresh", at(b4, func(e *Entry) { e.Updated = FreshFor }), arpAsk, nil},
+		{"static and old", at(b4, func(e *Entry) { e.Static, e.Updated = true, DefaultAgeing }), arpAsk, arpAnswer},
 		{"sent to one station", b4, change(arpAsk, 0, macB[:]...), nil},
 		{"reply", Entry{Addr: ip4A, MAC: macC}, change(arpAnswer, 0, 255, 255, 255, 255, 255, 255), nil},
 		{"probe", b4, change(arpAsk, 28, 0, 0, 0, 0), nil},
@@ -317,11 +324,11 @@ func TestReplyNeedsRoom(t *testing.T) {
 	observe(table, arpAnswer, false, 0)
 	var h packet.Headers
 	packet.Walk(arpAsk, false, &h)
-	if reply, ok := table.Answer(arpAsk, &h, 0, make([]byte, MaxReply-1)); ok {
-		t.Errorf("Answer without room: got %x", reply)
+	if owner, reply := table.Answer(arpAsk, &h, 0, make([]byte, MaxReply-1)); !owner.IsZero() || reply != nil {
+		t.Errorf("Answer without room: got %s, %x", owner, reply)
 	}
 	buf := make([]byte, MaxReply)
-	reply, _ := table.Answer(arpAsk, &h, 0, buf)
+	_, reply := table.Answer(arpAsk, &h, 0, buf)
 	if len(reply) == 0 || &reply[0] != &buf[0] {
 		t.Error("the reply is not a part of buf")
 	}
@@ -336,10 +343,19 @@ func TestConversation(t *testing.T) {
 	}
 	observe(table, ndAsk, true, 0)
 	observe(table, ndAnswer, false, 0)
-	if got, ok := answer(table, ndAsk, 59*sec); !ok || !bytes.Equal(got, ndAnswer) {
+	if got, ok := answer(table, ndAsk, 4*sec); !ok || !bytes.Equal(got, ndAnswer) {
 		t.Errorf("second time: got %x, %t; want %x", got, ok, ndAnswer)
 	}
-	if _, ok := answer(table, ndAsk, 60*sec); ok {
+	// Its owner is asked itself after a while, and has a second to answer.
+	for _, c := range []struct {
+		now   int64
+		owner packet.MAC
+	}{{50 * sec, macB}, {51*sec - 1, macB}, {51 * sec, packet.MAC{}}, {59 * sec, packet.MAC{}}} {
+		if owner, reply := ownerOf(table, ndAsk, c.now); owner != c.owner || reply != nil {
+			t.Errorf("after %v: the owner is %s, reply %x; want %s, none", time.Duration(c.now), owner, reply, c.owner)
+		}
+	}
+	if owner, _ := ownerOf(table, ndAsk, 60*sec); !owner.IsZero() {
 		t.Error("answered for an entry that has expired")
 	}
 	want(t, "Len", table.Len(), 1) // the question removed it

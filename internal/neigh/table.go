@@ -4,10 +4,11 @@
 //
 //	t := neigh.NewTable(neigh.Options{Limit: 4096, Ageing: 300 * time.Second})
 //	t.Observe(frame, &h, local, now)                      // all that is delivered, from both sides
-//	if reply, ok := t.Answer(frame, &h, now, buf); ok {   // frames from our device
-//		// if the fdb has packet.MAC(reply[6:12]) behind a peer:
-//		// write reply to the device and do not flood
-//	}                                                     // else forward as ever
+//	owner, reply := t.Answer(frame, &h, now, buf)         // frames from our device
+//	// if the fdb has owner behind a peer:
+//	//   reply: write it to the device and do not flood
+//	//   owner, but no reply: send the frame to owner only
+//	// else forward as ever
 //
 // A table holds what stations of one segment have said of themselves in ARP
 // (RFC 826, RFC 5227) and neighbour discovery (RFC 4861). Whatever is in doubt
@@ -26,6 +27,11 @@
 //     its router flag is struck off the hosts' default routers (RFC 4861
 //     section 7.2.5);
 //   - stations that speak for a link-layer address that is not the frame's source.
+//
+// What a station said holds for FreshFor. Then it may have lost the address without
+// a word, so a request goes to it, and to nobody else (the unicast-forward function of RFC
+// 9161): it answers, and its answer is heard. If none is heard within ProbeWait, requests are
+// flooded until the station speaks again.
 //
 // Frames with up to two VLAN tags are answered with the same tags. An address is
 // one in each VLAN.
@@ -55,6 +61,16 @@ type Options struct {
 const (
 	DefaultLimit  = 4096              // that of neighbours in Linux is 1,024 (gc_thresh3), but here are those of all stations
 	DefaultAgeing = 300 * time.Second // that of the addresses in a bridge
+)
+
+const (
+	// FreshFor is how long what a station said of its address is good enough to answer
+	// from: DELAY_FIRST_PROBE_TIME (RFC 4861 section 10; delay_first_probe_time in Linux),
+	// for which a host, too, trusts a neighbour before it asks that neighbour itself.
+	FreshFor = 5 * time.Second
+	// ProbeWait is how long a station may take to answer: RETRANS_TIMER (RFC 4861 section
+	// 10), after which hosts ask again.
+	ProbeWait = time.Second
 )
 
 // Entry is what the table knows of one address.
@@ -96,10 +112,9 @@ type Stats struct {
 //
 // Time is an argument: nanoseconds of any clock that does not go backwards.
 type Table struct {
-	limit  int
-	ageing int64
-
 	mu      sync.Mutex
+	limit   int
+	ageing  int64
 	entries map[key]*entry
 	dynamic int
 	stats   Stats
@@ -119,6 +134,8 @@ type entry struct {
 	anycast bool
 	silent  bool
 	updated int64
+	// probed is when the first request since updated went to the station; 0: none did.
+	probed int64
 }
 
 // sighting is what one message says of one address.
@@ -136,14 +153,23 @@ type sighting struct {
 
 // NewTable returns an empty table.
 func NewTable(o Options) *Table {
-	t := &Table{limit: o.Limit, ageing: int64(o.Ageing), entries: map[key]*entry{}}
+	t := &Table{entries: map[key]*entry{}}
+	t.Configure(o)
+	return t
+}
+
+// Configure gives the table other settings. Entries above a lower limit stay until they
+// expire.
+func (t *Table) Configure(o Options) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limit, t.ageing = o.Limit, int64(o.Ageing)
 	if t.limit <= 0 {
 		t.limit = DefaultLimit
 	}
 	if t.ageing <= 0 {
 		t.ageing = int64(DefaultAgeing)
 	}
-	return t
 }
 
 // Concerns reports whether Observe and Answer may have to do with a frame: all
@@ -198,32 +224,45 @@ func (t *Table) Observe(frame []byte, h *packet.Headers, local bool, now int64) 
 		if s.flags {
 			e.router, e.anycast, e.silent = s.router, s.anycast, false
 		}
-		e.updated = now
+		e.updated, e.probed = now, 0
 	}
 }
 
-// Answer writes to buf the reply to a request that came from our device, if
-// the address is known behind a peer, and returns it as a part of buf, which
-// must have room for MaxReply bytes. It is a frame for the device.
+// Answer says who has the address that a request from our device asks for: the MAC of a
+// station behind a peer, zero if that is not known. What the station said lately is the
+// reply, written to buf, which must have room for MaxReply bytes, and returned as a part of
+// it: a frame for the device. Without a reply the request is for the station itself.
 //
 // The table knows where an address was last spoken of, the fdb where its MAC
-// was last heard: use the reply only if the fdb has its source, reply[6:12],
-// behind a peer. A station that has come over to our side is there before it
-// speaks ARP, and a reply in its name would lead the bridge astray.
-func (t *Table) Answer(frame []byte, h *packet.Headers, now int64, buf []byte) (reply []byte, ok bool) {
+// was last heard: use the answer only if the fdb has owner behind a peer. A station that
+// has come over to our side is there before it speaks ARP, and a reply in its name would
+// lead the bridge astray.
+func (t *Table) Answer(frame []byte, h *packet.Headers, now int64, buf []byte) (owner packet.MAC, reply []byte) {
 	var q question
 	if !ask(frame, h, &q) || len(buf) < MaxReply {
-		return nil, false
+		return owner, nil
 	}
 	t.mu.Lock()
 	e := t.alive(q.key, now)
-	if e == nil || e.local || e.silent || e.mac == packet.MAC(frame[6:12]) {
+	if e == nil || e.local || e.silent || e.mac == packet.MAC(frame[6:12]) || e.unconfirmed(now) {
 		t.mu.Unlock()
-		return nil, false
+		return owner, nil
+	}
+	fresh := e.static || now-e.updated < int64(FreshFor)
+	if !fresh && e.probed == 0 {
+		e.probed = max(now, 1)
 	}
 	known := *e
 	t.mu.Unlock()
-	return q.reply(frame, &known, buf), true
+	if fresh {
+		reply = q.reply(frame, &known, buf)
+	}
+	return known.mac, reply
+}
+
+// unconfirmed: the station did not answer when it was asked.
+func (e *entry) unconfirmed(now int64) bool {
+	return e.probed != 0 && now-e.probed >= int64(ProbeWait)
 }
 
 // alive returns the entry of k, or nil. An expired one is removed first. The
