@@ -5,6 +5,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
+	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -14,20 +15,92 @@ import (
 //	socketTurn  receives trains of datagrams
 //	inbound     validates one datagram, admits its sender, restores ECN, learns
 //	deliver     joins consecutive pieces of a flow
-//	flushIn     writes the (super-)frame to the device
+//	end         of joining writes the (super-)frame to the device
 
-// socketTurn serves one receive socket, and reports whether there may be more to
-// receive or the socket is of no more use.
-func (w *worker) socketTurn(s *socket, n int) (more, gone bool) {
+// admitted is what the last datagram was admitted by, which the next of its train
+// repeats, and what has been counted for it since.
+type admitted struct {
+	train  *packet.Train // nil: none was
+	vni    geneve.VNI
+	peer   *peer
+	seg    *segment
+	source packet.MAC // learned from it in this train
+
+	packets, bytes uint64 // not yet among the peer's
+}
+
+// end publishes what was counted: the next datagram is admitted anew.
+func (a *admitted) end(worker int, now int64) {
+	if a.packets > 0 {
+		t := &a.peer.traffic[worker]
+		t.rxPackets.Add(a.packets)
+		t.rxBytes.Add(a.bytes)
+		t.seen.Store(now)
+		if a.seg.traffic != nil {
+			t := &a.seg.traffic[worker]
+			t.rxPackets.Add(a.packets)
+			t.rxBytes.Add(a.bytes)
+		}
+	}
+	*a = admitted{}
+}
+
+// joining is the frame that is being joined of the pieces of one flow.
+type joining struct {
+	joiner offload.Joiner
+	peer   *peer // that all pieces are from; nil: there is no frame
+	seg    *segment
+	head   []byte        // the GENEVE header of the first piece
+	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
+	copied [geneve.MaxHeaderLen]byte
+}
+
+// follows reports whether a datagram of t has, to the byte, the headers of the next
+// piece, and joins it if so: what inbound has decided about the piece before it then holds
+// for it, too. Nothing else was admitted since.
+func (j *joining) follows(t *packet.Train, a *admitted, datagram []byte) bool {
+	return t == j.train && j.peer == a.peer && j.seg == a.seg && len(datagram) >= geneve.HeaderLen &&
+		string(datagram[:geneve.HeaderLen]) == string(j.head) && j.joiner.Extend(datagram[geneve.HeaderLen:])
+}
+
+// end writes the frame, if there is one, to the device.
+func (j *joining) end(w *worker) {
+	if j.peer == nil {
+		return
+	}
+	p := j.peer.port
+	j.peer, j.seg, j.head, j.train = nil, nil, nil, nil
+	n := j.joiner.Count()
+	w.batches.tapTransmit.Add(n)
+	frame := j.joiner.Frame(&w.rest)
+	err := p.queues[w.id].Write(&w.rest, frame)
+	switch {
+	case err == nil:
+	case err == unix.EINVAL && n > 1:
+		// This kernel does not take what was joined.
+		p.refuse(w.rest.GSOType)
+		w.rest = packet.VirtioHdr{}
+		for _, piece := range j.joiner.Pieces() {
+			if err := p.queues[w.id].Write(&w.rest, piece); err != nil {
+				w.writeFailed(p, err, 1)
+			}
+		}
+	default:
+		w.writeFailed(p, err, n)
+	}
+}
+
+// socketTurn serves one receive socket.
+func (w *worker) socketTurn(s *socket, n int) (did outcome) {
 	trains, more, err := s.receivers[n].Receive()
 	if err != nil {
 		w.ep.socketFailed(s, err)
-		return false, true
+		return outcome{gone: true}
 	}
-	n, w.moved = 0, 0
+	n, did.more = 0, more
 	for i := range trains {
 		t := &trains[i]
-		w.moved += len(t.Data)
+		did.moved += len(t.Data)
 		if t.Ifindex != 0 && w.snap.isOwn(t.Ifindex) {
 			// A GENEVE packet that was carried inside the overlay: tenants
 			// do not speak to us (RFC 8926 section 6.2).
@@ -37,10 +110,11 @@ func (w *worker) socketTurn(s *socket, n int) (more, gone bool) {
 		}
 		for data := t.Data; ; {
 			size := min(t.Size, len(data))
-			if datagram := data[:size:size]; !w.extends(t, datagram) {
-				if reason := w.inbound(s, t, datagram); reason != delivered {
-					w.countDrop(reason)
-				}
+			if datagram := data[:size:size]; w.joining.follows(t, &w.admitted, datagram) {
+				w.admitted.packets++
+				w.admitted.bytes += uint64(len(datagram) - geneve.HeaderLen)
+			} else if reason := w.inbound(s, t, datagram); reason != delivered {
+				w.countDrop(reason)
 			}
 			n++
 			if data = data[size:]; len(data) == 0 {
@@ -48,26 +122,13 @@ func (w *worker) socketTurn(s *socket, n int) (more, gone bool) {
 			}
 		}
 	}
-	w.flushIn()
-	w.leavePeer() // the trains are the receiver's again
+	w.joining.end(w)
+	w.admitted.end(w.id, w.now) // the trains are the receiver's again
 	if n > 0 {
 		w.batches.udpReceive.Add(n)
 		s.received[w.id].Add(uint64(n))
 	}
-	return more, false
-}
-
-// extends takes the datagram if its headers are, to the byte, those of the next piece
-// of the frame that is being joined: what inbound decided about the piece before it
-// then holds for it, too.
-func (w *worker) extends(t *packet.Train, datagram []byte) bool {
-	if t != w.joinTrain || len(datagram) < geneve.HeaderLen ||
-		string(datagram[:geneve.HeaderLen]) != string(w.joinHead) || !w.joiner.Extend(datagram[geneve.HeaderLen:]) {
-		return false
-	}
-	w.rxPackets++
-	w.rxBytes += uint64(len(datagram) - geneve.HeaderLen)
-	return true
+	return did
 }
 
 func (snap *snapshot) isOwn(ifindex int32) bool {
@@ -84,31 +145,31 @@ const delivered = numReasons
 
 // inbound takes one datagram. The order of the checks is that of the
 // project's ruling A-10: header, sender, VNI, inner frame, policy, ECN, and
-// only then learning and delivery: what is dropped teaches nothing. w.lastPeer
-// is the peer it was admitted for, nil if it was not.
+// only then learning and delivery: what is dropped teaches nothing. w.admitted
+// is by what it was admitted, nothing if it was not.
 func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 	hdr, frame, err := geneve.Parse(datagram)
 	if hdr.Options != nil {
 		w.options.count(hdr.Options, err == geneve.ErrCritical)
 	}
 	if err != nil {
-		w.leavePeer()
+		w.admitted.end(w.id, w.now)
 		return headerReason(err)
 	}
-	from := w.lastPeer
-	if from == nil || w.lastTrain != t || w.lastVNI != hdr.VNI {
-		w.leavePeer()
+	a := &w.admitted
+	if a.train != t || a.vni != hdr.VNI {
+		a.end(w.id, w.now)
 		key := admission{vniKey{s.id, hdr.VNI}, t.From}
-		var seg *segment
-		if from, seg = w.snap.admitted(key); from == nil {
+		from, seg := w.snap.admitted(key)
+		if from == nil {
 			if !isPayload(hdr.Protocol) {
 				return DropBadProtocol
 			}
 			return w.stranger(key, t, datagram)
 		}
-		w.lastPeer, w.lastSeg, w.lastTrain, w.lastVNI, w.lastSource = from, seg, t, hdr.VNI, packet.MAC{}
+		a.train, a.vni, a.peer, a.seg = t, hdr.VNI, from, seg
 	}
-	p, seg, h := from.port, w.lastSeg, &w.headers
+	from, seg, p, h := a.peer, a.seg, a.peer.port, &w.headers
 	switch hdr.Protocol {
 	case geneve.ProtoEthernet:
 		if p.l3 {
@@ -161,18 +222,18 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 		from.flooded.Add(1)
 		return DropBUMLimit
 	}
-	if !p.l3 && src != w.lastSource && (seg.learning || seg.locked) {
+	if !p.l3 && src != a.source && (seg.learning || seg.locked) {
 		if !seg.learn(src, from, w.now) {
 			return DropLocked
 		}
-		w.lastSource = src
+		a.source = src
 	}
 	if seg.neighbours != nil && neigh.Concerns(h) {
 		seg.neighbours.Observe(frame, h, false, w.now)
 	}
-	w.rxPackets++
-	w.rxBytes += uint64(len(frame))
-	w.deliver(from, seg, datagram, len(datagram)-len(frame))
+	a.packets++
+	a.bytes += uint64(len(frame))
+	w.deliver(datagram, len(datagram)-len(frame))
 	return delivered
 }
 
@@ -225,87 +286,42 @@ func headerReason(err error) Reason {
 // countDrop counts a datagram that was not delivered, for the tunnel if one
 // admitted it.
 func (w *worker) countDrop(reason Reason) {
-	if w.lastPeer != nil {
-		w.lastPeer.port.segment.drops[w.id].rx[reason].Add(1)
+	if w.admitted.peer != nil {
+		w.admitted.peer.port.segment.drops[w.id].rx[reason].Add(1)
 		return
 	}
 	w.drops.rx[reason].Add(1)
 }
 
-// leavePeer ends a row of datagrams of one peer: what was counted for it is
-// added to its counters.
-func (w *worker) leavePeer() {
-	if w.rxPackets > 0 {
-		t := &w.lastPeer.traffic[w.id]
-		t.rxPackets.Add(w.rxPackets)
-		t.rxBytes.Add(w.rxBytes)
-		t.seen.Store(w.now)
-		if w.lastSeg.traffic != nil {
-			t := &w.lastSeg.traffic[w.id]
-			t.rxPackets.Add(w.rxPackets)
-			t.rxBytes.Add(w.rxBytes)
-		}
-		w.rxPackets, w.rxBytes = 0, 0
-	}
-	w.lastPeer, w.lastSeg, w.lastTrain, w.joinTrain = nil, nil, nil, nil
-}
-
 // deliver gives an accepted frame to the device, together with those before
 // and after it that it can be joined with. Pieces are joined only when their
 // GENEVE headers are the same to the byte (RFC 8926 section 4.6).
-func (w *worker) deliver(from *peer, seg *segment, datagram []byte, headLen int) {
+func (w *worker) deliver(datagram []byte, headLen int) {
+	j, from, seg := &w.joining, w.admitted.peer, w.admitted.seg
 	head, frame := datagram[:headLen], datagram[headLen:]
-	same := w.joinPeer == from && string(head) == string(w.joinHead)
+	same := j.peer == from && string(head) == string(j.head)
 	switch {
 	case same:
-		head = w.joinHead
+		head = j.head
 	case seg.vid != 0:
-		head = append(w.headCopy[:0], head...)
+		head = append(j.copied[:0], head...)
 	}
 	if seg.vid != 0 {
 		// The tag takes the room of the last bytes of the GENEVE header, which has done its work.
 		frame = tag(datagram[headLen-tagLen:], seg.vid)
 		tagged(&w.headers)
 	}
-	if !same || !w.joiner.Add(frame, &w.headers) {
-		w.flushIn()
-		w.joinPeer, w.joinHead = from, head
-		w.joiner.Reset(packet.Offload(from.port.offload.Load()))
-		w.joiner.Add(frame, &w.headers)
+	if !same || !j.joiner.Add(frame, &w.headers) {
+		j.end(w)
+		j.peer, j.seg, j.head = from, seg, head
+		j.joiner.Reset(packet.Offload(from.port.offload.Load()))
+		j.joiner.Add(frame, &w.headers)
 	}
-	// The next datagram may extend it if inbound has nothing to do for each of them:
-	// count its flood. With a tag or options each would only be refused.
+	// The next datagram may follow without a look if inbound has nothing to do for each of
+	// them: count its flood. With a tag or options each would only be refused.
 	if seg.vid == 0 && len(head) == geneve.HeaderLen && from.bum.interval == 0 {
-		w.joinTrain = w.lastTrain
+		j.train = w.admitted.train
 	}
-}
-
-// flushIn writes the joiner's frame.
-func (w *worker) flushIn() {
-	if w.joinPeer == nil {
-		return
-	}
-	p := w.joinPeer.port
-	w.joinPeer, w.joinTrain = nil, nil
-	n := w.joiner.Count()
-	w.batches.tapTransmit.Add(n)
-	frame := w.joiner.Frame(&w.rest)
-	err := p.queues[w.id].Write(&w.rest, frame)
-	if err == nil {
-		return
-	}
-	if err == unix.EINVAL && n > 1 {
-		// This kernel does not take what was joined.
-		p.refuse(w.rest.GSOType)
-		w.rest = packet.VirtioHdr{}
-		for _, piece := range w.joiner.Pieces() {
-			if err := p.queues[w.id].Write(&w.rest, piece); err != nil {
-				w.writeFailed(p, err, 1)
-			}
-		}
-		return
-	}
-	w.writeFailed(p, err, n)
 }
 
 // refuse takes back the ability to write super-frames of a GSO type.

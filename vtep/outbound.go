@@ -20,24 +20,22 @@ import (
 //	send        checks the size against the path, cuts, hands to the sender
 //	flushOut    sends all runs of the turn
 
-// deviceTurn serves one queue of a port, and reports whether there may be more to
-// read or the device is gone.
-func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
+// deviceTurn serves one queue of a port.
+func (w *worker) deviceTurn(p *port, n int) (did outcome) {
 	q := p.queues[n]
 	used := 0
-	w.moved, more = 0, true
+	did.more = true
 	for range turnReads {
-		frame, err := q.Read(w.read[used:], &w.virtio)
+		bytes, err := q.Read(w.read[used:], &w.virtio)
 		if err != nil {
-			if more, gone = false, deviceGone(err); gone {
+			if did.more, did.gone = false, deviceGone(err); did.gone {
 				w.ep.deviceFailed(p, err)
 			}
 			break
 		}
-		w.outbound(p, &w.virtio, frame)
-		w.batches.tapReceive.Add(w.pieces)
-		room := (packet.VirtioHdrLen + len(frame) + 63) &^ 63
-		if w.moved += room; w.moved >= turnBytes {
+		w.batches.tapReceive.Add(w.outbound(p, &w.virtio, bytes))
+		room := (packet.VirtioHdrLen + len(bytes) + 63) &^ 63
+		if did.moved += room; did.moved >= turnBytes {
 			break
 		}
 		// A frame that is sent as it is stays where it is until the flush; the
@@ -47,7 +45,7 @@ func (w *worker) deviceTurn(p *port, n int) (more, gone bool) {
 		}
 	}
 	w.flushOut()
-	return more, gone
+	return did
 }
 
 // deviceGone tells the errors after which a queue is of no more use. While a
@@ -56,84 +54,119 @@ func deviceGone(err error) bool {
 	return err == unix.EBADFD || err == unix.EBADF || err == unix.ENODEV
 }
 
-// outbound sends one frame or super-frame read from p.
-func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, frame []byte) {
-	seg := p.segment
-	if p.trunk != nil {
-		var reason Reason
-		if seg, frame, reason = p.trunk.untag(hdr, frame); seg == nil {
-			w.look(p, hdr, frame)
-			w.lose(p.segment, reason)
-			return
-		}
-	}
-	w.look(p, hdr, frame)
-	if reason, ok := seg.takes(p, frame, &w.headers, w.now); !ok {
-		w.lose(seg, reason)
-		return
-	}
-	// Before anything is decided about a flood: what is answered needs none.
-	if seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(p, seg, frame) {
-		return
-	}
-	peers, flood, reason := seg.forward(p, frame, &w.headers, w.pieces, w.now)
-	if len(peers) == 0 {
-		w.lose(seg, reason)
-		return
-	}
-	hash := packet.Hash(frame, &w.headers, p.l3, w.ep.seed)
-	w.narrowest = 0
-	if hdr.GSOType == packet.GSONone {
-		if hdr.Flags&packet.VirtioNeedsCsum != 0 && offload.FinishChecksum(hdr, frame) != nil {
-			w.lose(seg, DropBadOffload)
-			return
-		}
-		for _, to := range peers {
-			if path := w.way(seg, to, frame, len(frame)); path != nil {
-				tos, ttl := seg.outer(&w.headers)
-				w.sender.Add(path, hash, tos, ttl, w.header(seg, to), frame)
-				w.countOut(seg, to, 1, len(frame), flood)
-			}
-		}
-	} else {
-		for _, to := range peers {
-			w.sendSuper(seg, to, hdr, frame, hash, flood)
-		}
-	}
-	if w.narrowest > 0 {
-		w.tellTooBig(p, seg, frame)
-	}
+// outgoing is a frame or super-frame on its way out. Its headers are w.headers.
+type outgoing struct {
+	port   *port
+	seg    *segment // of a trunk: that of its VLAN
+	hdr    *packet.VirtioHdr
+	bytes  []byte
+	pieces int
+	hash   uint32
+	flood  bool // it goes to each peer as a copy
+	// narrowest is the least limit of the paths that it is too big for; 0: of none.
+	narrowest int
 }
 
-// sendSuper cuts a super-frame for one peer.
-func (w *worker) sendSuper(seg *segment, to *peer, hdr *packet.VirtioHdr, frame []byte, hash uint32, flood bool) {
-	header := to.header(w.headers.Version)
-	if seg.changes(to) {
-		header = append(w.superHead[:0], header...) // of which each piece has a copy
-		geneve.PutVNI(header, seg.vni)
+// outbound sends one frame or super-frame read from p, and returns how many pieces it is.
+func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, bytes []byte) (pieces int) {
+	f := outgoing{port: p, seg: p.segment, hdr: hdr, bytes: bytes}
+	var reason Reason
+	if p.trunk != nil {
+		f.seg, f.bytes, reason = p.trunk.untag(hdr, bytes)
 	}
-	pieces, err := w.cutter.Start(hdr, frame, &w.headers, header)
-	if err != nil {
-		w.lose(seg, DropBadOffload)
-		return
+	packet.Walk(f.bytes, p.l3, &w.headers)
+	f.pieces = offload.Pieces(hdr, f.bytes, &w.headers)
+	if f.seg == nil {
+		f.seg = p.segment
+		w.lose(&f, reason)
+		return f.pieces
 	}
-	inner := w.cutter.HeadLen() - len(header) // headers of each piece
-	path := w.way(seg, to, frame, min(inner+int(hdr.GSOSize), len(frame)))
+	if reason, ok := f.seg.takes(p, f.bytes, &w.headers, w.now); !ok {
+		w.lose(&f, reason)
+		return f.pieces
+	}
+	// Before anything is decided about a flood: what is answered needs none.
+	if f.seg.neighbours != nil && neigh.Concerns(&w.headers) && w.answer(&f) {
+		return f.pieces
+	}
+	peers, flood, reason := f.seg.forward(p, f.bytes, &w.headers, f.pieces, w.now)
+	if len(peers) == 0 {
+		w.lose(&f, reason)
+		return f.pieces
+	}
+	f.flood = flood
+	f.hash = packet.Hash(f.bytes, &w.headers, p.l3, w.ep.seed)
+	if hdr.GSOType != packet.GSONone {
+		for _, to := range peers {
+			w.sendSuper(&f, to)
+		}
+	} else if hdr.Flags&packet.VirtioNeedsCsum != 0 && offload.FinishChecksum(hdr, f.bytes) != nil {
+		w.lose(&f, DropBadOffload)
+	} else {
+		for _, to := range peers {
+			w.sendFrame(&f, to)
+		}
+	}
+	if f.narrowest > 0 {
+		w.tellTooBig(&f)
+	}
+	return f.pieces
+}
+
+// sendFrame sends a single frame to one peer.
+func (w *worker) sendFrame(f *outgoing, to *peer) {
+	path := w.way(f, to, len(f.bytes))
 	if path == nil {
 		return
 	}
-	if need := len(frame) + pieces*w.cutter.HeadLen(); need > len(w.out)-w.outLen {
-		w.flushOut()
-		if need > len(w.out) {
-			w.lose(seg, DropBadOffload)
-			return
-		}
+	tos, ttl := f.seg.outer(&w.headers)
+	w.sender.Add(path, f.hash, tos, ttl, w.header(f.seg, to), f.bytes)
+	w.countOut(f, to, 1, len(f.bytes))
+}
+
+// sendSuper cuts a super-frame for one peer.
+func (w *worker) sendSuper(f *outgoing, to *peer) {
+	header := to.header(w.headers.Version)
+	if f.seg.changes(to) {
+		header = append(w.superHead[:0], header...) // of which each piece has a copy
+		geneve.PutVNI(header, f.seg.vni)
 	}
-	tos, ttl := seg.outer(&w.headers)
-	run := w.cutter.Cut(w.out[w.outLen:])
-	w.outLen += len(run)
-	w.sender.AddRun(path, hash, tos, ttl, run, w.cutter.HeadLen()+int(hdr.GSOSize))
-	w.countOut(seg, to, pieces, len(frame)+(pieces-1)*inner, flood)
+	pieces, err := w.cutter.Start(f.hdr, f.bytes, &w.headers, header)
+	if err != nil {
+		w.lose(f, DropBadOffload)
+		return
+	}
+	inner := w.cutter.HeadLen() - len(header) // headers of each piece
+	path := w.way(f, to, min(inner+int(f.hdr.GSOSize), len(f.bytes)))
+	if path == nil {
+		return
+	}
+	need := len(f.bytes) + pieces*w.cutter.HeadLen()
+	if !w.room(need) {
+		w.lose(f, DropBadOffload)
+		return
+	}
+	tos, ttl := f.seg.outer(&w.headers)
+	run := w.cutter.Cut(w.out.free())
+	w.out.used += len(run)
+	w.sender.AddRun(path, f.hash, tos, ttl, run, w.cutter.HeadLen()+int(f.hdr.GSOSize))
+	w.countOut(f, to, pieces, len(f.bytes)+(pieces-1)*inner)
+}
+
+// arena is memory that is lent to the sender until the flush.
+type arena struct {
+	buf  []byte
+	used int
+}
+
+func (a *arena) free() []byte { return a.buf[a.used:] }
+
+// room makes room for n bytes in w.out, and reports whether there is as much at all.
+func (w *worker) room(n int) bool {
+	if n > len(w.out.free()) {
+		w.flushOut()
+	}
+	return n <= len(w.out.buf)
 }
 
 // changes reports whether the header of datagrams to a peer has to get the
@@ -146,18 +179,18 @@ func (w *worker) header(seg *segment, to *peer) []byte {
 	if !seg.changes(to) {
 		return template
 	}
-	if len(template) > len(w.out)-w.outLen {
-		w.flushOut()
-	}
-	header := w.out[w.outLen:][:copy(w.out[w.outLen:], template)]
-	w.outLen += len(header)
+	w.room(len(template))
+	free := w.out.free()
+	header := free[:copy(free, template)]
+	w.out.used += len(header)
 	geneve.PutVNI(header, seg.vni)
 	return header
 }
 
 // way returns the path to a peer for a frame, or for pieces of a super-frame, of size
 // bytes, or counts the drop and returns nil.
-func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Path {
+func (w *worker) way(f *outgoing, to *peer, size int) *packet.Path {
+	seg, frame := f.seg, f.bytes
 	limit, reason := int(to.limit.Load()), DropTooBig
 	switch {
 	case to.blocked.Load() || to.ownFlow(frame, &w.headers):
@@ -169,67 +202,63 @@ func (w *worker) way(seg *segment, to *peer, frame []byte, size int) *packet.Pat
 	case to.pathFrag != nil && (seg.df != DFInherit || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
 		return to.pathFrag
 	}
-	if reason == DropTooBig && (w.narrowest == 0 || limit < w.narrowest) {
-		w.narrowest = limit
+	if reason == DropTooBig && (f.narrowest == 0 || limit < f.narrowest) {
+		f.narrowest = limit
 	}
-	w.lose(seg, reason)
+	w.lose(f, reason)
 	return nil
 }
 
 // tellTooBig tells the sender of a frame that was too big for a path how long its
 // packets may be, in the name of their destination.
-func (w *worker) tellTooBig(p *port, seg *segment, frame []byte) {
+func (w *worker) tellTooBig(f *outgoing) {
 	if w.headers.Version == 0 {
 		return
 	}
-	answer, ok := icmp.TooBig(frame, &w.headers, w.narrowest-int(w.headers.L3), w.reply[tagLen:])
-	if ok && p.tooBig.allow(w.now, 1) {
-		w.giveBack(p, seg, answer)
-		p.toldTooBig.Add(1)
+	answer, ok := icmp.TooBig(f.bytes, &w.headers, f.narrowest-int(w.headers.L3), w.reply[tagLen:])
+	if ok && f.port.tooBig.allow(w.now, 1) {
+		w.giveBack(f, answer)
+		f.port.toldTooBig.Add(1)
 	}
 }
 
-// giveBack writes a frame that stands tagLen bytes into w.reply to the device.
-func (w *worker) giveBack(p *port, seg *segment, frame []byte) {
+// giveBack writes the answer to a frame, which stands tagLen bytes into w.reply, to
+// the device that the frame came from.
+func (w *worker) giveBack(f *outgoing, answer []byte) {
 	w.rest = packet.VirtioHdr{}
-	if seg.vid != 0 {
-		frame = tag(w.reply[:tagLen+len(frame)], seg.vid)
+	if f.seg.vid != 0 {
+		answer = tag(w.reply[:tagLen+len(answer)], f.seg.vid)
 	}
-	if err := p.queues[w.id].Write(&w.rest, frame); err != nil {
-		w.writeFailed(p, err, 1)
+	if err := f.port.queues[w.id].Write(&w.rest, answer); err != nil {
+		w.writeFailed(f.port, err, 1)
 	}
-}
-
-// look finds the headers of a frame from the device, and how many pieces it is.
-func (w *worker) look(p *port, hdr *packet.VirtioHdr, frame []byte) {
-	packet.Walk(frame, p.l3, &w.headers)
-	w.pieces = offload.Pieces(hdr, frame, &w.headers)
 }
 
 // lose counts the pieces of a frame that is not sent.
-func (w *worker) lose(seg *segment, reason Reason) {
-	seg.drops[w.id].tx[reason].Add(uint64(w.pieces))
+func (w *worker) lose(f *outgoing, reason Reason) {
+	f.seg.drops[w.id].tx[reason].Add(uint64(f.pieces))
 }
 
 // answer answers an ARP or ND request instead of its target, if that is known and behind
 // a peer, and reports whether it did. A request that only the target can answer is made one
 // for the target alone, which RFC 6085 allows for ND, too.
-func (w *worker) answer(p *port, seg *segment, frame []byte) bool {
-	seg.neighbours.Observe(frame, &w.headers, true, w.now)
-	owner, reply := seg.neighbours.Answer(frame, &w.headers, w.now, w.reply[tagLen:])
+func (w *worker) answer(f *outgoing) bool {
+	known := f.seg.neighbours
+	known.Observe(f.bytes, &w.headers, true, w.now)
+	owner, reply := known.Answer(f.bytes, &w.headers, w.now, w.reply[tagLen:])
 	if owner.IsZero() {
 		return false
 	}
 	// The target may have come over to our side without a word.
-	if nh, ok := seg.fdb.Lookup(owner, w.now); !ok || nh == fdb.Local || seg.nexthopPeers(nh) == nil {
+	if nh, ok := f.seg.fdb.Lookup(owner, w.now); !ok || nh == fdb.Local || f.seg.nexthopPeers(nh) == nil {
 		return false
 	}
 	if reply == nil {
-		copy(frame, owner[:])
+		copy(f.bytes, owner[:])
 		return false
 	}
-	w.giveBack(p, seg, reply)
-	p.answered.Add(1)
+	w.giveBack(f, reply)
+	f.port.answered.Add(1)
 	return true
 }
 
@@ -371,17 +400,17 @@ func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
 	return false
 }
 
-func (w *worker) countOut(seg *segment, to *peer, packets, bytes int, flood bool) {
+func (w *worker) countOut(f *outgoing, to *peer, packets, bytes int) {
 	t := &to.traffic[w.id]
-	if flood {
+	if f.flood {
 		t.floodPackets.Add(uint64(packets))
 		t.floodBytes.Add(uint64(bytes))
 	} else {
 		t.txPackets.Add(uint64(packets))
 		t.txBytes.Add(uint64(bytes))
 	}
-	if seg.traffic != nil {
-		t := &seg.traffic[w.id]
+	if f.seg.traffic != nil {
+		t := &f.seg.traffic[w.id]
 		t.txPackets.Add(uint64(packets))
 		t.txBytes.Add(uint64(bytes))
 	}
@@ -392,5 +421,5 @@ func (w *worker) flushOut() {
 	for _, f := range w.sender.Flush() {
 		w.ep.sendFailed(w, f)
 	}
-	w.outLen = 0
+	w.out.used = 0
 }

@@ -157,15 +157,6 @@ func (s *pollSet) silence() {
 	}
 }
 
-// The workers on duty wait at the set, the others rest. There is always one on
-// duty, and another from when those who are cannot keep up until linger later.
-// One that is enough does better alone: to wake a second one, on another
-// processor, for the answer to the packet in hand takes longer than to do that
-// oneself, and cost one TCP stream a tenth of its rate.
-
-// linger is how long a worker stays on duty after the last one was called up.
-const linger = 100 * time.Millisecond
-
 // callUp brings one more worker to duty, if there is one.
 func (e *Endpoint) callUp() {
 	e.calledUp.Store(e.clock())
@@ -182,12 +173,8 @@ func (e *Endpoint) callUp() {
 	}
 }
 
-// standDown ends a worker's duty, unless it is the last one, one was called up a
-// short while ago, or another is stuck, perhaps the one that would be left.
+// standDown ends a worker's duty, unless it is the last one. It reports whether it did.
 func (e *Endpoint) standDown(w *worker) bool {
-	if e.clock()-e.calledUp.Load() < int64(linger) || len(w.parked) > 0 || len(e.stuckWorkers()) > 0 {
-		return false
-	}
 	for n := e.onDuty.Load(); n > 1; n = e.onDuty.Load() {
 		if e.onDuty.CompareAndSwap(n, n-1) {
 			w.resting.Store(true)

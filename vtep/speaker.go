@@ -128,8 +128,8 @@ func (w *worker) unpark() {
 			w.countDrop(reason)
 		}
 		w.unpacking = false
-		w.flushIn()
-		w.leavePeer()
+		w.joining.end(w)
+		w.admitted.end(w.id, w.now)
 	}
 	clear(w.parked[len(left):])
 	w.parked = left
