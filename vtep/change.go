@@ -169,20 +169,6 @@ func (t *tunnel) isNew(p *peer, old *tunnel) bool {
 	return !slices.ContainsFunc(old.peers, func(q *peer) bool { return q.peerState == p.peerState })
 }
 
-// afterwards has something done once all workers have passed to the next snapshot: at the
-// end of publish, or when one that was stuck goes on, as it may still use what is to be
-// closed. e.mu is held, here and there.
-func (e *Endpoint) afterwards(f func()) { e.pending = append(e.pending, f) }
-
-// finish does what was to be done afterwards.
-func (e *Endpoint) finish() {
-	todo := e.pending
-	e.pending = nil
-	for _, f := range todo {
-		f()
-	}
-}
-
 // tell sends an event for each tunnel.
 func (e *Endpoint) tell(tunnels []*tunnel, action string) {
 	if !e.events.wanted() {

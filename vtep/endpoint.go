@@ -70,7 +70,7 @@ type Endpoint struct {
 	flapped map[*fdb.Table]fdb.Stats
 
 	carrying atomic.Bool           // the workers run
-	deaf     atomic.Int32          // queues and sockets that no worker could be made to wait for
+	unpolled atomic.Int32          // queues and sockets that could not be added to the poll set
 	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
 
 	mu      sync.Mutex // held by one change at a time
@@ -196,142 +196,13 @@ func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
 	e.ring()
 	threads.Wait()
 	e.poll.silence()
-	e.finish()
-	err := e.closeTunnels(slices.Collect(maps.Values(e.tunnels)))
+	e.running = false
+	err := errors.Join(e.finish(), e.closeTunnels(slices.Collect(maps.Values(e.tunnels))))
 	e.closeDescriptors()
 	return err
 }
 
 func (e *Endpoint) closeDescriptors() { e.poll.close(e.workers) }
-
-// publish makes a snapshot of the configuration, hands it to the workers and
-// waits until each has begun a loop with it. From then on no worker touches
-// what only older snapshots held. e.mu is held.
-func (e *Endpoint) publish() error {
-	old := e.snap.Load()
-	snap := &snapshot{
-		generation: old.generation + 1,
-		admit:      maps.Clone(e.admit),
-		sources:    maps.Clone(e.sources),
-		trunks:     make(map[uint32][]*port),
-		vnis:       make(map[vniKey]struct{}),
-		peers:      make(map[int32]*peer),
-		open:       make(map[vniKey]*port),
-	}
-	for _, t := range e.sorted() {
-		snap.ports = append(snap.ports, t.port)
-		t.state.current.Store(t.port)
-		for _, p := range t.peers {
-			snap.peers[p.id] = p
-		}
-		for _, s := range t.sockets {
-			if !t.config.NoVNI {
-				key := vniKey{s.id, t.config.VNI}
-				snap.vnis[key] = struct{}{}
-				if len(t.accept) > 0 {
-					snap.open[key] = t.port
-				}
-			}
-			if t.port.trunk != nil {
-				snap.trunks[s.id] = append(snap.trunks[s.id], t.port)
-			}
-			if !slices.Contains(snap.sockets, s) {
-				snap.sockets = append(snap.sockets, s)
-			}
-		}
-	}
-	snap.own = e.ownDevices()
-	e.seat(snap)
-	return e.hand(snap)
-}
-
-// seat gives every queue and socket of a snapshot its slot in the poll set.
-func (e *Endpoint) seat(snap *snapshot) {
-	put := func(l **slot, fd int, t turn) {
-		if *l == nil || (*l).left {
-			*l = e.poll.reserve(fd)
-		}
-		t.slot = *l
-		for int(t.slot.index) >= len(snap.turns) {
-			snap.turns = append(snap.turns, turn{})
-		}
-		snap.turns[t.slot.index] = t
-	}
-	for _, p := range snap.ports {
-		if p.failed.Load() {
-			continue
-		}
-		for i, q := range p.queues {
-			put(&p.slots[i], q.FD(), turn{port: p, n: i})
-		}
-	}
-	for _, s := range snap.sockets {
-		for i, r := range s.receivers {
-			if r != nil {
-				put(&s.slots[i], r.FD(), turn{socket: s, n: i})
-			}
-		}
-	}
-}
-
-// hand gives the workers a snapshot and waits until all have passed. What is no
-// longer in it leaves the poll set before, what is new enters it afterwards:
-// no worker is told of a slot that it does not know.
-func (e *Endpoint) hand(snap *snapshot) error {
-	for _, t := range e.snap.Load().turns {
-		if t.slot != nil && snap.turn(t.slot) == nil {
-			e.poll.leave(t.slot)
-		}
-	}
-	e.snap.Store(snap)
-	// A worker's round takes milliseconds at most. One that does not pass is
-	// stuck, and what it may still use must not be closed.
-	behind := func(w *worker) bool { return w.passed.Load() < snap.generation }
-	stuck := -1
-	if e.running && !e.summon(5*time.Second, func() bool { stuck = slices.IndexFunc(e.workers, behind); return stuck < 0 }) {
-		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", stuck)
-	}
-	e.settled.Store(snap.generation)
-	deaf := int32(0)
-	for _, t := range snap.turns {
-		if t.slot == nil || t.slot.entered {
-			continue
-		}
-		if err := e.poll.enter(t.slot); err != nil {
-			if deaf++; deaf == 1 && e.deaf.Load() == 0 {
-				e.log.Error("worker cannot wait for a descriptor", zapErr(err))
-			}
-			continue // catchUp tries again
-		}
-		t.slot.entered = true
-	}
-	e.deaf.Store(deaf)
-	e.finish()
-	return nil
-}
-
-// catchUp ends a change during which a worker was stuck that goes on now, or the
-// kernel would not let them wait for a descriptor.
-func (e *Endpoint) catchUp() {
-	open := func() bool { return e.settled.Load() < e.snap.Load().generation || e.deaf.Load() > 0 }
-	if !open() || !e.mu.TryLock() {
-		return
-	}
-	defer e.mu.Unlock()
-	if snap := e.snap.Load(); !e.closed && open() {
-		if err := e.hand(snap); err != nil {
-			e.log.Warn("workers do not follow", zapErr(err))
-		}
-	}
-}
-
-// passed is called by a worker that has taken over a snapshot.
-func (e *Endpoint) passed() {
-	select {
-	case e.passing <- struct{}{}:
-	default:
-	}
-}
 
 // sorted returns all tunnels in the order of their names.
 func (e *Endpoint) sorted() []*tunnel {

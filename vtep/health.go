@@ -19,7 +19,7 @@ func (e *Endpoint) Health() (h Health) {
 	if stuck := e.stuckWorkers(); len(stuck) > 0 {
 		h.Faults = append(h.Faults, StuckText(stuck))
 	}
-	h.Faults = append(h.Faults, e.deafFault()...)
+	h.Faults = append(h.Faults, e.unpolledFault()...)
 	for _, p := range e.snap.Load().ports {
 		_, up, deleted := linkOf(p.device)
 		if deleted && e.snap.Load().port(p.id) == nil {
@@ -40,9 +40,9 @@ func (snap *snapshot) port(id uint32) *port {
 	return nil
 }
 
-// deafFault says what is wrong if workers cannot wait for all that they should.
-func (e *Endpoint) deafFault() []string {
-	if n := e.deaf.Load(); n > 0 {
+// unpolledFault says what is wrong if workers cannot wait for all that they should.
+func (e *Endpoint) unpolledFault() []string {
+	if n := e.unpolled.Load(); n > 0 {
 		return []string{fmt.Sprintf("%d queues or sockets cannot be waited for and carry nothing: raise fs.epoll.max_user_watches, or free memory", n)}
 	}
 	return nil

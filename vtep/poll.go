@@ -3,7 +3,6 @@ package vtep
 import (
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -30,20 +29,6 @@ type pollSet struct {
 	// Guarded by Endpoint.mu.
 	slots []*slot // by index
 	free  []int32
-}
-
-// slot is a descriptor in the set. epoll reports its index and generation, never
-// the descriptor, which the kernel reuses.
-type slot struct {
-	index, generation int32
-	fd                int
-	// entered says that it is waited for, left that it no longer is and another may
-	// have its index; guarded by Endpoint.mu.
-	entered, left bool
-	// owned is set while a worker has it. That only one has is the kernel's
-	// doing; this orders what one does with it before what the next one does
-	// in Go's memory model, which knows nothing of epoll.
-	owned atomic.Bool
 }
 
 // turn is what a snapshot knows of a slot: one queue of a port or one socket.
@@ -87,32 +72,6 @@ func (s *pollSet) close(workers []*worker) {
 		}
 		*fd = -1
 	}
-}
-
-// reserve gives a descriptor a slot, in which it is not waited for yet.
-func (s *pollSet) reserve(fd int) *slot {
-	if len(s.free) == 0 {
-		s.free = append(s.free, int32(len(s.slots)))
-		s.slots = append(s.slots, new(slot))
-	}
-	i := s.free[len(s.free)-1]
-	s.free = s.free[:len(s.free)-1]
-	s.slots[i] = &slot{index: i, generation: s.slots[i].generation + 1, fd: fd}
-	return s.slots[i]
-}
-
-// enter begins to wait for a slot that all workers know.
-func (s *pollSet) enter(l *slot) error {
-	ev := l.event()
-	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, l.fd, &ev)
-}
-
-// leave ends that. A worker may have the slot yet, until it passes to a snapshot
-// without it.
-func (s *pollSet) leave(l *slot) {
-	unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, l.fd, nil)
-	l.left = true
-	s.free = append(s.free, l.index)
 }
 
 // claim notes that the calling worker has the slot.

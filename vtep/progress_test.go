@@ -170,6 +170,9 @@ func TestAfterwards(t *testing.T) {
 	if err := h.Remove("gnv0"); err == nil {
 		t.Fatal("removed while the worker was stuck")
 	}
+	if err := h.finish(); err == nil || len(h.pending) != 1 {
+		t.Errorf("finish with a worker behind: %v and %d things to be done, want an error and 1", err, len(h.pending))
+	}
 	h.running = false
 	if gone.closed || len(h.sockets) != 1 {
 		t.Errorf("while the worker was stuck: device closed %v, %d sockets; want it open, and 1", gone.closed, len(h.sockets))
@@ -203,8 +206,8 @@ func TestAfterwards(t *testing.T) {
 	}
 }
 
-// TestDeaf: a queue that the kernel lets nobody wait for shows, and is tried again.
-func TestDeaf(t *testing.T) {
+// TestUnpolled: a queue that the kernel lets nobody wait for shows, and is tried again.
+func TestUnpolled(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.badFD = true
 	dev := h.add(testTunnel("gnv0", "192.0.2.2"))

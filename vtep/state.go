@@ -122,7 +122,7 @@ func (e *Endpoint) State() State {
 	if len(s.Stuck) > 0 {
 		s.Faults = append(s.Faults, StuckText(s.Stuck))
 	}
-	s.Faults = append(s.Faults, e.deafFault()...)
+	s.Faults = append(s.Faults, e.unpolledFault()...)
 	options := make(map[int]*OptionState)
 	for _, w := range e.workers {
 		s.Drops.add(&w.drops)
