@@ -50,7 +50,7 @@ func Adopt(o Options, before *Options, fds, writers []int) (_ *Device, err error
 			s.rollback()
 		}
 	}()
-	if err := o.check(); err != nil {
+	if err := check(&o); err != nil {
 		return nil, err
 	}
 	if len(fds) < 1 || len(fds) > o.Queues {

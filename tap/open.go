@@ -22,7 +22,6 @@ package tap
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -33,25 +32,12 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
 // Options is what is wanted of a device.
-type Options struct {
-	Name      string         // 1 to 15 bytes
-	L3        bool           // TUN instead of TAP
-	MTU       int            // 68 to 65,521 (TUN: 65,535) bytes; 0: leave as it is
-	LLAddr    packet.MAC     // zero: leave as it is
-	Addresses []netip.Prefix // added without duplicate address detection
-	Netns     string         // name or path of the namespace to move it to; "": stay
-	Master    string         // bridge to join; "": none
-	Persist   bool           // outlive the process, if it is made here
-	Queues    int            // 1 to 255, one per worker
-	TxQueue   int            // txqueuelen in packets; 0: leave as it is
-	Offload   bool           // virtio-net headers and offloads, as far as the kernel has them
-	Down      bool           // do not set it up
-	Isolated  bool           // as a port of its bridge, exchange frames with none that is isolated, too
-}
+type Options = netio.DeviceOptions
 
 const (
 	// kernelQueues is MAX_TAP_QUEUES of drivers/net/tun.c. Detached ones count.
@@ -61,7 +47,7 @@ const (
 )
 
 // check refuses what the kernel would cut, misread or refuse less clearly.
-func (o *Options) check() error {
+func check(o *Options) error {
 	bad := func(format string, args ...any) error { return refuse(unix.EINVAL, format, args...) }
 	switch {
 	case len(o.Name) < 1 || len(o.Name) > unix.IFNAMSIZ-1:
@@ -110,7 +96,7 @@ func (o *Options) check() error {
 //
 // Without o.Offload the device is in plain mode: no virtio-net headers at all.
 func Open(o Options) (*Device, error) {
-	if err := o.check(); err != nil {
+	if err := check(&o); err != nil {
 		return nil, err
 	}
 	runtime.LockOSThread() // the namespace is a property of the thread

@@ -116,7 +116,7 @@ func TestDown(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	ok := Options{Name: "gnv0", Queues: 1}
-	must(t, ok.check())
+	must(t, check(&ok))
 	for _, c := range []struct {
 		change func(*Options)
 		word   string
@@ -146,7 +146,7 @@ func TestCheck(t *testing.T) {
 	} {
 		o := ok
 		c.change(&o)
-		wants(t, o.check(), unix.EINVAL, c.word)
+		wants(t, check(&o), unix.EINVAL, c.word)
 		if _, err := Open(o); err == nil {
 			t.Errorf("Open(%+v) succeeded", o)
 		}

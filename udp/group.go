@@ -25,9 +25,9 @@ import (
 // and theirs mostly have not. The reverse does not work: the first wildcard
 // socket is bound without, and finds the group's in its way.
 
-// check refuses what cannot be listened on.
-func (o ListenOptions) check() error {
-	a := o.addr()
+// checkListen refuses what cannot be listened on.
+func checkListen(o ListenOptions) error {
+	a := addrOf(o)
 	switch {
 	case !a.IsValid() || a.Is4In6():
 		return fmt.Errorf("listen on %q: not a plain IPv4 or IPv6 address; use 0.0.0.0 or :: for any", a)
@@ -47,8 +47,8 @@ func (o ListenOptions) check() error {
 	return nil
 }
 
-// addr is what the sockets are bound to.
-func (o ListenOptions) addr() netip.Addr {
+// addrOf is what the sockets are bound to.
+func addrOf(o ListenOptions) netip.Addr {
 	if o.Group.IsValid() {
 		return o.Group.WithZone("")
 	}

@@ -46,10 +46,10 @@ func (u *Underlay) take(o ListenOptions) int {
 // changed any more.
 func (u *Underlay) fits(fd int, o ListenOptions) bool {
 	at, zone := boundTo(fd)
-	if at != netip.AddrPortFrom(o.addr().WithZone(""), o.Port) || !inThisNamespace(fd) {
+	if at != netip.AddrPortFrom(addrOf(o).WithZone(""), o.Port) || !inThisNamespace(fd) {
 		return false
 	}
-	sa, err := u.sockaddr(o.addr(), o.Port, o.Device)
+	sa, err := u.sockaddr(addrOf(o), o.Port, o.Device)
 	if six, ok := sa.(*unix.SockaddrInet6); err != nil || ok && six.ZoneId != zone {
 		return false
 	}
@@ -59,7 +59,7 @@ func (u *Underlay) fits(fd int, o ListenOptions) bool {
 	if device, err := unix.GetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE); err != nil || device != o.Device {
 		return false
 	}
-	if o.addr().Is6() {
+	if addrOf(o).Is6() {
 		zero, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_NO_CHECK6_RX)
 		return err == nil && (zero != 0) == o.ZeroCsum6
 	}

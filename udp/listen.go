@@ -31,7 +31,7 @@ type Listener struct {
 // an unspecified address before groups on the same port, and ask once for
 // each group, port and device: a second Listener gets copies of its own.
 func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
-	if err := o.check(); err != nil {
+	if err := checkListen(o); err != nil {
 		return nil, err
 	}
 	l := &Listener{u: u, options: o, receivers: make([]*Receiver, u.cfg.Workers)}
@@ -45,7 +45,7 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 			l.closeSockets()
 			return nil, listenError(o, err)
 		}
-		workers[i] = newReceiver(fd, u.cfg.Batch, o.addr().Is4())
+		workers[i] = newReceiver(fd, u.cfg.Batch, addrOf(o).Is4())
 	}
 	// The kernel reports twice what was asked for (socket(7)).
 	if n, err := unix.GetsockoptInt(workers[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
@@ -69,7 +69,7 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 		return fd, nil
 	}
 	exclusive := first && !o.Group.IsValid()
-	fd, err := unix.Socket(familyOf(o.addr()), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(familyOf(addrOf(o)), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
@@ -78,7 +78,7 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 			unix.Close(fd)
 		}
 	}()
-	if o.addr().Is6() { // cannot be set once the socket is bound
+	if addrOf(o).Is6() { // cannot be set once the socket is bound
 		if err := setOptions(fd, []option{{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"}}); err != nil {
 			return -1, err
 		}
@@ -91,7 +91,7 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 			return -1, fmt.Errorf("bind to device %s: %w", o.Device, err)
 		}
 	}
-	sa, err := u.sockaddr(o.addr(), o.Port, o.Device)
+	sa, err := u.sockaddr(addrOf(o), o.Port, o.Device)
 	if err != nil {
 		return -1, err
 	}
@@ -106,7 +106,7 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 		if err != nil {
 			return -1, os.NewSyscallError("getsockopt SO_BINDTOIFINDEX (Linux 5.1)", err)
 		}
-		return fd, joinGroup(fd, o.addr(), index)
+		return fd, joinGroup(fd, addrOf(o), index)
 	}
 	return fd, err
 }
@@ -130,7 +130,7 @@ func (u *Underlay) prepare(fd int, o ListenOptions, share bool) error {
 
 func listenOptions(o ListenOptions, share bool) []option {
 	opts := []option{{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1, "SO_RXQ_OVFL"}}
-	if o.addr().Is4() {
+	if addrOf(o).Is4() {
 		opts = append(opts,
 			option{unix.SOL_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
 			option{unix.SOL_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS"},
@@ -153,10 +153,10 @@ func listenOptions(o ListenOptions, share bool) []option {
 
 // listenError makes one clear line of what bind said.
 func listenError(o ListenOptions, err error) error {
-	at := netip.AddrPortFrom(o.addr(), o.Port)
+	at := netip.AddrPortFrom(addrOf(o), o.Port)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address", at, err, holder(o.addr(), o.Port))
+		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address", at, err, holder(addrOf(o), o.Port))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("listen on udp %s: %w: no device of this host has %s ready; add it first, or take %s for any", at, err, o.Local, unspecified(o.Local))
 	default:

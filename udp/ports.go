@@ -36,7 +36,7 @@ type sharedSet struct {
 // numbers that we hold already, so that one fixed port can serve tunnels
 // with and without DF, say. It is an error if no port at all can be had.
 func (u *Underlay) Ports(o PortOptions) (*packet.PortSet, error) {
-	if err := o.check(); err != nil {
+	if err := checkPorts(o); err != nil {
 		return nil, err
 	}
 	u.mu.Lock()
@@ -69,7 +69,7 @@ func (u *Underlay) Release(set *packet.PortSet) {
 			return
 		}
 		delete(u.sets, o)
-		u.gone[o.sender()] += datagrams(set)
+		u.gone[senderOf(o)] += datagrams(set)
 		for _, p := range set.Ports {
 			h := heldPort{o.Family, p}
 			if u.held[h]--; u.held[h] == 0 {
@@ -81,7 +81,7 @@ func (u *Underlay) Release(set *packet.PortSet) {
 	}
 }
 
-func (o PortOptions) check() error {
+func checkPorts(o PortOptions) error {
 	switch {
 	case o.Family != 4 && o.Family != 6:
 		return fmt.Errorf("source ports: address family %d is neither 4 nor 6", o.Family)
@@ -97,7 +97,7 @@ func (o PortOptions) check() error {
 
 // openPorts opens the sockets of a new set. Caller holds u.mu.
 func (u *Underlay) openPorts(o PortOptions) (*packet.PortSet, error) {
-	local := o.sender().local
+	local := senderOf(o).local
 	prep, err := prepareTransmit(o, u.cfg.Sndbuf)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ type sender struct {
 	device string
 }
 
-func (o PortOptions) sender() sender {
+func senderOf(o PortOptions) sender {
 	local := o.Local
 	if !local.IsValid() {
 		local = netip.IPv4Unspecified()
@@ -45,7 +45,7 @@ func (u *Underlay) Sent() []packet.Sent {
 	}
 	opened := make(map[sender]bool)
 	for o, shared := range u.sets {
-		s := o.sender()
+		s := senderOf(o)
 		if all[s] == nil {
 			all[s] = &packet.Sent{Family: s.family, Local: s.local, Device: s.device}
 		}

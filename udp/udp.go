@@ -22,6 +22,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gvtep/internal/netio"
 )
 
 // Defaults of Config.
@@ -51,38 +53,12 @@ type Config struct {
 	GRO     bool // receive trains with UDP_GRO where the kernel can
 }
 
-// ListenOptions names the receive sockets of one address.
-type ListenOptions struct {
-	Local     netip.Addr // unspecified (0.0.0.0 or ::) for all of its family
-	Port      uint16
-	Device    string // bind to this device; "": any
-	ZeroCsum6 bool   // accept UDP checksum 0 over IPv6
-	// Group makes it one socket that receives a multicast group joined on
-	// Device, which is then needed; Local is not bound to.
-	Group netip.Addr
-}
-
-// PortOptions names a set of source ports: what only a socket can hold.
-type PortOptions struct {
-	Family   int        // 4 or 6
-	Local    netip.Addr // pinned source address; zero: chosen by route
-	Device   string     // bind to this device; "": any
-	DF       bool
-	ZeroCsum bool
-	Min, Max uint16 // range, both ends included
-	Count    int    // ports wanted; fewer if the range is smaller
-	Mark     uint32 // SO_MARK
-}
-
-// Route is how datagrams to a remote leave.
-type Route struct {
-	Ifindex int
-	Source  netip.Addr
-	MTU     int // of the path: device MTU, or a smaller one learnt from ICMP
-	// Local and Broadcast say that the remote is no other host: one of our own
-	// addresses, or the broadcast address of a network that we are on.
-	Local, Broadcast bool
-}
+// What Underlay is asked for, and answers.
+type (
+	ListenOptions = netio.ListenOptions
+	PortOptions   = netio.PortOptions
+	Route         = netio.Route
+)
 
 // Underlay opens sockets and knows the routes. Its methods may be called
 // concurrently; none of them is for the path of a packet.

@@ -13,9 +13,11 @@ type nullSender struct {
 }
 
 func (s *nullSender) Add(*packet.Path, uint32, uint8, uint8, []byte, []byte) { s.added++ }
+
 func (s *nullSender) AddRun(_ *packet.Path, _ uint32, _, _ uint8, run []byte, size int) {
 	s.added += (len(run) + size - 1) / size
 }
+
 func (s *nullSender) Batches() *packet.Batches { return &s.batches }
 
 func (s *nullSender) Flush() []packet.Failure { return nil }

@@ -8,6 +8,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"gvtep/internal/netio"
 )
 
 // Change is a set of changes that take effect together.
@@ -250,7 +252,7 @@ func (e *Endpoint) settle(t, old *tunnel) {
 
 // closeTunnels takes down tunnels that no worker uses.
 func (e *Endpoint) closeTunnels(tunnels []*tunnel) error {
-	devices := make([]Device, len(tunnels))
+	devices := make([]netio.Device, len(tunnels))
 	for i, t := range tunnels {
 		devices[i] = t.device
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -12,9 +13,9 @@ import (
 // and segment, or one for each VLAN.
 type Tunnel struct {
 	VNI    geneve.VNI
-	NoVNI  bool          // a trunk that has no segment for frames without a VLAN tag; VNI is 0
-	VLANs  []VLANRange   // make it a trunk: VLAN tags from the device choose the segment
-	Device DeviceOptions // MTU 0 stands for auto; Queues is filled in by the endpoint
+	NoVNI  bool                // a trunk that has no segment for frames without a VLAN tag; VNI is 0
+	VLANs  []VLANRange         // make it a trunk: VLAN tags from the device choose the segment
+	Device netio.DeviceOptions // MTU 0 stands for auto; Queues is filled in by the endpoint
 
 	// Local is the outer source address and the one listened on. An
 	// unspecified address listens on all of its family, and the route

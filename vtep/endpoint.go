@@ -8,7 +8,7 @@
 // the way of a frame.
 //
 // The package knows neither TAP devices nor sockets: it is given both behind
-// the interfaces of seams.go.
+// the interfaces of package netio.
 package vtep
 
 import (
@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
@@ -37,16 +38,16 @@ type Config struct {
 	Workers int
 	// CPUs are those that the workers run on, one each in turn; nil: any.
 	CPUs     []int
-	Devices  Devices
-	Underlay Underlay
+	Devices  netio.Devices
+	Underlay netio.Underlay
 	Log      *zap.Logger // nil: none
 }
 
 // Endpoint is a set of tunnels on one set of workers. All methods may be
 // called from any goroutine.
 type Endpoint struct {
-	devices  Devices
-	underlay Underlay
+	devices  netio.Devices
+	underlay netio.Underlay
 	log      *zap.Logger
 	seed     uint64 // of the flow hash; secret, so that nobody can aim at a source port
 	started  time.Time
@@ -78,7 +79,7 @@ type Endpoint struct {
 	running bool
 	closed  bool
 	tunnels map[string]*tunnel
-	sockets map[ListenOptions]*socket
+	sockets map[netio.ListenOptions]*socket
 	admit   map[admission]*peer // of all tunnels
 	sources map[source][]*peer  // of all trunks
 	lastID  uint32
@@ -101,7 +102,7 @@ func New(cfg Config) (*Endpoint, error) {
 		failures: make(chan error, 1),
 		speakers: make(chan speaker, speakerQueue),
 		tunnels:  make(map[string]*tunnel),
-		sockets:  make(map[ListenOptions]*socket),
+		sockets:  make(map[netio.ListenOptions]*socket),
 		admit:    make(map[admission]*peer),
 		sources:  make(map[source][]*peer),
 	}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -42,7 +43,7 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 func testTunnel(name string, remotes ...string) Tunnel {
 	cfg := Tunnel{
 		VNI:     testVNI,
-		Device:  DeviceOptions{Name: name, LLAddr: macA},
+		Device:  netio.DeviceOptions{Name: name, LLAddr: macA},
 		DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535, SrcPorts: 64,
 		TTL: DefaultTTL, UDPCsum: true,
 		Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,

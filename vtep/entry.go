@@ -91,7 +91,8 @@ var (
 // silent is an errno that is there to be found by errors.Is, not to be read.
 type silent struct{ unix.Errno }
 
-func (silent) Error() string   { return "" }
+func (silent) Error() string { return "" }
+
 func (s silent) Unwrap() error { return s.Errno }
 
 // entryDestination is where an entry of t points to.

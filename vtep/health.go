@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"gvtep/internal/netio"
 )
 
 // Health is whether packets can flow.
@@ -50,7 +52,7 @@ func (e *Endpoint) unpolledFault() []string {
 
 // linkOf asks for a device. Where the kernel does not answer, nothing bad is
 // assumed.
-func linkOf(d Device) (mtu int, up, deleted bool) {
+func linkOf(d netio.Device) (mtu int, up, deleted bool) {
 	mtu, up, err := d.Link()
 	deleted = errors.Is(err, unix.EBADFD) || errors.Is(err, unix.EBADF) || errors.Is(err, unix.ENODEV)
 	return mtu, up || err != nil && !deleted, deleted

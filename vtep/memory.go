@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -22,7 +23,7 @@ type Memory struct {
 
 // TunnelMemory is the memory of one tunnel.
 type TunnelMemory struct {
-	Device DeviceOptions // as it was asked for
+	Device netio.DeviceOptions // as it was asked for
 	VNI    geneve.VNI
 	ByHand []Entry // that neither the configuration nor learning made
 	Table  []Learned

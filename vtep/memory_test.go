@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
@@ -34,7 +35,8 @@ func newBell(t testing.TB) bell {
 	return bell{fd, binary.NativeEndian.AppendUint64(nil, 1), make([]byte, 8)}
 }
 
-func (b bell) ring()  { unix.Write(b.fd, b.once) }
+func (b bell) ring() { unix.Write(b.fd, b.once) }
+
 func (b bell) clear() { unix.Read(b.fd, b.seen) }
 
 // memFrame is a frame on its way into or out of a memory device.
@@ -45,7 +47,7 @@ type memFrame struct {
 
 // memDevice is a device in memory.
 type memDevice struct {
-	opts    DeviceOptions
+	opts    netio.DeviceOptions
 	index   int
 	mac     packet.MAC
 	offload packet.Offload
@@ -62,15 +64,20 @@ type memDevice struct {
 }
 
 func (d *memDevice) Name() string { return d.opts.Name }
+
 func (d *memDevice) Ifindex() int { return d.index }
-func (d *memDevice) Here() bool   { return d.opts.Netns == "" }
+
+func (d *memDevice) Here() bool { return d.opts.Netns == "" }
+
 func (d *memDevice) LLAddr() packet.MAC {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.mac
 }
+
 func (d *memDevice) Offload() packet.Offload { return d.offload }
-func (d *memDevice) Queue(i int) Queue       { return d.queues[i] }
+
+func (d *memDevice) Queue(i int) netio.Queue { return d.queues[i] }
 
 func (d *memDevice) MTU() (int, error) {
 	d.mu.Lock()
@@ -203,7 +210,7 @@ type memDevices struct {
 	badFD   bool // the descriptors of queues are none
 }
 
-func (ds *memDevices) Open(opts DeviceOptions) (Device, error) {
+func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {
 	if ds.fail != nil {
 		return nil, ds.fail
 	}
@@ -218,7 +225,7 @@ func (ds *memDevices) Open(opts DeviceOptions) (Device, error) {
 	return d, nil
 }
 
-func (ds *memDevices) CloseAll(all []Device) (err error) {
+func (ds *memDevices) CloseAll(all []netio.Device) (err error) {
 	for _, d := range all {
 		err = errors.Join(err, d.Close())
 	}
@@ -273,7 +280,7 @@ func newMemUnderlay(t testing.TB, wire *memWire, addrs ...string) *memUnderlay {
 	return u
 }
 
-func (u *memUnderlay) Listen(opts ListenOptions) (Listener, error) {
+func (u *memUnderlay) Listen(opts netio.ListenOptions) (netio.Listener, error) {
 	l := &memListener{opts: opts, u: u}
 	for range 8 {
 		l.receivers = append(l.receivers, &memReceiver{bell: newBell(u.t)})
@@ -292,25 +299,25 @@ func (u *memUnderlay) Listen(opts ListenOptions) (Listener, error) {
 	return l, nil
 }
 
-func (u *memUnderlay) Ports(PortOptions) (*packet.PortSet, error) {
+func (u *memUnderlay) Ports(netio.PortOptions) (*packet.PortSet, error) {
 	u.sets++
 	return &packet.PortSet{ID: u.sets, Ports: []uint16{50000, 50001}}, nil
 }
 
 func (u *memUnderlay) Release(*packet.PortSet) { u.released++ }
 
-func (u *memUnderlay) Sender(int) Sender { return &memSender{u: u} }
+func (u *memUnderlay) Sender(int) netio.Sender { return &memSender{u: u} }
 
-func (u *memUnderlay) Route(remote, _ netip.Addr, _ string, _ uint32) (Route, error) {
+func (u *memUnderlay) Route(remote, _ netip.Addr, _ string, _ uint32) (netio.Route, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if slices.Contains(u.addr, remote) {
-		return Route{Ifindex: 1, MTU: 65536, Local: true}, nil
+		return netio.Route{Ifindex: 1, MTU: 65536, Local: true}, nil
 	}
 	if u.mtu == 0 {
-		return Route{}, unix.ENETUNREACH
+		return netio.Route{}, unix.ENETUNREACH
 	}
-	return Route{Ifindex: u.routeVia, MTU: u.mtu}, nil
+	return netio.Route{Ifindex: u.routeVia, MTU: u.mtu}, nil
 }
 
 func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
@@ -351,13 +358,13 @@ func (u *memUnderlay) inject(from netip.Addr, port uint16, tos uint8, ifindex in
 }
 
 type memListener struct {
-	opts      ListenOptions
+	opts      netio.ListenOptions
 	u         *memUnderlay
 	receivers []*memReceiver
 	stale     bool // guarded by u.mu
 }
 
-func (l *memListener) Receiver(i int) Receiver {
+func (l *memListener) Receiver(i int) netio.Receiver {
 	if l.opts.Group.IsValid() && i > 0 {
 		return nil
 	}
@@ -365,7 +372,8 @@ func (l *memListener) Receiver(i int) Receiver {
 }
 
 func (l *memListener) Rcvbuf() int { return 1 << 20 }
-func (l *memListener) GRO() bool   { return false }
+
+func (l *memListener) GRO() bool { return false }
 
 func (l *memListener) Stale() bool {
 	l.u.mu.Lock()
@@ -387,7 +395,8 @@ type memReceiver struct {
 	lent   []packet.Train
 }
 
-func (r *memReceiver) FD() int           { return r.bell.fd }
+func (r *memReceiver) FD() int { return r.bell.fd }
+
 func (r *memReceiver) Overflows() uint64 { return 0 }
 
 func (r *memReceiver) push(t packet.Train) {

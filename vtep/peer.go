@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -244,7 +245,7 @@ func ipUDPLen(remote netip.Addr) int {
 // listen finds or opens the receive sockets on which a remote is heard, or
 // those of a group.
 func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) {
-	opts := ListenOptions{
+	opts := netio.ListenOptions{
 		Local: t.config.Local, Port: t.config.DstPort, Device: t.config.Dev,
 		ZeroCsum6: t.config.AcceptZ6 && remote.Is6(), Group: group,
 	}
@@ -288,7 +289,7 @@ func (e *Endpoint) openSocket(s *socket) error {
 // openPaths opens the source ports that the tunnel's DF policy needs.
 func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 	cfg, remote := &t.config, p.dest.remote.Addr()
-	opts := PortOptions{
+	opts := netio.PortOptions{
 		Family: 4, Device: p.dest.via, Mark: cfg.Mark,
 		Min: cfg.SrcPortMin, Max: cfg.SrcPortMax, Count: cfg.SrcPorts,
 		ZeroCsum: !cfg.UDPCsum,

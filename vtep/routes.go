@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -316,7 +317,7 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel, which func(*peer) bool) {
 		mark          uint32
 	}
 	type answer struct {
-		route Route
+		route netio.Route
 		err   error
 	}
 	own := e.snap.Load().own
@@ -333,7 +334,7 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel, which func(*peer) bool) {
 				asked[q] = a
 			}
 			if a.err != nil || a.route.Local {
-				a.route = Route{}
+				a.route = netio.Route{}
 			}
 			// A device's own MTU says nothing of the path: following it would
 			// make it smaller with every look.
@@ -390,7 +391,7 @@ func (p *peer) checkRuns(now int64) (tell bool) {
 }
 
 // setRoute takes over what a route says about the path.
-func (p *peer) setRoute(r Route) {
+func (p *peer) setRoute(r netio.Route) {
 	p.limit.Store(int32(max(0, r.MTU-p.outer)))
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -65,9 +66,9 @@ type vniKey struct {
 // socket is the receive sockets of one address.
 type socket struct {
 	id        uint32
-	options   ListenOptions
-	listener  Listener
-	receivers []Receiver
+	options   netio.ListenOptions
+	listener  netio.Listener
+	receivers []netio.Receiver
 	slots     []*slot          // of the receivers
 	received  []packet.Counter // datagrams, by worker
 	users     int              // tunnels; guarded by Endpoint.mu
@@ -77,8 +78,8 @@ type socket struct {
 type port struct {
 	id      uint32 // of the tunnel, never reused
 	name    string
-	device  Device
-	queues  []Queue // read by any worker, written to by worker
+	device  netio.Device
+	queues  []netio.Queue // read by any worker, written to by worker
 	l3      bool
 	down    bool // its device is meant to be down
 	mac     packet.MAC
@@ -168,7 +169,7 @@ type peer struct {
 	// outer is the length of all that stands before the inner frame on the
 	// wire: IP, UDP and GENEVE header.
 	outer int
-	route Route // at the time of the configuration
+	route netio.Route // at the time of the configuration
 	*peerState
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -21,7 +22,7 @@ import (
 // open, and what workers see of it.
 type tunnel struct {
 	config  Tunnel
-	device  Device
+	device  netio.Device
 	sockets []*socket
 	ports   []*packet.PortSet
 	mtuAuto bool

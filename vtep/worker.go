@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/icmp"
+	"gvtep/internal/netio"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
@@ -29,7 +30,7 @@ type worker struct {
 	ep     *Endpoint
 	id     int
 	cpu    int // that it is bound to; -1: none
-	sender Sender
+	sender netio.Sender
 
 	resting atomic.Bool // not on duty
 	call    int         // eventfd that ends a rest
@@ -71,7 +72,7 @@ type worker struct {
 	thread atomic.Int32 // its number, as in /proc/PID/task
 }
 
-func newWorker(ep *Endpoint, id int, sender Sender) (*worker, error) {
+func newWorker(ep *Endpoint, id int, sender netio.Sender) (*worker, error) {
 	call, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, err

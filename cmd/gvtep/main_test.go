@@ -27,6 +27,7 @@ import (
 	"gvtep/config"
 	"gvtep/fdb"
 	scrapes "gvtep/internal/metrics"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/control"
@@ -363,7 +364,7 @@ func TestVtepTunnel(t *testing.T) {
 		Entries: []config.Entry{{LLAddr: "02:00:00:00:00:02", State: "static", Dst: addr("fe80::3"), Port: 4, HasVNI: true, Via: "eth1"}},
 	}
 	want := vtep.Tunnel{
-		VNI: 5, Device: vtep.DeviceOptions{
+		VNI: 5, Device: netio.DeviceOptions{
 			Name: "gnv0", L3: true, MTU: 1300, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Addresses: in.Addresses, Netns: "blue", Master: "br0",
 			Persist: true, TxQueue: 11, Offload: true, Down: true,
 		},

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/config"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/internal/service"
 	"gvtep/udp"
@@ -306,7 +307,7 @@ func (d *daemon) recall(dir string, kept *store) (m vtep.Memory, age time.Durati
 	if err != nil {
 		d.log.Warn("the forwarding tables begin empty", zap.NamedError("err", err))
 	}
-	kept.before = make(map[string]vtep.DeviceOptions, len(m.Tunnels))
+	kept.before = make(map[string]netio.DeviceOptions, len(m.Tunnels))
 	for i := range m.Tunnels {
 		kept.before[m.Tunnels[i].Device.Name] = m.Tunnels[i].Device
 	}
@@ -407,7 +408,7 @@ func vtepTunnels(tunnels []config.Tunnel) []vtep.Tunnel {
 func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 	v := vtep.Tunnel{
 		VNI: geneve.VNI(t.VNI), NoVNI: t.NoVNI,
-		Device: vtep.DeviceOptions{
+		Device: netio.DeviceOptions{
 			Name: t.Name, L3: t.L3, MTU: t.MTU, Addresses: t.Addresses, Netns: t.Netns, Master: t.Master,
 			Persist: t.Persist, TxQueue: t.TxQueue, Offload: t.Offload != config.OffloadOff, Down: !t.Up, Isolated: t.Isolated,
 		},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/control"
@@ -427,5 +428,5 @@ func offloadNames(o packet.Offload) []string {
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
 
 var _ control.Source = (*source)(nil)
-var _ vtep.Devices = tapDevices{}
-var _ vtep.Underlay = underlay{}
+var _ netio.Devices = tapDevices{}
+var _ netio.Underlay = underlay{}

@@ -13,10 +13,10 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/service"
 	"gvtep/tap"
 	"gvtep/udp"
-	"gvtep/vtep"
 )
 
 // store keeps device queues and receive sockets with the service manager, so
@@ -31,7 +31,7 @@ import (
 type store struct {
 	manager *service.Manager
 	log     *zap.Logger
-	before  map[string]vtep.DeviceOptions // what an earlier process asked of its devices
+	before  map[string]netio.DeviceOptions // what an earlier process asked of its devices
 
 	mu      sync.Mutex
 	held    map[string]bool // names of all that the manager holds
@@ -212,15 +212,15 @@ func (s *store) stays(name string) bool {
 	return s.held[name] && (s.leaving || kept)
 }
 
-// tapDevices is package tap as vtep.Devices.
+// tapDevices is package tap as netio.Devices.
 type tapDevices struct{ *store }
 
-func (t tapDevices) Open(o vtep.DeviceOptions) (vtep.Device, error) {
+func (t tapDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d, err := t.adopt(o)
 	if err == nil && d == nil {
-		d, err = tap.Open(tap.Options(o))
+		d, err = tap.Open(o)
 	}
 	if err != nil {
 		return nil, err
@@ -241,7 +241,7 @@ func queueName(prefix, device string, worker int) string {
 
 // adopt goes on with a device that the manager kept; nil if there is none that
 // is of use. t.mu is held.
-func (t tapDevices) adopt(o vtep.DeviceOptions) (*tap.Device, error) {
+func (t tapDevices) adopt(o netio.DeviceOptions) (*tap.Device, error) {
 	if len(t.queues[o.Name]) == 0 {
 		return nil, nil
 	}
@@ -277,10 +277,9 @@ func (t tapDevices) adopt(o vtep.DeviceOptions) (*tap.Device, error) {
 	}
 	var before *tap.Options
 	if b, ok := t.before[o.Name]; ok {
-		opts := tap.Options(b)
-		before = &opts
+		before = &b
 	}
-	d, err := tap.Adopt(tap.Options(o), before, fds[:len(names)], fds[len(names):])
+	d, err := tap.Adopt(o, before, fds[:len(names)], fds[len(names):])
 	var other *tap.MismatchError
 	if errors.As(err, &other) {
 		t.log.Warn("a kept device is made anew", zap.String("device", o.Name), zap.NamedError("err", err))
@@ -295,7 +294,7 @@ func (t tapDevices) adopt(o vtep.DeviceOptions) (*tap.Device, error) {
 	return d, err
 }
 
-func (t tapDevices) CloseAll(devices []vtep.Device) error {
+func (t tapDevices) CloseAll(devices []netio.Device) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var gone []*tap.Device
@@ -325,7 +324,7 @@ func (t tapDevices) CloseAll(devices []vtep.Device) error {
 	return errors.Join(append(errs, tap.CloseAll(gone))...)
 }
 
-// underlay is package udp as vtep.Underlay.
+// underlay is package udp as netio.Underlay.
 type underlay struct {
 	*udp.Underlay
 	*store
@@ -354,16 +353,16 @@ func (u underlay) hand(names []string) {
 	}
 }
 
-func (u underlay) Listen(o vtep.ListenOptions) (vtep.Listener, error) {
+func (u underlay) Listen(o netio.ListenOptions) (netio.Listener, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	l, err := u.Underlay.Listen(udp.ListenOptions(o))
+	l, err := u.Underlay.Listen(o)
 	if err != nil && len(u.sockets) > 0 {
 		names := slices.SortedFunc(slices.Values(u.disown(u.Underlay)), byNumber)
 		if errors.Is(err, unix.EADDRINUSE) {
 			// What was kept for another configuration may be what is in the way.
 			u.remove(names...)
-			l, err = u.Underlay.Listen(udp.ListenOptions(o))
+			l, err = u.Underlay.Listen(o)
 		} else {
 			u.hand(names) // those that it had taken are closed
 		}
@@ -395,7 +394,7 @@ type listener struct {
 }
 
 // Receiver turns the nil of a worker without a socket into a nil interface.
-func (l listener) Receiver(worker int) vtep.Receiver {
+func (l listener) Receiver(worker int) netio.Receiver {
 	if r := l.Listener.Receiver(worker); r != nil {
 		return r
 	}

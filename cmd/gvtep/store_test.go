@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"gvtep/internal/netio"
 	"gvtep/vtep"
 )
 
@@ -50,7 +51,7 @@ func TestMemoryFile(t *testing.T) {
 		t.Errorf("no file: %v", err)
 	}
 	m := vtep.Memory{Tunnels: []vtep.TunnelMemory{{
-		Device: vtep.DeviceOptions{Name: "gnv0", MTU: 1450},
+		Device: netio.DeviceOptions{Name: "gnv0", MTU: 1450},
 		Table:  []vtep.Learned{{MAC: [6]byte{2, 0, 0, 0, 0, 1}, Updated: time.Second}},
 	}}}
 	if err := saveMemory(dir, m); err != nil {
@@ -60,7 +61,7 @@ func TestMemoryFile(t *testing.T) {
 	if err != nil || age <= 0 || age > time.Minute {
 		t.Fatalf("age %s, %v", age, err)
 	}
-	if d := cmp.Diff(m, got, cmp.Comparer(func(a, b vtep.DeviceOptions) bool { return a.Name == b.Name && a.MTU == b.MTU }),
+	if d := cmp.Diff(m, got, cmp.Comparer(func(a, b netio.DeviceOptions) bool { return a.Name == b.Name && a.MTU == b.MTU }),
 		cmp.Comparer(func(a, b vtep.Learned) bool { return a == b })); d != "" {
 		t.Errorf("(-saved +loaded)\n%s", d)
 	}

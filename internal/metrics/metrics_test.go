@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 )
@@ -23,7 +24,7 @@ var update = flag.Bool("update", false, "write the expected output anew")
 func full() Snapshot {
 	at := time.Unix(1_700_000_000, 5e8)
 	t := vtep.TunnelState{
-		Config: vtep.Tunnel{VNI: 200, DstPort: 6081, Device: vtep.DeviceOptions{Name: "gnv0", Netns: "blue", Offload: true}},
+		Config: vtep.Tunnel{VNI: 200, DstPort: 6081, Device: netio.DeviceOptions{Name: "gnv0", Netns: "blue", Offload: true}},
 		Up:     true, MTU: 1450, Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6,
 		Stats: vtep.Stats{RxPackets: 1, RxBytes: 2, TxPackets: 30, TxBytes: 300, TxFlood: 20, TxFloodBytes: 200, TxGroup: 5, TxGroupBytes: 50},
 		Peers: []vtep.PeerState{

@@ -1,4 +1,7 @@
-package vtep
+// Package netio is what the endpoint needs of the kernel: devices on one side, the
+// underlay on the other. Packages tap and udp implement it on the kernel, tests in
+// memory.
+package netio
 
 import (
 	"context"
@@ -6,9 +9,6 @@ import (
 
 	"gvtep/internal/packet"
 )
-
-// The two seams of the endpoint: devices on one side, the underlay on the
-// other. Packages tap and udp implement them on the kernel, tests in memory.
 
 // Devices opens tunnel devices.
 type Devices interface {
@@ -21,16 +21,16 @@ type Devices interface {
 
 // DeviceOptions is what a tunnel wants of its device.
 type DeviceOptions struct {
-	Name      string
+	Name      string         // 1 to 15 bytes
 	L3        bool           // TUN instead of TAP
-	MTU       int            // 0: leave as it is
+	MTU       int            // 68 to 65,521 (TUN: 65,535) bytes; 0: leave as it is
 	LLAddr    packet.MAC     // zero: leave as it is
 	Addresses []netip.Prefix // added without duplicate address detection
 	Netns     string         // name or path of the namespace to move it to; "": stay
 	Master    string         // bridge to join; "": none
-	Persist   bool           // outlive the process
-	Queues    int            // one per worker
-	TxQueue   int            // txqueuelen; 0: leave as it is
+	Persist   bool           // outlive the process, if it is made here
+	Queues    int            // 1 to 255, one per worker
+	TxQueue   int            // txqueuelen in packets; 0: leave as it is
 	Offload   bool           // virtio-net headers and offloads, as far as the kernel has them
 	Down      bool           // leave it administratively down
 	Isolated  bool           // as a port of Master, exchange frames with none that is isolated, too
