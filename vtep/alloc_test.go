@@ -6,32 +6,15 @@ import (
 	"gvtep/internal/packet"
 )
 
-// nullSender forgets what it is given.
-type nullSender struct {
-	added   int
-	batches packet.Batches
-}
-
-func (s *nullSender) Add(*packet.Path, uint32, uint8, uint8, []byte, []byte) { s.added++ }
-
-func (s *nullSender) AddRun(_ *packet.Path, _ uint32, _, _ uint8, run []byte, size int) {
-	s.added += (len(run) + size - 1) / size
-}
-
-func (s *nullSender) Batches() *packet.Batches { return &s.batches }
-
-func (s *nullSender) Flush() []packet.Failure { return nil }
-
 // TestNoAllocations: a worker's round allocates nothing, whichever way the
 // packets go, alone, in trains and as super-frames.
 func TestNoAllocations(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
-	q, w := dev.queues[0], h.workers[0]
+	q := dev.queues[0]
 	q.discard = true
-	sender := new(nullSender)
-	w.sender = sender
+	h.underlay.forget = true
 	r := h.underlay.listeners[0].receivers[0]
 	out := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "out"))
 	in := good(frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.1", 2, 1, "in")))
@@ -49,14 +32,14 @@ func TestNoAllocations(t *testing.T) {
 		r.queued = append(r.queued, train)
 		r.bell.ring()
 		r.mu.Unlock()
-		w.catchUp()
+		h.step()
 		rounds++
 	})
 	if allocs != 0 {
 		t.Errorf("%v allocations per round, want 0", allocs)
 	}
-	if want := rounds * 11; sender.added != want {
-		t.Errorf("%d datagrams sent in %d rounds, want %d", sender.added, rounds, want)
+	if want := rounds * 11; h.underlay.added != want {
+		t.Errorf("%d datagrams sent in %d rounds, want %d", h.underlay.added, rounds, want)
 	}
 	if s := h.State().Tunnels[0].Stats; s.RxPackets != uint64(rounds)*10 {
 		t.Errorf("%d packets received in %d rounds, want %d", s.RxPackets, rounds, rounds*10)
@@ -67,10 +50,9 @@ func TestNoAllocations(t *testing.T) {
 func TestNoAllocationsL3(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	dev := h.add(l3Tunnel([]string{"10.0.0.0/8", "fd00::/16"}, []string{"10.1.0.0/16", "fd00:1::/32"}))
-	q, w := dev.queues[0], h.workers[0]
+	q := dev.queues[0]
 	q.discard = true
-	sender := new(nullSender)
-	w.sender = sender
+	h.underlay.forget = true
 	r := h.underlay.listeners[0].receivers[0]
 	near, far := addr("10.9.0.1"), addr("10.1.0.2")
 	frames := []memFrame{{bytes: innerIP(near, far)}, {bytes: innerIP(addr("fd00:9::1"), addr("fd00:1::2"))}, {bytes: innerIP(near, addr("11.0.0.1"))}}
@@ -83,7 +65,7 @@ func TestNoAllocationsL3(t *testing.T) {
 		r.queued = append(r.queued, train)
 		r.bell.ring()
 		r.mu.Unlock()
-		w.catchUp()
+		h.step()
 		rounds++
 	})
 	s := h.State().Tunnels[0]

@@ -108,7 +108,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 	}
 
 	committed = true
-	e.afterwards(func() {
+	e.pool.afterwards(func() {
 		for i, t := range changed {
 			e.settle(t, replaced[i])
 		}
@@ -157,7 +157,7 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	}
 	e.leave(old)
 	e.enter(t)
-	e.afterwards(func() { e.settle(t, old) })
+	e.pool.afterwards(func() { e.settle(t, old) })
 	if err := e.publish(); err != nil {
 		return err
 	}

@@ -24,11 +24,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
-	"gvtep/internal/packet"
 )
 
 // Config is what an endpoint is made of.
@@ -49,33 +47,20 @@ type Endpoint struct {
 	devices  netio.Devices
 	underlay netio.Underlay
 	log      *zap.Logger
-	seed     uint64 // of the flow hash; secret, so that nobody can aim at a source port
+	workers  int
+	pool     *pool
 	started  time.Time
-	workers  []*worker
-	poll     *pollSet
-	onDuty   atomic.Int32 // how many workers wait for what is ready, or serve it; at least one
-	calledUp atomic.Int64 // when one was last called up, or would have been if there were more
-	bulk     atomic.Int64 // when a turn of some worker was last bulk
 
-	snap     atomic.Pointer[snapshot]
-	settled  atomic.Uint64 // generation that all workers have passed
-	passing  chan struct{} // a worker has passed to another snapshot or heard the bell
 	recheck  chan struct{} // a path may have changed
 	failures chan error    // a tunnel or socket is of no more use
 	ready    atomic.Bool
-	busyPoll atomic.Int64 // nanoseconds
 	events   events
 	speakers chan speaker // want to be let in
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
 
-	carrying atomic.Bool           // the workers run
-	unpolled atomic.Int32          // queues and sockets that could not be added to the poll set
-	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
-
 	mu      sync.Mutex // held by one change at a time
-	pending []func()   // see afterwards
 	running bool
 	closed  bool
 	tunnels map[string]*tunnel
@@ -95,9 +80,8 @@ func New(cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{
 		devices: cfg.Devices, underlay: cfg.Underlay, log: cfg.Log,
-		seed:     rand.Uint64(),
+		workers:  cfg.Workers,
 		started:  time.Now(),
-		passing:  make(chan struct{}, 1),
 		recheck:  make(chan struct{}, 1),
 		failures: make(chan error, 1),
 		speakers: make(chan speaker, speakerQueue),
@@ -109,23 +93,13 @@ func New(cfg Config) (*Endpoint, error) {
 	if e.log == nil {
 		e.log = zap.NewNop()
 	}
-	e.snap.Store(&snapshot{})
-	e.onDuty.Store(1)
 	var err error
-	if e.poll, err = newPollSet(); err != nil {
-		return nil, fmt.Errorf("descriptors to wait for packets: %w", err)
-	}
-	for i := range cfg.Workers {
-		w, err := newWorker(e, i, e.underlay.Sender(i))
-		if err != nil {
-			e.closeDescriptors()
-			return nil, fmt.Errorf("worker %d: %w", i, err)
-		}
-		w.resting.Store(i > 0)
-		if n := len(cfg.CPUs); n > 0 {
-			w.cpu = cfg.CPUs[i%n]
-		}
-		e.workers = append(e.workers, w)
+	e.pool, err = newPool(poolConfig{
+		Workers: cfg.Workers, CPUs: cfg.CPUs, Sender: cfg.Underlay.Sender,
+		Clock: e.clock, Seed: rand.Uint64(), Owner: listener{e},
+	})
+	if err != nil {
+		return nil, err
 	}
 	return e, nil
 }
@@ -140,7 +114,7 @@ func (e *Endpoint) clock() int64 { return int64(time.Since(e.started)) }
 // on a sleeping processor, tens of microseconds on a virtual machine, for CPU
 // time that would otherwise be idle: the worker gives way to whoever else wants
 // to run.
-func (e *Endpoint) SetBusyPoll(d time.Duration) { e.busyPoll.Store(int64(d)) }
+func (e *Endpoint) SetBusyPoll(d time.Duration) { e.pool.setBusyPoll(d) }
 
 // errClosed is returned for changes to an endpoint that is stopping.
 var errClosed = errors.New("the endpoint is shutting down")
@@ -157,12 +131,8 @@ func (e *Endpoint) Run(ctx context.Context) error {
 		e.mu.Unlock()
 		return errClosed
 	}
-	var threads sync.WaitGroup
-	for _, w := range e.workers {
-		threads.Go(w.run)
-	}
 	e.running = true
-	e.carrying.Store(true)
+	e.pool.start()
 	err := e.publish()
 	e.mu.Unlock()
 
@@ -179,31 +149,60 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	}
 	cancel()
 	watcher.Wait()
-	return errors.Join(err, e.shutdown(&threads))
+	return errors.Join(err, e.shutdown())
 }
 
 // Close takes down an endpoint that was never run.
-func (e *Endpoint) Close() error { return e.shutdown(new(sync.WaitGroup)) }
+func (e *Endpoint) Close() error { return e.shutdown() }
 
-func (e *Endpoint) shutdown(threads *sync.WaitGroup) error {
+func (e *Endpoint) shutdown() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil
 	}
 	e.closed = true
-	e.carrying.Store(false)
-	e.snap.Store(&snapshot{generation: e.snap.Load().generation + 1, closing: true})
-	e.ring()
-	threads.Wait()
-	e.poll.silence()
-	e.running = false
-	err := errors.Join(e.finish(), e.closeTunnels(slices.Collect(maps.Values(e.tunnels))))
-	e.closeDescriptors()
+	err := errors.Join(e.pool.stop(), e.closeTunnels(slices.Collect(maps.Values(e.tunnels))))
+	e.pool.close()
 	return err
 }
 
-func (e *Endpoint) closeDescriptors() { e.poll.close(e.workers) }
+// publish makes a snapshot of the configuration and hands it to the workers. When it returns
+// without an error, nobody uses what only older ones have. e.mu is held.
+func (e *Endpoint) publish() error {
+	snap := &snapshot{
+		admit:   maps.Clone(e.admit),
+		sources: maps.Clone(e.sources),
+		trunks:  make(map[uint32][]*port),
+		vnis:    make(map[vniKey]struct{}),
+		peers:   make(map[int32]*peer),
+		open:    make(map[vniKey]*port),
+	}
+	for _, t := range e.sorted() {
+		snap.ports = append(snap.ports, t.port)
+		t.state.current.Store(t.port)
+		for _, p := range t.peers {
+			snap.peers[p.id] = p
+		}
+		for _, s := range t.sockets {
+			if !t.config.NoVNI {
+				key := vniKey{s.id, t.config.VNI}
+				snap.vnis[key] = struct{}{}
+				if len(t.accept) > 0 {
+					snap.open[key] = t.port
+				}
+			}
+			if t.port.trunk != nil {
+				snap.trunks[s.id] = append(snap.trunks[s.id], t.port)
+			}
+			if !slices.Contains(snap.sockets, s) {
+				snap.sockets = append(snap.sockets, s)
+			}
+		}
+	}
+	snap.own = e.ownDevices()
+	return e.pool.publish(snap)
+}
 
 // sorted returns all tunnels in the order of their names.
 func (e *Endpoint) sorted() []*tunnel {
@@ -212,50 +211,5 @@ func (e *Endpoint) sorted() []*tunnel {
 	})
 }
 
-// deviceFailed is called by a worker whose device is gone.
-func (e *Endpoint) deviceFailed(p *port, err error) {
-	if p.failed.Swap(true) {
-		return
-	}
-	e.log.Error("the device is gone; its tunnel carries nothing any more",
-		zap.String("device", p.name), zap.NamedError("err", err))
-	for _, other := range e.snap.Load().ports {
-		if !other.failed.Load() {
-			return
-		}
-	}
-	e.fail(fmt.Errorf("%s: the device was deleted: %w", p.name, err))
-}
-
-// socketFailed is called by a worker whose receive socket is of no more use.
-func (e *Endpoint) socketFailed(s *socket, err error) {
-	e.fail(fmt.Errorf("receive socket %s port %d: %w", s.options.Local, s.options.Port, err))
-}
-
-func (e *Endpoint) fail(err error) {
-	select {
-	case e.failures <- err:
-	default:
-	}
-}
-
-// sendFailed counts datagrams that the kernel refused.
-func (e *Endpoint) sendFailed(w *worker, f packet.Failure) {
-	to := w.snap.peers[f.Path.Peer]
-	if to == nil {
-		return
-	}
-	reason := DropNoRoute
-	switch f.Err {
-	case unix.EMSGSIZE:
-		reason = DropTooBig
-		e.recheckPaths()
-	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
-		reason = DropSocketFull
-	}
-	to.port.segment.drops[w.id].tx[reason].Add(uint64(f.Count))
-	to.traffic[w.id].txFailed.Add(uint64(f.Count))
-}
-
-// zapErr keeps workers free of the logger's vocabulary.
+// zapErr names an error in the log.
 func zapErr(err error) zap.Field { return zap.NamedError("err", err) }

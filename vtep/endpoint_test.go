@@ -82,20 +82,8 @@ func (h *host) add(cfg Tunnel) *memDevice {
 	return h.devices.opened[len(h.devices.opened)-1]
 }
 
-// catchUp goes round until nothing is left to do.
-func (w *worker) catchUp() {
-	for w.adopt() && w.round(false) {
-	}
-}
-
 // step lets every worker go round until nothing is left to do.
-func (h *host) step() {
-	for range 4 {
-		for _, w := range h.workers {
-			w.catchUp()
-		}
-	}
-}
+func (h *host) step() { h.pool.step() }
 
 func frame(dst, src packet.MAC, etherType uint16, payload []byte) []byte {
 	b := slices.Concat(dst[:], src[:], binary.BigEndian.AppendUint16(nil, etherType), payload)

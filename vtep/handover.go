@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,7 +37,7 @@ const (
 type slot struct {
 	index, generation int32
 	fd                int
-	state             state // guarded by Endpoint.mu
+	state             state // guarded by those who change the pool
 	// owned is set while a worker has it. That only one has is the kernel's
 	// doing; this orders what one does with it before what the next one does
 	// in Go's memory model, which knows nothing of epoll.
@@ -60,7 +59,7 @@ func (s *pollSet) reserve(fd int) *slot {
 // advance takes all descriptors as far as they can go on the way to a snapshot,
 // to which all workers have passed or not. It returns how many the kernel would not
 // let them wait for, and its first error.
-func (s *pollSet) advance(snap *snapshot, allPassed bool) (unpolled int, err error) {
+func (s *pollSet) advance(snap *view, allPassed bool) (unpolled int, err error) {
 	for _, l := range s.slots {
 		wanted := snap.turn(l) != nil
 		if l.state == waited && !wanted {
@@ -86,136 +85,139 @@ func (s *pollSet) advance(snap *snapshot, allPassed bool) (unpolled int, err err
 	return unpolled, err
 }
 
-// publish makes a snapshot of the configuration and hands it over. e.mu is held.
-func (e *Endpoint) publish() error {
-	old := e.snap.Load()
-	snap := &snapshot{
-		generation: old.generation + 1,
-		admit:      maps.Clone(e.admit),
-		sources:    maps.Clone(e.sources),
-		trunks:     make(map[uint32][]*port),
-		vnis:       make(map[vniKey]struct{}),
-		peers:      make(map[int32]*peer),
-		open:       make(map[vniKey]*port),
-	}
-	for _, t := range e.sorted() {
-		snap.ports = append(snap.ports, t.port)
-		t.state.current.Store(t.port)
-		for _, p := range t.peers {
-			snap.peers[p.id] = p
-		}
-		for _, s := range t.sockets {
-			if !t.config.NoVNI {
-				key := vniKey{s.id, t.config.VNI}
-				snap.vnis[key] = struct{}{}
-				if len(t.accept) > 0 {
-					snap.open[key] = t.port
-				}
-			}
-			if t.port.trunk != nil {
-				snap.trunks[s.id] = append(snap.trunks[s.id], t.port)
-			}
-			if !slices.Contains(snap.sockets, s) {
-				snap.sockets = append(snap.sockets, s)
-			}
-		}
-	}
-	snap.own = e.ownDevices()
-	e.seat(snap)
-	return e.hand(snap)
+// descriptor names a queue of a port or a socket.
+type descriptor struct {
+	port   uint32  // its id; 0: a socket
+	socket *socket // nil: a queue
+	n      int
 }
 
-// seat gives every queue and socket of a snapshot its slot.
-func (e *Endpoint) seat(snap *snapshot) {
-	put := func(l **slot, fd int, t turn) {
-		if *l == nil || (*l).state >= leaving {
-			*l = e.poll.reserve(fd)
-		}
-		t.slot = *l
-		for int(t.slot.index) >= len(snap.turns) {
-			snap.turns = append(snap.turns, turn{})
-		}
-		snap.turns[t.slot.index] = t
+// turn is what a view knows of a slot: one queue of a port or one socket.
+type turn struct {
+	slot   *slot
+	port   *port
+	socket *socket
+	n      int // which of its queues or sockets
+}
+
+// view is a snapshot as the workers have it.
+type view struct {
+	*snapshot
+	generation uint64
+	closing    bool
+	turns      []turn // by index of the slot
+}
+
+// turn returns what is known of a slot, nil if it is not in the view.
+func (v *view) turn(l *slot) *turn { return v.turnAt(l.index, l.generation) }
+
+func (v *view) turnAt(index, generation int32) *turn {
+	if int(index) >= len(v.turns) {
+		return nil
 	}
-	for _, p := range snap.ports {
-		if p.failed.Load() {
+	if t := &v.turns[index]; t.slot != nil && t.slot.generation == generation {
+		return t
+	}
+	return nil
+}
+
+// publish hands a snapshot to the workers and waits until all have passed to it. From then
+// on no worker touches what only older snapshots have.
+func (p *pool) publish(snap *snapshot) error {
+	v := &view{snapshot: snap, generation: p.view.Load().generation + 1}
+	for _, port := range snap.ports {
+		if port.failed.Load() {
 			continue
 		}
-		for i, q := range p.queues {
-			put(&p.slots[i], q.FD(), turn{port: p, n: i})
+		for i, q := range port.queues {
+			p.seat(v, descriptor{port: port.id, n: i}, q.FD(), turn{port: port, n: i})
 		}
 	}
 	for _, s := range snap.sockets {
 		for i, r := range s.receivers {
 			if r != nil {
-				put(&s.slots[i], r.FD(), turn{socket: s, n: i})
+				p.seat(v, descriptor{socket: s, n: i}, r.FD(), turn{socket: s, n: i})
 			}
 		}
 	}
+	return p.hand(v)
 }
 
-// hand gives the workers a snapshot and waits until all have passed. e.mu is held.
-func (e *Endpoint) hand(snap *snapshot) error {
-	e.poll.advance(snap, false)
-	e.snap.Store(snap)
-	if e.running && !e.summon(5*time.Second, func() bool { return e.behind() < 0 }) {
-		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", e.behind())
+// seat gives a descriptor of a view its slot.
+func (p *pool) seat(v *view, d descriptor, fd int, t turn) {
+	t.slot = p.slots[d]
+	if t.slot == nil || t.slot.state >= leaving {
+		t.slot = p.poll.reserve(fd)
+		p.slots[d] = t.slot
 	}
-	e.settled.Store(snap.generation)
-	unpolled, err := e.poll.advance(snap, true)
-	if unpolled > 0 && e.unpolled.Load() == 0 {
-		e.log.Error("workers cannot wait for a descriptor, and try again each second", zap.Int("descriptors", unpolled), zapErr(err))
+	if more := int(t.slot.index) + 1 - len(v.turns); more > 0 {
+		v.turns = append(v.turns, make([]turn, more)...)
 	}
-	e.unpolled.Store(int32(unpolled))
-	return e.finish()
+	v.turns[t.slot.index] = t
 }
 
-// behind returns a running worker that has not passed to the newest snapshot, -1 if
+// hand gives the workers a view and waits until all have passed.
+func (p *pool) hand(v *view) error {
+	p.poll.advance(v, false)
+	p.view.Store(v)
+	if p.running && !p.summon(5*time.Second, func() bool { return p.behind() < 0 }) {
+		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", p.behind())
+	}
+	p.settled.Store(v.generation)
+	unpolled, err := p.poll.advance(v, true)
+	maps.DeleteFunc(p.slots, func(_ descriptor, l *slot) bool { return l.state == gone })
+	if unpolled > 0 && p.unpolled.Load() == 0 {
+		p.Owner.Unpolled(unpolled, err)
+	}
+	p.unpolled.Store(int32(unpolled))
+	return p.finish()
+}
+
+// behind returns a running worker that has not passed to the newest view, -1 if
 // there is none.
-func (e *Endpoint) behind() int {
-	if !e.running {
+func (p *pool) behind() int {
+	if !p.running {
 		return -1
 	}
-	generation := e.snap.Load().generation
-	return slices.IndexFunc(e.workers, func(w *worker) bool { return w.passed.Load() < generation })
+	generation := p.view.Load().generation
+	return slices.IndexFunc(p.workers, func(w *worker) bool { return w.passed.Load() < generation })
 }
 
-// catchUp ends a change if it is not ended: because a worker was stuck that goes on now,
-// or because the kernel would not let them wait for a descriptor.
-func (e *Endpoint) catchUp() {
-	open := func() bool { return e.settled.Load() < e.snap.Load().generation || e.unpolled.Load() > 0 }
-	if !open() || !e.mu.TryLock() {
-		return
-	}
-	defer e.mu.Unlock()
-	if !e.closed && open() {
-		if err := e.hand(e.snap.Load()); err != nil {
-			e.log.Warn("workers do not follow", zapErr(err))
-		}
-	}
+// unfinished reports whether a change is not ended: because a worker is stuck, or because the
+// kernel would not let them wait for a descriptor. Anybody may ask.
+func (p *pool) unfinished() bool {
+	return p.settled.Load() < p.view.Load().generation || p.unpolled.Load() > 0
 }
 
-// passed is called by a worker that has passed to another snapshot.
-func (e *Endpoint) passed() {
+// catchUp ends a change that is unfinished, if that can be done now.
+func (p *pool) catchUp() error {
+	if !p.unfinished() {
+		return nil
+	}
+	return p.hand(p.view.Load())
+}
+
+// hasPassed is called by a worker that has passed to another view, or heard the bell.
+func (p *pool) hasPassed() {
 	select {
-	case e.passing <- struct{}{}:
+	case p.passing <- struct{}{}:
 	default:
 	}
 }
 
 // afterwards has something done once all workers have passed to the next snapshot: at the
-// end of publish, or when one that was stuck goes on. e.mu is held, here and there.
-func (e *Endpoint) afterwards(f func()) { e.pending = append(e.pending, f) }
+// end of publish, or when one that was stuck goes on.
+func (p *pool) afterwards(f func()) { p.pending = append(p.pending, f) }
 
 // finish does what was to be done afterwards, such as closing. If a worker may still use what
 // is closed there, it does nothing: a descriptor that stays open costs less than the next
 // tunnel's frames in a device that has the same number.
-func (e *Endpoint) finish() error {
-	if w := e.behind(); w >= 0 {
+func (p *pool) finish() error {
+	if w := p.behind(); w >= 0 {
 		return fmt.Errorf("worker %d has not passed to the newest snapshot: what older ones have stays open", w)
 	}
-	todo := e.pending
-	e.pending = nil
+	todo := p.pending
+	p.pending = nil
 	for _, f := range todo {
 		f()
 	}

@@ -23,8 +23,8 @@ func TestAdvance(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	of := func(slots ...*slot) *snapshot {
-		snap := new(snapshot)
+	of := func(slots ...*slot) *view {
+		snap := new(view)
 		for _, l := range slots {
 			snap.turns = append(snap.turns, make([]turn, max(0, int(l.index)+1-len(snap.turns)))...)
 			snap.turns[l.index] = turn{slot: l}
@@ -51,21 +51,21 @@ func TestAdvance(t *testing.T) {
 	var next *slot
 	for _, step := range []struct {
 		what     string
-		do       func() *snapshot
+		do       func() *view
 		passed   bool
 		unpolled int
 		a, b     state
 		ready    []int32
 	}{
-		{"handed over", func() *snapshot { return of(a, b, bad) }, false, 0, fresh, fresh, nil},
-		{"all have passed", func() *snapshot { return of(a, b, bad) }, true, 1, waited, waited, []int32{0, 1}},
-		{"the kernel takes the third, too", func() *snapshot { bad.fd = event(); return of(a, b, bad) }, true, 0, waited, waited, []int32{0, 1, 2}},
-		{"the second goes", func() *snapshot { return of(a, bad) }, false, 0, waited, leaving, []int32{0, 2}},
-		{"it is wanted again before all have passed: with another slot", func() *snapshot {
+		{"handed over", func() *view { return of(a, b, bad) }, false, 0, fresh, fresh, nil},
+		{"all have passed", func() *view { return of(a, b, bad) }, true, 1, waited, waited, []int32{0, 1}},
+		{"the kernel takes the third, too", func() *view { bad.fd = event(); return of(a, b, bad) }, true, 0, waited, waited, []int32{0, 1, 2}},
+		{"the second goes", func() *view { return of(a, bad) }, false, 0, waited, leaving, []int32{0, 2}},
+		{"it is wanted again before all have passed: with another slot", func() *view {
 			next = s.reserve(b.fd)
 			return of(a, bad, next)
 		}, false, 0, waited, leaving, []int32{0, 2}},
-		{"all have passed again", func() *snapshot { return of(a, bad, next) }, true, 0, waited, gone, []int32{0, 2, 3}},
+		{"all have passed again", func() *view { return of(a, bad, next) }, true, 0, waited, gone, []int32{0, 2, 3}},
 	} {
 		snap := step.do()
 		if n, err := s.advance(snap, step.passed); n != step.unpolled || (err != nil) != (n > 0) {

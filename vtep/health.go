@@ -18,13 +18,13 @@ type Health struct {
 // Health asks the kernel about the devices and the endpoint about its workers.
 // It waits for no change that is under way, not even one that hangs.
 func (e *Endpoint) Health() (h Health) {
-	if stuck := e.stuckWorkers(); len(stuck) > 0 {
+	if stuck := e.pool.stuckWorkers(); len(stuck) > 0 {
 		h.Faults = append(h.Faults, StuckText(stuck))
 	}
 	h.Faults = append(h.Faults, e.unpolledFault()...)
-	for _, p := range e.snap.Load().ports {
+	for _, p := range e.pool.snapshot().ports {
 		_, up, deleted := linkOf(p.device)
-		if deleted && e.snap.Load().port(p.id) == nil {
+		if deleted && e.pool.snapshot().port(p.id) == nil {
 			continue // removed meanwhile
 		}
 		h.Faults = append(h.Faults, deviceFaults(p.name, deleted || p.failed.Load(), up || p.down)...)
@@ -44,7 +44,7 @@ func (snap *snapshot) port(id uint32) *port {
 
 // unpolledFault says what is wrong if workers cannot wait for all that they should.
 func (e *Endpoint) unpolledFault() []string {
-	if n := e.unpolled.Load(); n > 0 {
+	if n := e.pool.countUnpolled(); n > 0 {
 		return []string{fmt.Sprintf("%d queues or sockets cannot be waited for and carry nothing: raise fs.epoll.max_user_watches, or free memory", n)}
 	}
 	return nil

@@ -94,7 +94,7 @@ func (j *joining) end(w *worker) {
 func (w *worker) socketTurn(s *socket, n int) (did outcome) {
 	trains, more, err := s.receivers[n].Receive()
 	if err != nil {
-		w.ep.socketFailed(s, err)
+		w.pool.Owner.SocketFailed(s, err)
 		return outcome{gone: true}
 	}
 	n, did.more = 0, more

@@ -1,12 +1,14 @@
 package vtep
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,7 @@ import (
 	"gvtep/internal/packet"
 )
 
-// In-memory doubles of the two seams. A wire joins underlays; a device is
+// In-memory doubles of package netio. A wire joins underlays; a device is
 // fed and drained by the test. Nothing here allocates per packet in a steady
 // state, so that allocations seen in a test are the worker's.
 
@@ -141,22 +143,22 @@ type memQueue struct {
 	mu   sync.Mutex
 	in   []memFrame // to be read by the endpoint
 	out  []memFrame // written by it
+	// reads counts calls of Read.
+	reads atomic.Int32
 	// discard forgets what is written but counts it.
 	discard bool
 	written int
 	// refuse makes writes of super-frames fail, as an older kernel would.
 	refuse error
-	badFD  bool
+	fd     int // 0: the bell's
 }
 
 func (q *memQueue) FD() int {
-	if q.badFD {
-		return -1
-	}
-	return q.bell.fd
+	return cmp.Or(q.fd, q.bell.fd)
 }
 
 func (q *memQueue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
+	q.reads.Add(1)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.in) == 0 {
@@ -207,7 +209,7 @@ type memDevices struct {
 	offload packet.Offload
 	fail    error // of the next Open
 	opened  []*memDevice
-	badFD   bool // the descriptors of queues are none
+	fd      int // that queues say they have; 0: their own
 }
 
 func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {
@@ -219,7 +221,7 @@ func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {
 		d.mac = packet.MAC{0x02, 0, 0, 0, 0xee, byte(len(ds.opened))}
 	}
 	for range opts.Queues {
-		d.queues = append(d.queues, &memQueue{bell: newBell(ds.t), badFD: ds.badFD})
+		d.queues = append(d.queues, &memQueue{bell: newBell(ds.t), fd: ds.fd})
 	}
 	ds.opened = append(ds.opened, d)
 	return d, nil
@@ -240,6 +242,10 @@ type memWire struct {
 
 // memUnderlay is the underlay of one host on a wire.
 type memUnderlay struct {
+	// forget makes senders count what they are given, and nothing else.
+	forget bool
+	added  int
+
 	t    testing.TB
 	wire *memWire
 	addr []netip.Addr
@@ -426,6 +432,10 @@ type memSender struct {
 func (s *memSender) Batches() *packet.Batches { return &s.batches }
 
 func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, tail []byte) {
+	if s.u.forget {
+		s.u.added++
+		return
+	}
 	s.paths = append(s.paths, path)
 	s.pending = append(s.pending, memDatagram{
 		from: s.u.addr[0], to: path.Remote, hash: hash, tos: tos, ttl: ttl, bytes: slices.Concat(head, tail),
@@ -433,6 +443,10 @@ func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, ta
 }
 
 func (s *memSender) AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int) {
+	if s.u.forget {
+		s.u.added += (len(run) + size - 1) / size
+		return
+	}
 	for datagram := range slices.Chunk(run, size) {
 		s.Add(path, hash, tos, ttl, datagram, nil)
 	}

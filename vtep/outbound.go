@@ -29,7 +29,7 @@ func (w *worker) deviceTurn(p *port, n int) (did outcome) {
 		bytes, err := q.Read(w.read[used:], &w.virtio)
 		if err != nil {
 			if did.more, did.gone = false, deviceGone(err); did.gone {
-				w.ep.deviceFailed(p, err)
+				w.pool.Owner.DeviceFailed(p, err)
 			}
 			break
 		}
@@ -95,7 +95,7 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, bytes []byte) (pieces 
 		return f.pieces
 	}
 	f.flood = flood
-	f.hash = packet.Hash(f.bytes, &w.headers, p.l3, w.ep.seed)
+	f.hash = packet.Hash(f.bytes, &w.headers, p.l3, w.pool.Seed)
 	if hdr.GSOType != packet.GSONone {
 		for _, to := range peers {
 			w.sendSuper(&f, to)
@@ -419,7 +419,7 @@ func (w *worker) countOut(f *outgoing, to *peer, packets, bytes int) {
 // flushOut sends what the turn has gathered and counts what could not be sent.
 func (w *worker) flushOut() {
 	for _, f := range w.sender.Flush() {
-		w.ep.sendFailed(w, f)
+		w.pool.sendFailed(w, f)
 	}
 	w.out.used = 0
 }

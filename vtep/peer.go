@@ -92,7 +92,7 @@ func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 		if err := e.findRoute(t, p); err != nil {
 			return err
 		}
-		p.peerState = &peerState{traffic: make([]traffic, len(e.workers))}
+		p.peerState = &peerState{traffic: make([]traffic, e.workers)}
 		t.lastNexthop++
 		p.nexthop = t.lastNexthop
 		e.lastID++
@@ -259,7 +259,7 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 	s := e.sockets[opts]
 	if s == nil {
 		e.lastID++
-		s = &socket{id: e.lastID, options: opts, received: make([]packet.Counter, len(e.workers))}
+		s = &socket{id: e.lastID, options: opts, received: make([]packet.Counter, e.workers)}
 		if err := e.openSocket(s); err != nil {
 			return nil, err
 		}
@@ -282,7 +282,6 @@ func (e *Endpoint) openSocket(s *socket) error {
 	for i := range e.workers {
 		s.receivers = append(s.receivers, l.Receiver(i))
 	}
-	s.slots = make([]*slot, len(s.receivers))
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package vtep
 
 import (
-	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -26,17 +25,9 @@ type pollSet struct {
 	mu      sync.Mutex
 	ringing int // how many want it
 
-	// Guarded by Endpoint.mu.
+	// Guarded by those who change the pool.
 	slots []*slot // by index
 	free  []int32
-}
-
-// turn is what a snapshot knows of a slot: one queue of a port or one socket.
-type turn struct {
-	slot   *slot
-	port   *port
-	socket *socket
-	n      int // which of its queues or sockets
 }
 
 const bellIndex = -1
@@ -91,8 +82,8 @@ func (l *slot) event() unix.EpollEvent {
 
 // ring makes every worker begin rounds, those that rest one, until silence is
 // called as often.
-func (e *Endpoint) ring() {
-	s := e.poll
+func (p *pool) ring() {
+	s := p.poll
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ringing++; s.bell < 0 {
@@ -102,7 +93,7 @@ func (e *Endpoint) ring() {
 		one := uint64(1)
 		unix.Write(s.bell, (*[8]byte)(unsafe.Pointer(&one))[:])
 	}
-	for _, w := range e.workers {
+	for _, w := range p.workers {
 		w.wake()
 	}
 }
@@ -114,33 +105,6 @@ func (s *pollSet) silence() {
 		var drain [8]byte
 		unix.Read(s.bell, drain[:])
 	}
-}
-
-// callUp brings one more worker to duty, if there is one.
-func (e *Endpoint) callUp() {
-	e.calledUp.Store(e.clock())
-	if int(e.onDuty.Load()) == len(e.workers) {
-		return
-	}
-	stuck := e.stuckWorkers()
-	for _, w := range e.workers {
-		if !slices.Contains(stuck, w.id) && w.resting.CompareAndSwap(true, false) {
-			e.onDuty.Add(1)
-			w.wake()
-			return
-		}
-	}
-}
-
-// standDown ends a worker's duty, unless it is the last one. It reports whether it did.
-func (e *Endpoint) standDown(w *worker) bool {
-	for n := e.onDuty.Load(); n > 1; n = e.onDuty.Load() {
-		if e.onDuty.CompareAndSwap(n, n-1) {
-			w.resting.Store(true)
-			return true
-		}
-	}
-	return false
 }
 
 // takeRest waits until the worker is called up or the bell rings.
@@ -166,13 +130,13 @@ const (
 
 // summon makes workers begin rounds until done says that it is enough, for bound at
 // most. It reports whether done did.
-func (e *Endpoint) summon(bound time.Duration, done func() bool) bool {
+func (p *pool) summon(bound time.Duration, done func() bool) bool {
 	end := time.Now().Add(bound)
 	for ring := ringFor; ; ring = min(2*ring, ringAtMost) {
-		e.ring()
-		ok := e.await(ring, done)
-		e.poll.silence()
-		if ok || e.await(ringPause, done) {
+		p.ring()
+		ok := p.await(ring, done)
+		p.poll.silence()
+		if ok || p.await(ringPause, done) {
 			return true
 		}
 		if time.Now().After(end) {
@@ -182,7 +146,7 @@ func (e *Endpoint) summon(bound time.Duration, done func() bool) bool {
 }
 
 // await looks at done whenever a worker has begun a round, for at most d.
-func (e *Endpoint) await(d time.Duration, done func() bool) bool {
+func (p *pool) await(d time.Duration, done func() bool) bool {
 	end := time.Now().Add(d)
 	for pause := 50 * time.Microsecond; !done(); pause = min(2*pause, 2*time.Millisecond) {
 		left := time.Until(end)
@@ -190,7 +154,7 @@ func (e *Endpoint) await(d time.Duration, done func() bool) bool {
 			return false
 		}
 		select {
-		case <-e.passing:
+		case <-p.passing:
 		case <-time.After(min(pause, left)): // somebody else may have been told of it
 		}
 	}

@@ -71,7 +71,7 @@ func TestPrefixes(t *testing.T) {
 		if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
 			t.Fatal(err)
 		}
-		p := h.snap.Load().ports[0]
+		p := h.pool.snapshot().ports[0]
 		for range 30 {
 			src, dst := address(), address()
 			for src.Is4() != dst.Is4() {

@@ -11,46 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// A worker that has not begun a loop this long after it was called is
-	// stuck. A loop takes milliseconds at most; the rest is for a machine with
-	// far more to do than it has processors.
-	answerBound = 2 * time.Second
-
-	// How often the endpoint itself asks. Each time costs a worker one wake-up.
-	probePeriod = time.Second
-)
+// probePeriod is how often the endpoint itself asks. Each time costs a worker one wake-up.
+const probePeriod = time.Second
 
 // Progress wakes every worker and returns, by number and in order, those that
-// have not begun another loop when ctx ends, at the latest after two seconds.
+// have not begun another round when ctx ends, at the latest after two seconds.
 // An idle worker answers within microseconds, one that carries packets at the
-// end of its round, a stuck one not at all. Nothing that a worker could hold is
-// waited for, so it also answers while a change is waiting for a stuck worker.
+// end of its round, a stuck one not at all. It does not wait for anything that a worker could
+// hold, so it also answers while a change is waiting for a stuck worker.
 // Outside of Run there is no worker and so none is stuck.
-func (e *Endpoint) Progress(ctx context.Context) (stuck []int) {
-	if !e.carrying.Load() {
-		return nil
-	}
-	// Asking costs a load for each worker, telling would cost each worker
-	// something in every loop.
-	before := make([]uint64, len(e.workers))
-	for i, w := range e.workers {
-		before[i] = w.loops.Load()
-	}
-	e.summon(answerBound, func() bool {
-		stuck = stuck[:0]
-		for i, w := range e.workers {
-			if w.loops.Load() == before[i] {
-				stuck = append(stuck, i)
-			}
-		}
-		return len(stuck) == 0 || ctx.Err() != nil || !e.carrying.Load()
-	})
-	if len(stuck) == 0 || !e.carrying.Load() {
-		return nil
-	}
-	return stuck
-}
+func (e *Endpoint) Progress(ctx context.Context) (stuck []int) { return e.pool.progress(ctx) }
 
 // probe keeps the list of stuck workers up to date until ctx ends.
 func (e *Endpoint) probe(ctx context.Context) {
@@ -62,41 +32,41 @@ func (e *Endpoint) probe(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		stuck := e.Progress(ctx)
-		if ctx.Err() != nil {
-			return // it was not given the time to answer
-		}
-		was := e.stuckWorkers()
-		e.stuck.Store(&stuck)
-		if len(stuck) > 0 {
-			e.callUp() // what is ready must not wait for it
-		} else {
+		before := e.pool.stuckWorkers()
+		now := e.pool.probe(ctx)
+		if len(now) == 0 {
 			e.catchUp()
 		}
-		for i, w := range e.workers {
-			about := []zap.Field{zap.Int("worker", i), zap.Int32("thread", w.thread.Load())}
-			switch now, before := slices.Contains(stuck, i), slices.Contains(was, i); {
-			case now && !before:
+		for i := range e.workers {
+			about := []zap.Field{zap.Int("worker", i), zap.Int32("thread", e.pool.thread(i))}
+			switch is, was := slices.Contains(now, i), slices.Contains(before, i); {
+			case is && !was:
 				e.log.Error("a worker is stuck: what the kernel hands to it is not carried", about...)
-			case before && !now:
+			case was && !is:
 				e.log.Warn("the worker goes on", about...)
 			}
 		}
 	}
 }
 
-// stuckWorkers are those that did not answer when last asked.
-func (e *Endpoint) stuckWorkers() []int {
-	if stuck := e.stuck.Load(); stuck != nil {
-		return *stuck
+// catchUp ends a change that a stuck worker has held up, unless another one is under way.
+func (e *Endpoint) catchUp() {
+	if !e.pool.unfinished() || !e.mu.TryLock() {
+		return
 	}
-	return nil
+	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
+	if err := e.pool.catchUp(); err != nil {
+		e.log.Warn("workers do not follow", zapErr(err))
+	}
 }
 
 // stuckError is why nothing can be changed now, nil if nothing keeps us: a
 // worker that does not follow may go on using what the change would close.
 func (e *Endpoint) stuckError() error {
-	stuck := e.stuckWorkers()
+	stuck := e.pool.stuckWorkers()
 	if len(stuck) == 0 {
 		return nil
 	}

@@ -82,7 +82,7 @@ func TestProgress(t *testing.T) {
 	var asking sync.WaitGroup
 	for range 4 {
 		asking.Go(func() {
-			for h.carrying.Load() {
+			for h.pool.carrying.Load() {
 				if stuck := h.Progress(context.Background()); len(stuck) > 0 {
 					t.Errorf("while stopping: %v, want none", stuck)
 				}
@@ -136,80 +136,69 @@ func TestDeviceFaults(t *testing.T) {
 	}
 }
 
-// TestCatchUp: a change that a stuck worker held up is ended once it goes on:
-// what is new is waited for then, without another change.
+// hold keeps the worker that reads a queue next from going on until it is let go.
+func (q *memQueue) hold(t *testing.T) (letGo func()) {
+	q.mu.Lock()
+	before := q.reads.Load()
+	q.bell.ring()
+	eventually(t, "a worker reads", func() bool { return q.reads.Load() != before })
+	return q.mu.Unlock
+}
+
+// TestCatchUp: a change that a stuck worker held up is ended once it goes on: what is new
+// is waited for then, and what has gone is closed, without another change.
 func TestCatchUp(t *testing.T) {
 	t.Parallel() // it waits for seconds
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
-	h.running = true // with nobody who would take over a snapshot
-	if err := h.Add(testTunnel("gnv0", "192.0.2.2")); err == nil {
-		t.Fatal("added while the worker was stuck")
+	old := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.run()
+	letGo := old.queues[0].hold(t)
+	other := testTunnel("gnv1", "192.0.2.2")
+	if err := h.Apply(Change{Remove: []string{"gnv0"}, Add: []Tunnel{other}}); err == nil {
+		t.Error("changed while the worker was stuck")
 	}
-	h.running = false
-	dev := h.devices.opened[0]
+	dev := h.devices.opened[1]
 	dev.queues[0].feed(numbered(1, 1))
-	h.step()
-	if n := h.State().Tunnels[0].Stats.TxPackets; n != 0 {
-		t.Fatalf("%d frames sent before the change was ended, want 0", n)
+	if n := h.State().Tunnels[0].Stats.TxPackets; n != 0 || old.closed {
+		t.Errorf("while the worker is stuck: %d frames sent, old device closed %t; want neither", n, old.closed)
 	}
-	h.catchUp()
-	h.step()
-	if n := h.State().Tunnels[0].Stats.TxPackets; n != 1 {
-		t.Errorf("%d frames sent afterwards, want 1", n)
+	letGo()
+	eventually(t, "the new tunnel's frame is sent", func() bool { return h.State().Tunnels[0].Stats.TxPackets == 1 })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !old.closed || len(h.sockets) != 1 {
+		t.Errorf("when it goes on: device closed %t, %d sockets; want it closed, and 1", old.closed, len(h.sockets))
 	}
 }
 
-// TestAfterwards: what a stuck worker may still use is closed when it goes on, and not
-// forgotten; and a socket that was left is waited for again if it is wanted again.
+// TestAfterwards: a socket that was left, and is not closed because a worker is stuck, is
+// waited for again if it is wanted again.
 func TestAfterwards(t *testing.T) {
 	t.Parallel() // it waits for seconds
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
-	gone := h.add(testTunnel("gnv0", "192.0.2.2"))
-	h.step()
-	h.running = true // with nobody who would take over a snapshot
+	old := h.add(testTunnel("gnv0", "192.0.2.2"))
+	h.run()
+	letGo := old.queues[0].hold(t)
 	if err := h.Remove("gnv0"); err == nil {
-		t.Fatal("removed while the worker was stuck")
+		t.Error("removed while the worker was stuck")
 	}
-	if err := h.finish(); err == nil || len(h.pending) != 1 {
-		t.Errorf("finish with a worker behind: %v and %d things to be done, want an error and 1", err, len(h.pending))
-	}
-	h.running = false
-	if gone.closed || len(h.sockets) != 1 {
-		t.Errorf("while the worker was stuck: device closed %v, %d sockets; want it open, and 1", gone.closed, len(h.sockets))
-	}
-	h.step()
-	h.catchUp()
-	if !gone.closed || len(h.sockets) != 0 {
-		t.Errorf("when it goes on: device closed %v, %d sockets; want it closed, and none", gone.closed, len(h.sockets))
-	}
-
-	// The same with a tunnel that comes while the old one's socket is still there.
-	h.add(testTunnel("gnv0", "192.0.2.2"))
-	h.step()
-	h.running = true
-	if err := h.Remove("gnv0"); err == nil {
-		t.Fatal("removed while the worker was stuck")
-	}
-	h.running = false
-	cfg := testTunnel("gnv1", "192.0.2.2")
-	dev := h.add(cfg)
-	h.step()
+	letGo()
+	eventually(t, "another tunnel can be added", func() bool { return h.Add(testTunnel("gnv1", "192.0.2.2")) == nil })
+	dev := h.devices.opened[1]
 	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
 	h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(hello)+8, good(hello))
 	dev.queues[0].feed(numbered(1, 1))
-	h.step()
-	if s := h.State().Tunnels[0].Stats; s.RxPackets != 1 || s.TxPackets != 1 {
-		t.Errorf("the new tunnel received %d and sent %d, want 1 and 1", s.RxPackets, s.TxPackets)
-	}
-	if len(h.tunnels) != 1 || len(h.pending) != 0 {
-		t.Errorf("%d tunnels, %d things to be done; want 1, 0", len(h.tunnels), len(h.pending))
-	}
+	eventually(t, "the new tunnel receives and sends", func() bool {
+		s := h.State().Tunnels[0].Stats
+		return s.RxPackets == 1 && s.TxPackets == 1
+	})
 }
 
 // TestUnpolled: a queue that the kernel lets nobody wait for shows, and is tried again.
 func TestUnpolled(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
-	h.devices.badFD = true
+	const number = 900 // of no open descriptor yet
+	h.devices.fd = number
 	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
 	const want = "1 queues or sockets cannot be waited for"
 	for _, faults := range [][]string{h.State().Faults, h.Health().Faults} {
@@ -217,8 +206,10 @@ func TestUnpolled(t *testing.T) {
 			t.Errorf("faults %q, want one that begins with %q", faults, want)
 		}
 	}
-	slot := h.tunnels["gnv0"].state.slots[0]
-	slot.fd = dev.queues[0].bell.fd
+	if err := unix.Dup3(dev.queues[0].bell.fd, number, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(number)
 	h.catchUp()
 	if faults := h.State().Faults; len(faults) != 0 {
 		t.Errorf("faults %q afterwards, want none", faults)

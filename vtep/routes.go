@@ -127,7 +127,7 @@ func (e *Endpoint) relisten() {
 	if len(stale) == 0 {
 		return
 	}
-	e.afterwards(func() {
+	e.pool.afterwards(func() {
 		for _, old := range stale {
 			old.listener.Close()
 		}
@@ -137,18 +137,10 @@ func (e *Endpoint) relisten() {
 	}
 }
 
-// recheckPaths asks for the paths to be looked up again, soon.
-func (e *Endpoint) recheckPaths() {
-	select {
-	case e.recheck <- struct{}{}:
-	default:
-	}
-}
-
 // sweep removes aged entries. Lookups do not wait for it.
 func (e *Endpoint) sweep() {
 	now := e.clock()
-	for _, p := range e.snap.Load().ports {
+	for _, p := range e.pool.snapshot().ports {
 		p.segment.sweep(now)
 		if p.trunk != nil {
 			for i := range p.trunk.vlans {
@@ -201,7 +193,7 @@ func (e *Endpoint) alarm() {
 			}
 		}
 	}
-	for _, p := range e.snap.Load().ports {
+	for _, p := range e.pool.snapshot().ports {
 		look(p, p.segment)
 		if p.trunk != nil {
 			for i := range p.trunk.vlans {
@@ -219,7 +211,7 @@ func (e *Endpoint) alarm() {
 // alarmFloods says in one line who flooded more than its limit allows since
 // the last time. It is called once a second, by the watcher alone.
 func (e *Endpoint) alarmFloods() {
-	snap := e.snap.Load()
+	snap := e.pool.snapshot()
 	var who []string
 	tell := func(of string, n uint64, told *uint64) {
 		if n != *told {
@@ -275,14 +267,13 @@ func (e *Endpoint) ownDevices() []int32 {
 
 // checkOwn publishes the own devices if they have changed. e.mu is held.
 func (e *Endpoint) checkOwn() {
-	own, snap := e.ownDevices(), e.snap.Load()
-	if slices.Equal(own, snap.own) || snap.closing || e.stuckError() != nil {
+	own, snap := e.ownDevices(), e.pool.snapshot()
+	if slices.Equal(own, snap.own) || e.closed || e.stuckError() != nil {
 		return
 	}
 	next := *snap
-	next.generation++
 	next.own = own
-	if err := e.hand(&next); err != nil {
+	if err := e.pool.publish(&next); err != nil {
 		e.log.Error("workers do not follow", zap.NamedError("err", err))
 	}
 }
@@ -320,7 +311,7 @@ func (e *Endpoint) checkPaths(tunnels []*tunnel, which func(*peer) bool) {
 		route netio.Route
 		err   error
 	}
-	own := e.snap.Load().own
+	own := e.pool.snapshot().own
 	asked := make(map[question]answer)
 	for _, t := range tunnels {
 		for _, p := range t.peers {

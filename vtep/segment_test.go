@@ -183,7 +183,7 @@ func TestEntryPeers(t *testing.T) {
 		{del: true, mac: macB, remote: "192.0.2.8", peers: 2, told: true},
 		{del: true, mac: macC, remote: "192.0.2.2", peers: 2},
 	} {
-		before := l.snap.Load()
+		before := l.pool.snapshot()
 		entry := Entry{MAC: tc.mac}
 		if tc.remote != "" {
 			entry.Remote = addr(tc.remote)
@@ -201,7 +201,7 @@ func TestEntryPeers(t *testing.T) {
 		if n := len(l.tunnels["gnv0"].peers); n != tc.peers {
 			t.Errorf("%+v: %d peers", tc, n)
 		}
-		if told := l.snap.Load() != before; told != tc.told {
+		if told := l.pool.snapshot() != before; told != tc.told {
 			t.Errorf("%+v: workers told %v", tc, told)
 		}
 		if !tc.del {
@@ -411,7 +411,7 @@ func TestSpeakerFlood(t *testing.T) {
 	if n := len(h.speakers); n != 2 {
 		t.Errorf("%d want to be let in, want 2", n)
 	}
-	if n := len(h.workers[0].parked); n != maxParkedOfOne+1 {
+	if n := h.pool.countPending(); n != maxParkedOfOne+1 {
 		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, maxParkedOfOne)
 	}
 	if n := h.State().Drops.Rx[DropUnknownPeer]; n != 2*maxParked-maxParkedOfOne {
@@ -426,7 +426,7 @@ func TestSpeakerFlood(t *testing.T) {
 		t.Errorf("%v have been let in, want the two that may", got)
 	}
 	h.step()
-	if n := len(h.workers[0].parked); n != 0 || h.State().Tunnels[0].Stats.RxPackets != maxParkedOfOne+1 {
+	if n := h.pool.countPending(); n != 0 || h.State().Tunnels[0].Stats.RxPackets != maxParkedOfOne+1 {
 		t.Errorf("%d still wait, %d were delivered; want 0, %d", n, h.State().Tunnels[0].Stats.RxPackets, maxParkedOfOne+1)
 	}
 }

@@ -15,10 +15,8 @@ import (
 // snapshot is everything that workers read: ports, segments, peers, settings.
 // It is never changed once published; a live change publishes another.
 type snapshot struct {
-	generation uint64
-	closing    bool
-	ports      []*port
-	sockets    []*socket
+	ports   []*port
+	sockets []*socket
 	// admit is the one lookup that a received datagram must pass.
 	admit map[admission]*peer
 	// sources are the peers of trunks, by where their datagrams come from.
@@ -31,24 +29,9 @@ type snapshot struct {
 	open map[vniKey]*port
 	// peers finds the peer of a failed send by packet.Path.Peer.
 	peers map[int32]*peer
-	// turns are what workers serve, by index of the slot.
-	turns []turn
 	// own are the devices from which no datagram may be taken: tunnel
 	// devices and all that is stacked on them (RFC 8926 section 6.2).
 	own []int32
-}
-
-// turn returns what is known of a slot, nil if it is not in the snapshot.
-func (snap *snapshot) turn(l *slot) *turn { return snap.turnAt(l.index, l.generation) }
-
-func (snap *snapshot) turnAt(index, generation int32) *turn {
-	if int(index) >= len(snap.turns) {
-		return nil
-	}
-	if t := &snap.turns[index]; t.slot != nil && t.slot.generation == generation {
-		return t
-	}
-	return nil
 }
 
 // admission is what a datagram must match to be let in: where it arrived,
@@ -69,7 +52,6 @@ type socket struct {
 	options   netio.ListenOptions
 	listener  netio.Listener
 	receivers []netio.Receiver
-	slots     []*slot          // of the receivers
 	received  []packet.Counter // datagrams, by worker
 	users     int              // tunnels; guarded by Endpoint.mu
 }
@@ -104,8 +86,6 @@ type portState struct {
 	tooBigDue  atomic.Int64
 	// toldFloods is how many of the frames above bum_limit the watcher has told of.
 	toldFloods uint64
-	// slots are those of its queues; guarded by Endpoint.mu.
-	slots []*slot
 	// current is the port in the newest snapshot.
 	current atomic.Pointer[port]
 }

@@ -90,12 +90,8 @@ func (w *worker) stranger(key admission, t *packet.Train, datagram []byte) Reaso
 	if before == maxParkedOfOne || len(w.parked) == maxParked {
 		return DropUnknownPeer
 	}
-	if before == 0 {
-		select {
-		case w.ep.speakers <- speaker{p, t.From}:
-		default:
-			return DropUnknownPeer
-		}
+	if before == 0 && !w.pool.Owner.Knock(p, t.From) {
+		return DropUnknownPeer
 	}
 	s := w.snap.socketByID(key.socket)
 	w.parked = append(w.parked, parked{key, s, packet.Train{

@@ -118,21 +118,15 @@ type FDBEntry struct {
 func (e *Endpoint) State() State {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := State{Workers: len(e.workers), Stuck: e.stuckWorkers(), Started: e.started}
+	s := State{Workers: e.workers, Stuck: e.pool.stuckWorkers(), Started: e.started}
 	if len(s.Stuck) > 0 {
 		s.Faults = append(s.Faults, StuckText(s.Stuck))
 	}
 	s.Faults = append(s.Faults, e.unpolledFault()...)
-	options := make(map[int]*OptionState)
-	for _, w := range e.workers {
-		s.Drops.add(&w.drops)
-		w.batches.udpReceive.AddTo(&s.UDPReceive)
-		w.batches.tapReceive.AddTo(&s.TAPReceive)
-		w.batches.tapTransmit.AddTo(&s.TAPTransmit)
-		w.sender.Batches().AddTo(&s.UDPTransmit)
-		w.options.addTo(options)
-	}
-	s.Options = sortedOptions(options)
+	counted := e.pool.counts()
+	s.Drops, s.Options = counted.Drops, counted.Options
+	s.UDPReceive, s.UDPTransmit = counted.UDPReceive, counted.UDPTransmit
+	s.TAPReceive, s.TAPTransmit = counted.TAPReceive, counted.TAPTransmit
 	s.Sent = e.underlay.Sent()
 	s.Dropped = e.goneDrops
 	s.Dropped.join(&s.Drops)

@@ -3,7 +3,6 @@ package vtep
 import (
 	"unsafe"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,7 +17,7 @@ func (w *worker) schedule() {
 		err = unix.SchedSetAttr(0, attr, 0)
 	}
 	if err != nil {
-		w.ep.log.Debug("the worker has the kernel's time slices", zap.Int("worker", w.id), zapErr(err))
+		w.pool.Owner.Unsliced(w.id, err)
 	}
 }
 

@@ -107,7 +107,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 				OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, vid, t.state, c) },
 			})
 			if vid != 0 {
-				d.traffic = make([]traffic, len(e.workers))
+				d.traffic = make([]traffic, e.workers)
 			}
 		}
 		switch {

@@ -408,10 +408,9 @@ func TestTrunkNoAllocations(t *testing.T) {
 	cfg := testTrunk("gnv0", "192.0.2.2")
 	cfg.Peers[0].BUMLimit = 1e9
 	dev := h.add(cfg)
-	q, w := dev.queues[0], h.workers[0]
+	q := dev.queues[0]
 	q.discard = true
-	sender := new(nullSender)
-	w.sender = sender
+	h.underlay.forget = true
 	r := h.underlay.listeners[0].receivers[0]
 	plain := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "out"))
 	super, hdr := tcpSuper(10, 1000)
@@ -428,14 +427,14 @@ func TestTrunkNoAllocations(t *testing.T) {
 		r.queued = append(r.queued, train)
 		r.bell.ring()
 		r.mu.Unlock()
-		w.catchUp()
+		h.step()
 		rounds++
 	})
 	if allocs != 0 {
 		t.Errorf("%v allocations per round, want 0", allocs)
 	}
-	if want := rounds * 11; sender.added != want {
-		t.Errorf("%d datagrams sent in %d rounds, want %d", sender.added, rounds, want)
+	if want := rounds * 11; h.underlay.added != want {
+		t.Errorf("%d datagrams sent in %d rounds, want %d", h.underlay.added, rounds, want)
 	}
 	states, err := h.VLANs("gnv0")
 	if err != nil || states[0].Stats.RxPackets != uint64(rounds) || states[1].Stats.RxPackets != uint64(2*rounds) ||

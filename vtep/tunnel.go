@@ -59,8 +59,8 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	t := &tunnel{
 		config: cfg, mtuAuto: cfg.Device.MTU == 0,
 		id: e.lastID, since: time.Now(),
-		drops: make([]dropCounters, len(e.workers)),
-		state: &portState{slots: make([]*slot, len(e.workers))},
+		drops: make([]dropCounters, e.workers),
+		state: new(portState),
 	}
 	t.state.tooBig = newRateLimit(tooBigRate, &t.state.tooBigDue)
 	t.domains = e.domains(t, nil)
@@ -79,7 +79,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		return nil, err
 	}
 	opts := cfg.Device
-	opts.Queues = len(e.workers)
+	opts.Queues = e.workers
 	if t.mtuAuto {
 		opts.MTU = t.autoMTU()
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 	"unsafe"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/icmp"
@@ -27,7 +26,7 @@ const outArena = 832 << 10
 // turns at whatever queue or socket is ready (poll.go), writes to one queue of
 // every device and sends from one descriptor of every source port.
 type worker struct {
-	ep     *Endpoint
+	pool   *pool
 	id     int
 	cpu    int // that it is bound to; -1: none
 	sender netio.Sender
@@ -38,7 +37,7 @@ type worker struct {
 	load    load
 	stat    int // /proc/self/task/ID/schedstat; -1: not there
 
-	snap   *snapshot
+	snap   *view
 	held   *slot // that it has kept, as there is more to do; nil: none
 	served int64 // when there was something to do last
 	now    int64 // endpoint clock, taken once per loop
@@ -72,14 +71,14 @@ type worker struct {
 	thread atomic.Int32 // its number, as in /proc/PID/task
 }
 
-func newWorker(ep *Endpoint, id int, sender netio.Sender) (*worker, error) {
+func newWorker(p *pool, id int, sender netio.Sender) (*worker, error) {
 	call, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	return &worker{
-		ep: ep, id: id, sender: sender, cpu: -1, call: call, stat: -1,
-		snap: &snapshot{},
+		pool: p, id: id, sender: sender, cpu: -1, call: call, stat: -1,
+		snap: &view{snapshot: new(snapshot)},
 		read: make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
 		out:  arena{buf: make([]byte, outArena)},
 	}, nil
@@ -110,7 +109,7 @@ func (w *worker) run() {
 		var set unix.CPUSet
 		set.Set(w.cpu)
 		if err := unix.SchedSetaffinity(0, &set); err != nil {
-			w.ep.log.Warn("the worker runs wherever there is room", zap.Int("worker", w.id), zap.Int("cpu", w.cpu), zapErr(err))
+			w.pool.Owner.Unpinned(w.id, w.cpu, err)
 		}
 	}
 	for w.adopt() {
@@ -121,13 +120,13 @@ func (w *worker) run() {
 // adopt takes over a new snapshot if there is one. It reports false when it is
 // time to stop.
 func (w *worker) adopt() bool {
-	if snap := w.ep.snap.Load(); snap != w.snap {
+	if snap := w.pool.view.Load(); snap != w.snap {
 		w.snap = snap
 		if w.held != nil && snap.turn(w.held) == nil {
 			w.held = nil
 		}
 		w.passed.Store(snap.generation)
-		w.ep.passed()
+		w.pool.hasPassed()
 		if snap.closing {
 			return false
 		}
@@ -138,7 +137,7 @@ func (w *worker) adopt() bool {
 // round waits for a ready queue or socket and gives it its turn. It reports
 // whether there was one.
 func (w *worker) round(block bool) bool {
-	if len(w.parked) > 0 && w.ep.settled.Load() >= w.snap.generation {
+	if len(w.parked) > 0 && w.pool.settled.Load() >= w.snap.generation {
 		w.unpark()
 	}
 	w.loops.Add(1)
@@ -150,12 +149,12 @@ func (w *worker) round(block bool) bool {
 	}
 	held := w.held
 	n := w.gather(block)
-	w.now = w.ep.clock()
+	w.now = w.pool.Clock()
 	served := false
 	for i := range w.events[:n] {
 		ev := &w.events[i]
 		if ev.Fd == bellIndex {
-			w.ep.passed()
+			w.pool.hasPassed()
 			yield() // others have to hear it, too
 			continue
 		}
@@ -178,17 +177,17 @@ func (w *worker) round(block bool) bool {
 // gather does what duty says until there is something to serve, and returns how many of
 // w.events are filled: with slots that are ready and the worker's from here on.
 func (w *worker) gather(block bool) (n int) {
-	e := w.ep
-	busyPoll := time.Duration(e.busyPoll.Load())
+	p := w.pool
+	busyPoll := time.Duration(p.busyPoll.Load())
 	s := seen{event: began, held: w.held != nil, mustNotWait: !block || w.held != nil, busyPoll: busyPoll, sinceServed: time.Duration(w.now - w.served)}
 	for {
-		s.onDuty = int(e.onDuty.Load())
+		s.onDuty = int(p.onDuty.Load())
 		if busyPoll > 0 {
-			s.spun, s.sinceBulk = time.Duration(e.clock()-w.now), time.Duration(w.now-e.bulk.Load())
+			s.spun, s.sinceBulk = time.Duration(p.Clock()-w.now), time.Duration(w.now-p.bulk.Load())
 		}
 		a := w.duty.next(s)
 		if a.call {
-			e.callUp()
+			p.callUp()
 		}
 		switch a.do {
 		case serve:
@@ -206,7 +205,7 @@ func (w *worker) gather(block bool) (n int) {
 			n, s.woken = w.sleep(a)
 			s.event = slept
 		case rest:
-			if e.standDown(w) {
+			if p.standDown(w) {
 				return 0
 			}
 			s.event = stayed
@@ -218,7 +217,7 @@ func (w *worker) gather(block bool) (n int) {
 			}
 		}
 		if s.event == slept && n == 0 {
-			s.sinceCalled, s.stuck, s.pending = time.Duration(e.clock()-e.calledUp.Load()), len(e.stuckWorkers()) > 0, len(w.parked) > 0
+			s.sinceCalled, s.stuck, s.pending = time.Duration(p.Clock()-p.calledUp.Load()), len(p.stuckWorkers()) > 0, len(w.parked) > 0
 		}
 	}
 }
@@ -240,25 +239,25 @@ func (w *worker) serve(t *turn) {
 	} else {
 		did = w.deviceTurn(t.port, t.n)
 	}
-	e := w.ep
+	p := w.pool
 	a := w.duty.next(seen{event: turned, held: w.held != nil && !again, more: did.more, moved: did.moved})
-	if a.bulk && w.now-e.bulk.Load() > int64(bulkFor)/4 {
-		e.bulk.Store(w.now) // not in every turn: all workers read it
+	if a.bulk && w.now-p.bulk.Load() > int64(bulkFor)/4 {
+		p.bulk.Store(w.now) // not in every turn: all workers read it
 	}
 	if a.call {
-		e.callUp()
+		p.callUp()
 	}
 	switch {
 	case did.more:
 		if w.held != nil && !again {
-			e.poll.arm(w.held)
+			p.poll.arm(w.held)
 		}
 		w.held = t.slot
 	case again:
 		w.held = nil
 	}
 	if !did.more && !did.gone { // one that is gone is never waited for again
-		e.poll.arm(t.slot)
+		p.poll.arm(t.slot)
 	}
 	if a.nap {
 		giveWay()
@@ -268,7 +267,7 @@ func (w *worker) serve(t *turn) {
 // sleep waits until something is ready. It says if a signal ended it early.
 func (w *worker) sleep(a action) (n int, woken bool) {
 	if !a.raw {
-		n, err := unix.EpollWait(w.ep.poll.epoll, w.events[:a.take], int(a.limit.Milliseconds()))
+		n, err := unix.EpollWait(w.pool.poll.epoll, w.events[:a.take], int(a.limit.Milliseconds()))
 		return max(n, 0), err != nil
 	}
 	n, errno := w.poll(a.limit, a.take)
@@ -281,7 +280,7 @@ func (w *worker) sleep(a action) (n int, woken bool) {
 
 // poll waits for at most take descriptors in a raw system call.
 func (w *worker) poll(limit time.Duration, take int) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.ep.poll.epoll), uintptr(unsafe.Pointer(&w.events[0])),
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.pool.poll.epoll), uintptr(unsafe.Pointer(&w.events[0])),
 		uintptr(take), uintptr(limit.Milliseconds()), 0, 0)
 	if errno != 0 {
 		return 0, errno

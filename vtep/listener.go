@@ -1,0 +1,67 @@
+package vtep
+
+import (
+	"fmt"
+	"net/netip"
+
+	"go.uber.org/zap"
+)
+
+// listener is the endpoint as the owner of its workers: what they come upon is logged, or
+// taken up by Run and the watcher.
+type listener struct{ e *Endpoint }
+
+func (l listener) DeviceFailed(p *port, err error) {
+	if p.failed.Swap(true) {
+		return
+	}
+	l.e.log.Error("the device is gone; its tunnel carries nothing any more",
+		zap.String("device", p.name), zapErr(err))
+	for _, other := range l.e.pool.snapshot().ports {
+		if !other.failed.Load() {
+			return
+		}
+	}
+	l.fail(fmt.Errorf("%s: the device was deleted: %w", p.name, err))
+}
+
+func (l listener) SocketFailed(s *socket, err error) {
+	l.fail(fmt.Errorf("receive socket %s port %d: %w", s.options.Local, s.options.Port, err))
+}
+
+// fail ends Run.
+func (l listener) fail(err error) {
+	select {
+	case l.e.failures <- err:
+	default:
+	}
+}
+
+// PathChanged has the paths looked up again, soon.
+func (l listener) PathChanged() {
+	select {
+	case l.e.recheck <- struct{}{}:
+	default:
+	}
+}
+
+func (l listener) Knock(p *port, source netip.Addr) bool {
+	select {
+	case l.e.speakers <- speaker{p, source}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l listener) Unpinned(worker, cpu int, err error) {
+	l.e.log.Warn("the worker runs wherever there is room", zap.Int("worker", worker), zap.Int("cpu", cpu), zapErr(err))
+}
+
+func (l listener) Unsliced(worker int, err error) {
+	l.e.log.Debug("the worker has the kernel's time slices", zap.Int("worker", worker), zapErr(err))
+}
+
+func (l listener) Unpolled(descriptors int, err error) {
+	l.e.log.Error("workers cannot wait for a descriptor, and try again each second", zap.Int("descriptors", descriptors), zapErr(err))
+}

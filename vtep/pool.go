@@ -1,0 +1,231 @@
+package vtep
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/netio"
+	"gvtep/internal/packet"
+)
+
+// owner hears of what workers come upon and cannot mend. They call it, so it must not wait.
+type owner interface {
+	// DeviceFailed says that a port's device is gone, perhaps more than once.
+	DeviceFailed(*port, error)
+	// SocketFailed says that a receive socket is of no more use.
+	SocketFailed(*socket, error)
+	// PathChanged says that a path may carry less than it did.
+	PathChanged()
+	// Knock asks to let in an unknown sender, whose datagram waits for it. It
+	// reports whether that may come about.
+	Knock(*port, netip.Addr) bool
+	// Unpinned says that a worker is not bound to the processor that it should be,
+	// and Unsliced that it has the kernel's time slices.
+	Unpinned(worker, cpu int, err error)
+	Unsliced(worker int, err error)
+	// Unpolled says for how many descriptors the kernel lets nobody wait.
+	Unpolled(descriptors int, err error)
+}
+
+// poolConfig is what a pool is made of.
+type poolConfig struct {
+	Workers int
+	CPUs    []int // that the workers run on, one each in turn; nil: any
+	Sender  func(worker int) netio.Sender
+	Clock   func() int64 // monotonic, ns
+	Seed    uint64       // of the flow hash; secret, so that nobody can aim at a source port
+	Owner   owner
+}
+
+// pool is a set of workers, one thread each, that carry frames both ways between the
+// devices and sockets of a snapshot. Methods that change something are for one caller at a
+// time; all others for anybody.
+type pool struct {
+	poolConfig
+	workers  []*worker
+	poll     *pollSet
+	onDuty   atomic.Int32 // how many workers wait for what is ready, or serve it; at least one
+	calledUp atomic.Int64 // when one was last called, or would have been if there were more
+	bulk     atomic.Int64 // when a turn of some worker was last bulk
+	busyPoll atomic.Int64 // nanoseconds
+
+	view     atomic.Pointer[view]
+	settled  atomic.Uint64         // generation that all workers have passed
+	passing  chan struct{}         // a worker has passed to another snapshot or heard the bell
+	carrying atomic.Bool           // the workers run
+	unpolled atomic.Int32          // descriptors that could not be added to the poll set
+	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
+
+	// Of those who change something.
+	running bool
+	threads sync.WaitGroup
+	pending []func() // see afterwards
+	slots   map[descriptor]*slot
+}
+
+// newPool makes a pool with nothing to carry. close or stop must be called for its
+// descriptors to go.
+func newPool(cfg poolConfig) (*pool, error) {
+	p := &pool{poolConfig: cfg, passing: make(chan struct{}, 1), slots: make(map[descriptor]*slot)}
+	p.view.Store(&view{snapshot: new(snapshot)})
+	p.onDuty.Store(1)
+	var err error
+	if p.poll, err = newPollSet(); err != nil {
+		return nil, fmt.Errorf("descriptors to wait for packets: %w", err)
+	}
+	for i := range cfg.Workers {
+		w, err := newWorker(p, i, cfg.Sender(i))
+		if err != nil {
+			p.close()
+			return nil, fmt.Errorf("worker %d: %w", i, err)
+		}
+		w.resting.Store(i > 0)
+		if n := len(cfg.CPUs); n > 0 {
+			w.cpu = cfg.CPUs[i%n]
+		}
+		p.workers = append(p.workers, w)
+	}
+	return p, nil
+}
+
+// start starts the workers.
+func (p *pool) start() {
+	for _, w := range p.workers {
+		p.threads.Go(w.run)
+	}
+	p.running = true
+	p.carrying.Store(true)
+}
+
+// stop ends the workers, if they run, and does what was to be done afterwards.
+func (p *pool) stop() error {
+	p.carrying.Store(false)
+	p.view.Store(&view{snapshot: new(snapshot), generation: p.view.Load().generation + 1, closing: true})
+	p.ring()
+	p.threads.Wait()
+	p.poll.silence()
+	p.running = false
+	return p.finish()
+}
+
+// close closes the descriptors of a pool that has stopped.
+func (p *pool) close() { p.poll.close(p.workers) }
+
+// snapshot is the newest one.
+func (p *pool) snapshot() *snapshot { return p.view.Load().snapshot }
+
+// setBusyPoll sets for how long a worker polls after traffic before it sleeps.
+func (p *pool) setBusyPoll(d time.Duration) { p.busyPoll.Store(int64(d)) }
+
+// thread is the number of a worker's thread, as in /proc/PID/task.
+func (p *pool) thread(worker int) int32 { return p.workers[worker].thread.Load() }
+
+// countUnpolled is for how many descriptors the kernel lets nobody wait.
+func (p *pool) countUnpolled() int { return int(p.unpolled.Load()) }
+
+// countPolled is how many descriptors the workers wait for.
+func (p *pool) countPolled() (n int) {
+	for _, l := range p.poll.slots {
+		if l.state == waited {
+			n++
+		}
+	}
+	return n
+}
+
+// countPending is how many datagrams wait for their sender to be let in. It is for a pool
+// that does not run.
+func (p *pool) countPending() (n int) {
+	for _, w := range p.workers {
+		n += len(w.parked)
+	}
+	return n
+}
+
+// countOnDuty is how many workers do not rest.
+func (p *pool) countOnDuty() int { return int(p.onDuty.Load()) }
+
+// step lets the workers of a pool that does not run go round in the caller's goroutine,
+// until nothing is left to do.
+func (p *pool) step() {
+	for range 4 {
+		for _, w := range p.workers {
+			for w.adopt() && w.round(false) {
+			}
+		}
+	}
+}
+
+// counts are what the workers have counted that belongs to no tunnel.
+type counts struct {
+	Drops   Drops
+	Options []OptionState // sorted by class
+	// Packets of each system call.
+	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
+}
+
+// counts adds up what the workers have counted.
+func (p *pool) counts() (c counts) {
+	options := make(map[int]*OptionState)
+	for _, w := range p.workers {
+		c.Drops.add(&w.drops)
+		w.batches.udpReceive.AddTo(&c.UDPReceive)
+		w.batches.tapReceive.AddTo(&c.TAPReceive)
+		w.batches.tapTransmit.AddTo(&c.TAPTransmit)
+		w.sender.Batches().AddTo(&c.UDPTransmit)
+		w.options.addTo(options)
+	}
+	c.Options = sortedOptions(options)
+	return c
+}
+
+// callUp brings one more worker to duty, if there is one.
+func (p *pool) callUp() {
+	p.calledUp.Store(p.Clock())
+	if int(p.onDuty.Load()) == len(p.workers) {
+		return
+	}
+	stuck := p.stuckWorkers()
+	for _, w := range p.workers {
+		if !slices.Contains(stuck, w.id) && w.resting.CompareAndSwap(true, false) {
+			p.onDuty.Add(1)
+			w.wake()
+			return
+		}
+	}
+}
+
+// standDown ends a worker's duty, unless it is the last one. It reports whether it did.
+func (p *pool) standDown(w *worker) bool {
+	for n := p.onDuty.Load(); n > 1; n = p.onDuty.Load() {
+		if p.onDuty.CompareAndSwap(n, n-1) {
+			w.resting.Store(true)
+			return true
+		}
+	}
+	return false
+}
+
+// sendFailed counts datagrams that the kernel refused.
+func (p *pool) sendFailed(w *worker, f packet.Failure) {
+	to := w.snap.peers[f.Path.Peer]
+	if to == nil {
+		return
+	}
+	reason := DropNoRoute
+	switch f.Err {
+	case unix.EMSGSIZE:
+		reason = DropTooBig
+		p.Owner.PathChanged()
+	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
+		reason = DropSocketFull
+	}
+	to.port.segment.drops[w.id].tx[reason].Add(uint64(f.Count))
+	to.traffic[w.id].txFailed.Add(uint64(f.Count))
+}
