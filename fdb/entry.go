@@ -97,7 +97,7 @@ const (
 	Known   Result = iota // known to be there
 	New                   // learned
 	Moved                 // known elsewhere until now
-	Full                  // as many entries as the limit allows: not learned; the frame is good
+	Full                  // as many entries as the limit, or the nexthop's share of it, allows: not learned; the frame is good
 	Pinned                // a static or sticky entry says otherwise: drop the frame as spoofed
 	Own                   // our own device's address, not learned; from a peer it is a loop or a spoof
 	Ignored               // a group or the zero address, nobody's source address: not learned
@@ -124,14 +124,15 @@ const (
 	EventReplaced                      // set anew by Replace
 	EventDeleted                       // by Delete, or its address became our own
 	EventAged                          // not heard from for the ageing time
-	EventFlushed                       // by Flush or FlushNexthop
+	EventFlushed                       // by Flush or FlushNexthops
 	EventFrozen                        // moved too often, will not move for DampHold; after EventMoved
 	EventThawed                        // may move again; not told if it is replaced or removed first
+	EventEvicted                       // its place was for a nexthop with less than its share
 )
 
 // String returns the kind's name in lower case.
 func (k EventKind) String() string {
-	names := [...]string{"invalid", "new", "moved", "replaced", "deleted", "aged", "flushed", "frozen", "thawed"}
+	names := [...]string{"invalid", "new", "moved", "replaced", "deleted", "aged", "flushed", "frozen", "thawed", "evicted"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -164,4 +165,5 @@ type Stats struct {
 	Damped  uint64 // Damped
 	Frozen  uint64 // entries that froze
 	Crowded uint64 // Crowded
+	Evicted uint64 // entries that made room for a nexthop with less than its share
 }

@@ -11,7 +11,7 @@
 // group and zero addresses and our own are not learned, what was set by hand
 // neither moves nor ages, an address seen elsewhere moves at once, unless it
 // moves to and fro (RFC 7432 section 15.1), the number of learned addresses is
-// bounded, and only frames from an address keep its entry alive (IEEE
+// bounded and no nexthop can use up that of others, and only frames from an address keep its entry alive (IEEE
 // 802.1D-2004 sections 7.8 and 7.9).
 //
 // Time is an argument: nanoseconds of any clock that does not go backwards.
@@ -67,6 +67,7 @@ type Table struct {
 	limit    atomic.Int64
 	damping  atomic.Bool
 	counts   [Permanent + 1]atomic.Int64 // by State, written under mu
+	shares   shares
 	onChange func(Event)
 
 	mu     sync.Mutex
@@ -83,6 +84,7 @@ type Table struct {
 	damped  atomic.Uint64
 	froze   atomic.Uint64
 	crowded atomic.Uint64
+	evicted atomic.Uint64
 }
 
 // NewTable returns an empty table. It takes less than 1 KiB.
@@ -188,7 +190,7 @@ func (t *Table) Learn(mac packet.MAC, via Nexthop, now int64) Result {
 	}
 	switch {
 	case v.dead():
-		if t.atLimit() {
+		if t.atLimit() && !t.entitled(via) {
 			// Without the lock: a flood of made-up addresses holds nobody up.
 			t.full.Add(1)
 			return Full
@@ -242,6 +244,8 @@ func (t *Table) learn(key, hash uint64, via Nexthop, now int64) Result {
 			w = w.struck(v, now)
 		}
 		t.put(key, hash, w, now, s.used.Load())
+		t.count(v, -1)
+		t.count(w, 1)
 		t.moved.Add(1)
 		t.tell(EventMoved, key, w, v.nexthop())
 		if w.strikes() == DampMoves {
@@ -250,7 +254,7 @@ func (t *Table) learn(key, hash uint64, via Nexthop, now int64) Result {
 		}
 		return Moved
 	}
-	if t.atLimit() {
+	if t.atLimit() && !(t.entitled(via) && t.makeRoom(via, hash, now)) {
 		t.full.Add(1)
 		return Full
 	}
@@ -289,7 +293,7 @@ func (t *Table) insert(key, hash uint64, v value, updated, used int64) bool {
 		return false
 	}
 	t.put(key, hash, v, updated, used)
-	t.counts[v.state()].Add(1)
+	t.count(v, 1)
 	t.tell(EventNew, key, v, 0)
 	return true
 }
@@ -316,9 +320,12 @@ func (t *Table) change(s *slot, v value) {
 func (t *Table) remove(s *slot, kind EventKind) {
 	key, v := s.key.Load(), value(s.value.Load())
 	t.change(s, 0)
-	t.counts[v.state()].Add(-1)
-	if kind == EventAged {
+	t.count(v, -1)
+	switch kind {
+	case EventAged:
 		t.aged.Add(1)
+	case EventEvicted:
+		t.evicted.Add(1)
 	}
 	t.tell(kind, key, v, 0)
 }
@@ -371,8 +378,8 @@ func (t *Table) trySet(key, hash uint64, v value, updated, used, now int64, repl
 		return ErrExists
 	}
 	old := value(s.value.Load())
-	t.counts[old.state()].Add(-1)
-	t.counts[v.state()].Add(1)
+	t.count(old, -1)
+	t.count(v, 1)
 	t.put(key, hash, v, updated, used)
 	t.tell(EventReplaced, key, v, old.nexthop())
 	return nil
@@ -401,10 +408,24 @@ func (t *Table) Flush(now int64, match func(Entry) bool) int {
 	})
 }
 
-// FlushNexthop removes all entries, of any state, that point to via, which is
-// about to lose its meaning, and returns how many.
-func (t *Table) FlushNexthop(via Nexthop) int {
-	return t.removeAll(EventFlushed, func(_ *slot, v value) bool { return v.nexthop() == via })
+// FlushNexthops removes all entries, of any state, that point to nexthops which are
+// about to lose their meaning, and returns how many. It reads the table once, whatever
+// their number, and not at all if there are none.
+func (t *Table) FlushNexthops(gone ...Nexthop) int {
+	var marked []bool
+	for _, via := range gone {
+		if t.Behind(via) == 0 {
+			continue
+		}
+		if int(via) >= len(marked) {
+			marked = append(marked, make([]bool, int(via)+1-len(marked))...)
+		}
+		marked[via] = true
+	}
+	if marked == nil {
+		return 0
+	}
+	return t.removeAll(EventFlushed, func(_ *slot, v value) bool { return int(v.nexthop()) < len(marked) && marked[v.nexthop()] })
 }
 
 // Sweep removes the entries that have expired, tells which of the frozen may
@@ -545,5 +566,6 @@ func (t *Table) Stats() Stats {
 		Damped:  t.damped.Load(),
 		Frozen:  t.froze.Load(),
 		Crowded: t.crowded.Load(),
+		Evicted: t.evicted.Load(),
 	}
 }

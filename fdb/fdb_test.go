@@ -278,7 +278,7 @@ func TestVerbs(t *testing.T) {
 	wantAt(t, table, packet.MAC{}, 8, 0)
 	want(t, "Delete", table.Delete(packet.MAC{}, 0), nil)
 	wantGone(t, table, packet.MAC{}, 0)
-	want(t, "flush by nexthop", table.FlushNexthop(6), 1)
+	want(t, "flush by nexthop", table.FlushNexthops(6), 1)
 	wantGone(t, table, macB, 0)
 	wantAt(t, table, macA, 7, 0)
 	want(t, "flush of what is not there", table.Flush(0, func(e Entry) bool { return e.State == Static }), 0)

@@ -17,6 +17,8 @@ type model struct {
 	thawed  int // entries that thawed, by themselves
 	own     packet.MAC
 	stats   Stats
+	gone    []Event // entries that the table removed in this operation
+	seesAll bool    // the table looks at all of itself for an entry to evict
 }
 
 type modelEntry struct {
@@ -70,7 +72,7 @@ func (m *model) learn(mac packet.MAC, via Nexthop, now int64) Result {
 	}
 	e := m.get(mac, now, true)
 	switch {
-	case e == nil && m.limit > 0 && m.count(Dynamic) >= m.limit:
+	case e == nil && m.limit > 0 && m.count(Dynamic) >= m.limit && !m.evict(via, now):
 		m.stats.Full++
 		return Full
 	case e == nil:
@@ -102,6 +104,54 @@ func (m *model) learn(mac packet.MAC, via Nexthop, now int64) Result {
 	e.Moves++
 	m.stats.Moved++
 	return Moved
+}
+
+// evict makes room as the table did, and reports whether it did.
+func (m *model) evict(via Nexthop, now int64) bool {
+	has := map[Nexthop]int{}
+	for _, e := range m.entries {
+		if e.State == Dynamic {
+			has[e.Nexthop]++
+		}
+	}
+	peers := len(has)
+	if has[Local] > 0 {
+		peers--
+	}
+	if via != Local && has[via] == 0 {
+		peers++
+	}
+	share := func(of Nexthop) int {
+		if of == Local {
+			return m.limit / 2
+		}
+		return (m.limit - m.limit/2) / max(peers, 1)
+	}
+	may := func(e *modelEntry) bool {
+		return e.State == Dynamic && e.Flags == 0 && (m.expired(e, now) || has[e.Nexthop] > share(e.Nexthop))
+	}
+	if has[via] >= share(via) {
+		return false
+	}
+	for _, gone := range m.gone {
+		e := m.entries[gone.MAC]
+		if e == nil || !may(e) || (gone.Kind == EventAged) != m.expired(e, now) {
+			continue // the address itself, which had expired
+		}
+		delete(m.entries, gone.MAC)
+		if gone.Kind == EventAged {
+			m.stats.Aged++
+		} else {
+			m.stats.Evicted++
+		}
+		return true
+	}
+	for _, e := range m.entries {
+		if m.seesAll && may(e) {
+			return true // which the table has not: the results will differ
+		}
+	}
+	return false
 }
 
 // rest forgets what no longer counts.
@@ -211,6 +261,7 @@ func newRig(t *testing.T) *rig {
 			}
 			if e.Kind != EventFrozen && e.Kind != EventThawed {
 				delete(r.mirror, e.MAC)
+				r.model.gone = append(r.model.gone, e)
 			}
 		}
 	}})
@@ -269,6 +320,7 @@ func (r *rig) do(op, a, b, c int) {
 	r.t.Helper()
 	t, m, mac, via := r.table, r.model, r.mac(a), Nexthop(b%5)
 	r.room()
+	m.gone, m.seesAll = nil, len(t.cur.Load().slots) <= stretch
 	if r.now-r.swept > 300*sec { // or what damping remembers has no meaning
 		r.sweep()
 	}
@@ -292,7 +344,7 @@ func (r *rig) do(op, a, b, c int) {
 		want(r.t, "Delete", t.Delete(mac, r.now), m.remove(mac, r.now))
 	case 11:
 		if c%4 == 0 {
-			want(r.t, "FlushNexthop", t.FlushNexthop(via), m.removeAll(func(e *modelEntry) bool { return e.Nexthop == via }))
+			want(r.t, "FlushNexthops", t.FlushNexthops(via), m.removeAll(func(e *modelEntry) bool { return e.Nexthop == via }))
 		}
 	case 12:
 		if c%4 == 0 {

@@ -407,7 +407,7 @@ func TestTogether(t *testing.T) {
 		clock.Add(int64(rnd.IntN(200)) * int64(time.Millisecond))
 		table.Sweep(now)
 	})
-	run(7*time.Millisecond, func(rnd *rand.Rand, now int64) { table.FlushNexthop(via(rnd.IntN(100), 0)) })
+	run(7*time.Millisecond, func(rnd *rand.Rand, now int64) { table.FlushNexthops(via(rnd.IntN(100), 0)) })
 	run(40*time.Millisecond, func(rnd *rand.Rand, now int64) {
 		table.Flush(now, func(e Entry) bool { return e.State == Dynamic })
 	})
@@ -448,8 +448,9 @@ func TestTogether(t *testing.T) {
 // TestFloodOfAddresses is the attack on a bounded table: it stays as it is.
 func TestFloodOfAddresses(t *testing.T) {
 	table := NewTable(Options{Limit: 4096, Ageing: 300 * time.Second})
+	via := func(i int) Nexthop { return []Nexthop{Local, Local, 1, 2}[i%4] } // each its share
 	for i := range 4096 {
-		want(t, "Learn", table.Learn(number(i), 1, 0), New)
+		want(t, "Learn", table.Learn(number(i), via(i), 0), New)
 	}
 	slots := len(table.settled().slots)
 	for i := range 1_000_000 {
@@ -458,7 +459,7 @@ func TestFloodOfAddresses(t *testing.T) {
 		}
 	}
 	for i := range 4096 {
-		wantAt(t, table, number(i), 1, 0)
+		wantAt(t, table, number(i), via(i), 0)
 	}
 	want(t, "slots", len(table.settled().slots), slots)
 }

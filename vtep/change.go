@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/fdb"
 	"gvtep/internal/netio"
 )
 
@@ -227,18 +228,20 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	if err := t.settleNeighbours(old.config.Neighbours, e.clock()); err != nil {
 		e.log.Error("a neighbour could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
 	}
+	var left []fdb.Nexthop
 	for _, p := range old.peers {
 		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
 		if gone {
-			for i := range t.domains {
-				t.domains[i].fdb.FlushNexthop(p.nexthop)
-			}
+			left = append(left, p.nexthop)
 			stats, _ := p.told()
 			t.gone.add(stats)
 		}
 		if gone && e.events.wanted() {
 			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.name, Remote: p.dest.remote})
 		}
+	}
+	for i := range t.domains {
+		t.domains[i].fdb.FlushNexthops(left...)
 	}
 	if e.events.wanted() {
 		for _, p := range t.peers {

@@ -14,7 +14,7 @@ import (
 type Event struct {
 	Time   time.Time
 	Object string // "fdb", "peer" or "tunnel"
-	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "changed"
+	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "evicted", "changed"
 	Tunnel string
 
 	// For fdb.

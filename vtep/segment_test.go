@@ -786,3 +786,24 @@ func TestGroup(t *testing.T) {
 		t.Errorf("sockets %v, accept %v; want one for the group and one beside it, and the device's network", s.Sockets, s.Tunnels[0].Accept)
 	}
 }
+
+// TestPeerShare: a peer that makes up addresses does not use up the places of others.
+func TestPeerShare(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.MaxAddress = 8
+	l := newLab(t, cfg)
+	for i := range byte(20) {
+		l.in("192.0.2.2", broadcast, packet.MAC{2, 0, 0, 0, 1, i})
+	}
+	l.out(broadcast, macB)
+	l.in("192.0.2.3", broadcast, macC)
+	where := map[packet.MAC]string{}
+	for _, e := range l.FDB() {
+		if !e.Flood {
+			where[e.MAC] = e.Remote.String()
+		}
+	}
+	if len(where) != 8 || where[macB] != "invalid AddrPort" || where[macC] != "192.0.2.3:6081" {
+		t.Errorf("the table has %v, want 8 addresses, and %s here, %s at 192.0.2.3", where, macB, macC)
+	}
+}

@@ -384,7 +384,8 @@ were lost.`,
 // eventLine is an event in the manner of bridge monitor.
 func eventLine(e control.Event) string {
 	var words []string
-	if e.Action == "deleted" || e.Action == "aged" || e.Action == "flushed" {
+	switch e.Action {
+	case "deleted", "aged", "flushed", "evicted":
 		words = append(words, "Deleted")
 	}
 	switch e.Object {

@@ -351,7 +351,7 @@ type Event struct {
 	Time   time.Time `json:"time"`
 	Object string    `json:"object"` // "tunnel", "peer", "fdb" or "lost"
 	// Action is "new", "changed" or "deleted"; of fdb also "moved",
-	// "replaced", "aged", "flushed", "frozen" and "thawed".
+	// "replaced", "aged", "flushed", "frozen", "thawed" and "evicted".
 	Action string `json:"action,omitempty"`
 	Ifname string `json:"ifname,omitempty"`
 	MAC    string `json:"mac,omitempty"`
