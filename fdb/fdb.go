@@ -414,7 +414,7 @@ func (t *Table) Flush(now int64, match func(Entry) bool) int {
 func (t *Table) FlushNexthops(gone ...Nexthop) int {
 	var marked []bool
 	for _, via := range gone {
-		if t.Behind(via) == 0 {
+		if all, _ := t.Behind(via); all == 0 {
 			continue
 		}
 		if int(via) >= len(marked) {

@@ -60,12 +60,13 @@ func (t *Table) count(v value, by int32) {
 	}
 }
 
-// Behind returns how many entries, of any state, point to a nexthop. It takes no lock.
-func (t *Table) Behind(via Nexthop) int {
+// Behind returns how many entries point to a nexthop, and how many of them are dynamic. It
+// takes no lock.
+func (t *Table) Behind(via Nexthop) (all, dynamic int) {
 	if s := t.shares.find(via); s != nil {
-		return int(s.all.Load())
+		return int(s.all.Load()), int(s.dynamic.Load())
 	}
-	return 0
+	return 0, 0
 }
 
 // fair is the share of a nexthop if so many peers have one.

@@ -42,7 +42,9 @@ func TestShares(t *testing.T) {
 	want(t, "our own side for more", learnMany(table, Local, 40_000, 100, 3*sec), 0)
 	for via, w := range map[Nexthop]int{Local: limit / 2, 1: limit / 4, 2: limit / 4} {
 		want(t, "behind one", dynamicOf(table, via, 3*sec), w)
-		want(t, "counted behind it", table.Behind(via), w)
+		all, dynamic := table.Behind(via)
+		want(t, "counted behind it", all, w)
+		want(t, "counted behind it as dynamic", dynamic, w)
 	}
 	want(t, "Dynamic", table.Count().Dynamic, limit)
 	want(t, "evicted", evicted, limit*3/4)

@@ -169,7 +169,8 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 
 // isNew reports whether a peer of t is none of an older version of it.
 func (t *tunnel) isNew(p *peer, old *tunnel) bool {
-	return !slices.ContainsFunc(old.peers, func(q *peer) bool { return q.peerState == p.peerState })
+	q := old.byDestination[p.dest]
+	return q == nil || q.peerState != p.peerState
 }
 
 // tell sends an event for each tunnel.
@@ -240,9 +241,15 @@ func (e *Endpoint) settle(t, old *tunnel) {
 			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.name, Remote: p.dest.remote})
 		}
 	}
+	for of, nh := range old.sets {
+		if t.sets[of] != nh {
+			left = append(left, nh)
+		}
+	}
 	for i := range t.domains {
 		t.domains[i].fdb.FlushNexthops(left...)
 	}
+	t.free = append(slices.Clip(t.free), left...) // no worker, and no entry, knows these any more
 	if e.events.wanted() {
 		for _, p := range t.peers {
 			if old.port.segment.nexthopPeers(p.nexthop) == nil {

@@ -48,28 +48,83 @@ type station struct {
 
 func (entry *Entry) station() station { return station{entry.VLAN, entry.MAC} }
 
-// entries are the static entries of a tunnel by address. Only group addresses
-// have several.
-type entries map[station][]Entry
+// initial reports whether an entry is only a first value: it ages, or moves, like one
+// that was learned, and is not held afterwards. Those of group addresses are never learned.
+func (entry *Entry) initial() bool { return entry.State == fdb.Dynamic && !entry.MAC.IsGroup() }
 
-// within returns the entries in the segments that t has.
-func (all entries) within(t *tunnel) entries {
-	kept := maps.Clone(all)
-	maps.DeleteFunc(kept, func(of station, _ []Entry) bool { return t.domain(of.vid) == nil })
-	return kept
+// entries are what the tables of a tunnel are held to. Versions of a tunnel that have the
+// same share them.
+type entries struct {
+	at map[station][]Entry // only group addresses have several
+	to map[destination]int // how many point there
 }
 
-// configure replaces the entries of one configuration by those of another.
-// What was set by hand stays, unless the configuration names its address.
-func (all entries) configure(before, now []Entry) {
-	for _, list := range [][]Entry{before, now} {
-		for _, entry := range list {
-			delete(all, entry.station())
+// newEntries are the entries at all stations of t.
+func (t *tunnel) newEntries(at map[station][]Entry) *entries {
+	all := &entries{at: at, to: make(map[destination]int)}
+	for _, list := range at {
+		t.point(all, list, 1)
+	}
+	return all
+}
+
+// point counts where entries that come (1) or go (-1) point to.
+func (t *tunnel) point(all *entries, list []Entry, by int) {
+	for i := range list {
+		if list[i].Local {
+			continue
+		}
+		d := t.entryDestination(list[i])
+		if all.to[d] += by; all.to[d] == 0 {
+			delete(all.to, d)
 		}
 	}
-	for _, entry := range now {
-		all[entry.station()] = append(all[entry.station()], entry)
+}
+
+// hold makes list the entries that a table is held to for an address.
+func (t *tunnel) hold(all *entries, of station, list []Entry) {
+	t.point(all, all.at[of], -1)
+	t.point(all, list, 1)
+	if all.at[of] = list; len(list) == 0 {
+		delete(all.at, of)
 	}
+}
+
+// configured gives t, a new version of old, the entries of its configuration instead of those
+// of the old one. What was set by hand stays, unless the configuration names its address, or
+// takes its segment away. First values that are the same are not given again.
+func (t *tunnel) configured(old *tunnel) {
+	at, vids := make(map[station][]Entry), t.config.vids()
+	if old.entries != nil {
+		for of, list := range old.entries.at {
+			if _, ok := vids[of.vid]; ok {
+				at[of] = list
+			}
+		}
+	}
+	before, named := make(map[Entry]bool, len(old.config.Entries)), make(map[station]bool, len(t.config.Entries))
+	for _, entry := range old.config.Entries {
+		before[entry] = true
+		delete(at, entry.station())
+	}
+	for _, entry := range t.config.Entries {
+		named[entry.station()] = true
+		delete(at, entry.station())
+	}
+	for _, entry := range t.config.Entries {
+		switch {
+		case !entry.initial():
+			at[entry.station()] = append(at[entry.station()], entry)
+		case !before[entry]:
+			t.initial = append(t.initial, entry)
+		}
+	}
+	for _, entry := range old.config.Entries {
+		if entry.initial() && !named[entry.station()] {
+			t.withdrawn = append(t.withdrawn, entry)
+		}
+	}
+	t.entries = t.newEntries(at)
 }
 
 // Verb says what to do if there is an entry for the address already.
@@ -122,21 +177,23 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if err := entry.check(&t.config); err != nil {
 		return err
 	}
-	have := t.entries[entry.station()]
+	of := entry.station()
+	have := t.entries.at[of]
 	_, known := t.domain(entry.VLAN).fdb.Get(entry.MAC, e.clock())
+	d := t.entryDestination(entry)
 	switch {
 	case verb == EntryAdd && known:
 		return errExists
 	case verb == EntryAppend && known && !entry.MAC.IsGroup():
 		return fmt.Errorf("%w (append is for 00:00:00:00:00:00 and group addresses; use replace)", errExists)
-	case verb == EntryAppend && slices.ContainsFunc(have, func(o Entry) bool { return t.entryDestination(o) == t.entryDestination(entry) }):
+	case verb == EntryAppend && slices.ContainsFunc(have, func(o Entry) bool { return t.entryDestination(o) == d }):
 		return errExists
 	}
 	list := []Entry{entry}
 	if verb == EntryAppend {
 		list = append(slices.Clone(have), entry)
 	}
-	return e.setEntries(t, entry.station(), list)
+	return e.setEntries(t, of, list)
 }
 
 // check refuses an entry that cannot work in a tunnel.
@@ -174,76 +231,72 @@ func (cfg *Tunnel) noSegment(vid uint16) error {
 	return fmt.Errorf("the tunnel has no vlan %d: %w", vid, unix.EINVAL)
 }
 
-// setEntries makes list the entries for an address, none if it is empty.
+// setEntries makes list the entries for an address, none if it is empty. One entry of a
+// station costs no hand-over to the workers, unless a peer comes or goes with it: 10,000 are
+// added and removed one by one in the time of as many requests, not in the square of that.
 // e.mu is held.
 func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
-	if done, err := t.setEntry(of, list, e.clock()); done {
-		return err
+	if of.mac.IsGroup() && len(t.entries.at[of])+len(list) > 0 {
+		at := maps.Clone(t.entries.at)
+		if at[of] = list; len(list) == 0 {
+			delete(at, of)
+		}
+		return e.rewire(t, func(n *tunnel) { n.entries = n.newEntries(at) })
 	}
-	next := maps.Clone(t.entries)
-	if next == nil {
-		next = make(entries)
-	}
-	next[of] = list
-	if len(list) == 0 {
-		delete(next, of)
-	}
-	return e.rewire(t, func(n *tunnel) { n.entries = next })
-}
-
-// setEntry does that if it takes no hand-over to the workers: there is at most one
-// entry, and the peers stay what they are. Else it has done nothing. With it
-// 10,000 entries are added and removed one by one in the time of as many
-// requests, without in the square of that.
-func (t *tunnel) setEntry(of station, list []Entry, now int64) (done bool, err error) {
-	have := t.entries[of]
-	if of.mac.IsGroup() || t.sets[of] != 0 || len(list) > 1 || len(have) > 1 {
-		return false, nil
-	}
-	nexthop, points := fdb.Local, destination{}
+	nexthop := fdb.Local
 	if len(list) == 1 && !list[0].Local {
-		points = t.entryDestination(list[0])
-		i := slices.IndexFunc(t.peers, func(p *peer) bool { return p.dest == points })
-		if i < 0 {
-			return false, nil
+		d := t.entryDestination(list[0])
+		if t.byDestination[d] == nil {
+			name := t.config.Device.Name
+			if err := e.rewire(t, func(n *tunnel) { n.pointed = append(n.pointed, d) }); err != nil {
+				return err
+			}
+			t = e.tunnels[name]
 		}
-		nexthop = t.peers[i].nexthop
+		nexthop = t.byDestination[d].nexthop
 	}
-	if len(have) == 1 && !have[0].Local {
-		if d := t.entryDestination(have[0]); d != points && !t.needs(d, of) {
-			return false, nil
-		}
-	}
-	table := t.domain(of.vid).fdb
+	table, now := t.domain(of.vid).fdb, e.clock()
+	have, _ := table.Get(of.mac, now)
+	var err error
 	if len(list) == 0 {
 		err = table.Delete(of.mac, now)
 	} else {
 		err = table.Replace(list[0].at(nexthop), now)
 	}
-	switch {
-	case err != nil:
-	case len(list) == 0, list[0].State == fdb.Dynamic: // that ages like any other
-		delete(t.entries, of)
-	case t.entries == nil:
-		t.entries = entries{of: list}
-	default:
-		t.entries[of] = list
+	if err != nil {
+		return err
 	}
-	return true, err
-}
-
-// needs says whether there would be a peer of this destination without the entries
-// for one address.
-func (t *tunnel) needs(d destination, without station) bool {
-	if slices.ContainsFunc(t.peers, func(p *peer) bool { return p.dest == d && (p.speaks || p.floods) }) {
-		return true
+	if len(list) == 1 && list[0].initial() {
+		list = nil
 	}
-	for of, list := range t.entries {
-		if of != without && slices.ContainsFunc(list, func(e Entry) bool { return !e.Local && t.entryDestination(e) == d }) {
-			return true
+	t.hold(t.entries, of, list)
+	for _, p := range t.port.segment.nexthopPeers(have.Nexthop) {
+		if !t.needs(p) {
+			return e.rewire(t, func(*tunnel) {})
 		}
 	}
-	return false
+	return nil
+}
+
+// implicit reports whether a peer is one only because entries point to it.
+func (p *peer) implicit() bool { return !p.speaks && !p.floods }
+
+// pointedAt reports whether entries that no configuration holds point to a peer of t.
+func (t *tunnel) pointedAt(p *peer) bool {
+	return slices.ContainsFunc(t.domains, func(d domain) bool { _, dynamic := d.fdb.Behind(p.nexthop); return dynamic > 0 })
+}
+
+// needs reports whether there would be a peer p if there were none.
+func (t *tunnel) needs(p *peer) bool {
+	return !p.implicit() || t.entries.to[p.dest] > 0 || t.pointedAt(p)
+}
+
+// dropUnpointed removes the peers that were needed by entries that are gone. e.mu is held.
+func (e *Endpoint) dropUnpointed(t *tunnel) error {
+	if slices.ContainsFunc(t.implicit, func(p *peer) bool { return !t.needs(p) }) {
+		return e.rewire(t, func(*tunnel) {})
+	}
+	return nil
 }
 
 // DeleteEntry removes what entry names from the table of a tunnel: with a
@@ -266,7 +319,8 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	if !ok {
 		return errNotFound
 	}
-	list := t.entries[entry.station()]
+	of := entry.station()
+	list := t.entries.at[of]
 	if entry.Remote.IsValid() {
 		d := t.entryDestination(entry)
 		if len(list) == 0 && !slices.ContainsFunc(t.port.segment.nexthopPeers(have.Nexthop), func(p *peer) bool { return p.dest == d }) {
@@ -277,13 +331,10 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 			return errNotFound
 		}
 		if len(rest) > 0 {
-			return e.setEntries(t, entry.station(), rest)
+			return e.setEntries(t, of, rest)
 		}
 	}
-	if len(list) == 0 {
-		return table.Delete(entry.MAC, now)
-	}
-	return e.setEntries(t, entry.station(), nil)
+	return e.setEntries(t, of, nil)
 }
 
 // FlushEntries removes the entries that match from the table of a tunnel and
@@ -295,7 +346,6 @@ func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, e
 	if err != nil {
 		return 0, err
 	}
-	next := maps.Clone(t.entries)
 	n := 0
 	for i := range t.domains {
 		d := &t.domains[i]
@@ -305,13 +355,12 @@ func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, e
 				found = found || match(&fe)
 			}
 			if found {
-				delete(next, station{d.vid, entry.MAC})
+				t.hold(t.entries, station{d.vid, entry.MAC}, nil)
 			}
 			return found
 		})
 	}
-	t.entries = next
-	return n, nil
+	return n, e.dropUnpointed(t)
 }
 
 // Entry returns what the tables of a tunnel say of one address: one for each
@@ -399,24 +448,60 @@ func (e *Endpoint) tunnel(name string) (*tunnel, error) {
 	return t, nil
 }
 
-// settleEntries brings the table in line with t.entries.
-func (t *tunnel) settleEntries(old entries, now int64) error {
+// settleEntries brings the table in line with t.entries, where these are not those of an
+// older version, old, and gives the first values.
+func (t *tunnel) settleEntries(old *entries, now int64) error {
 	var errs []error
-	for of := range old {
-		if _, ok := t.entries[of]; !ok && t.domain(of.vid) != nil {
+	if old == nil {
+		old = new(entries)
+	}
+	if old != t.entries {
+		errs = append(errs, t.settleHeld(old, now))
+	}
+	for _, entry := range t.withdrawn {
+		table, p := t.domainOf(entry), t.byDestination[t.entryDestination(entry)]
+		nh := fdb.Local
+		if !entry.Local && p != nil {
+			nh = p.nexthop
+		}
+		// One that has moved is no longer the configuration's.
+		if have, ok := table.Get(entry.MAC, now); ok && have.State == fdb.Dynamic && have.Nexthop == nh && (entry.Local || p != nil) {
+			errs = append(errs, table.Delete(entry.MAC, now))
+		}
+	}
+	for _, entry := range t.initial {
+		nh := fdb.Local
+		if !entry.Local {
+			nh = t.byDestination[t.entryDestination(entry)].nexthop
+		}
+		errs = append(errs, t.domainOf(entry).Replace(entry.at(nh), now))
+	}
+	t.withdrawn, t.initial = nil, nil
+	return errors.Join(errs...)
+}
+
+// settleHeld is the part of it that is for the entries that the table is held to.
+func (t *tunnel) settleHeld(old *entries, now int64) error {
+	var errs []error
+	for of := range old.at {
+		if _, ok := t.entries.at[of]; !ok && t.domain(of.vid) != nil {
 			if err := t.domain(of.vid).fdb.Delete(of.mac, now); err != nil && !errors.Is(err, fdb.ErrNotFound) {
 				errs = append(errs, err)
 			}
 		}
 	}
-	for of, list := range t.entries {
+	for of, list := range t.entries.at {
 		nh, table := t.sets[of], t.domain(of.vid).fdb
 		if nh == 0 && !list[0].Local {
-			nh = t.peerOf(list[0]).nexthop
+			nh = t.byDestination[t.entryDestination(list[0])].nexthop
 		}
 		want := list[0].at(nh)
-		if have, ok := table.Get(of.mac, now); ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
+		have, ok := table.Get(of.mac, now)
+		if ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
 			continue
+		}
+		if !ok && want.State == fdb.Dynamic && slices.Equal(list, old.at[of]) {
+			continue // it has aged
 		}
 		errs = append(errs, table.Replace(want, now))
 	}
@@ -426,13 +511,12 @@ func (t *tunnel) settleEntries(old entries, now int64) error {
 // nameSets gives every address with several destinations a nexthop of its own.
 func (t *tunnel) nameSets() {
 	sets := make(map[station]fdb.Nexthop)
-	for of, list := range t.entries {
+	for of, list := range t.entries.at {
 		if len(list) < 2 {
 			continue
 		}
 		if sets[of] = t.sets[of]; sets[of] == 0 {
-			t.lastNexthop++
-			sets[of] = t.lastNexthop
+			sets[of] = t.newNexthop()
 		}
 	}
 	t.sets = sets

@@ -40,10 +40,15 @@ type Learned struct {
 	VNI           geneve.VNI // sent with, if HasVNI
 	HasVNI        bool
 	Via           string
+	NoPeer        bool // it was set by hand, to where no peer is
 	State         fdb.State
 	Flags         fdb.Flags
 	Moves         uint16
 	Updated, Used time.Duration // ago
+}
+
+func (l *Learned) destination() destination {
+	return destination{l.Remote, l.VNI, l.HasVNI, l.Via}
 }
 
 // PeerMemory is a peer that was heard.
@@ -61,8 +66,12 @@ func (e *Endpoint) Memory() Memory {
 	now := e.clock()
 	for _, t := range e.sorted() {
 		tm := TunnelMemory{Device: t.config.Device, VNI: t.config.VNI}
-		for at, list := range t.entries {
-			if !slices.ContainsFunc(t.config.Entries, func(entry Entry) bool { return entry.station() == at }) {
+		configured := make(map[station]bool, len(t.config.Entries))
+		for i := range t.config.Entries {
+			configured[t.config.Entries[i].station()] = true
+		}
+		for at, list := range t.entries.at {
+			if !configured[at] {
 				tm.ByHand = append(tm.ByHand, list...)
 			}
 		}
@@ -83,7 +92,7 @@ func (e *Endpoint) Memory() Memory {
 // somebody made.
 func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
 	for entry := range d.fdb.All(now) {
-		if t.entries[station{d.vid, entry.MAC}] != nil {
+		if t.entries.at[station{d.vid, entry.MAC}] != nil {
 			continue
 		}
 		l := Learned{
@@ -98,6 +107,7 @@ func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
 			}
 			to := peers[0].dest
 			l.Remote, l.VNI, l.HasVNI, l.Via = to.remote, to.vni, to.hasVNI, to.via
+			l.NoPeer = peers[0].implicit()
 		}
 		all = append(all, l)
 	}
@@ -127,26 +137,34 @@ func (e *Endpoint) Recall(m Memory, elapsed time.Duration) (entries int) {
 // recallPeers lets in again who was let in before, and sets by hand what was
 // set by hand. It returns the tunnel as it is then.
 func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duration) *tunnel {
+	speaks := make(map[netip.Addr]bool, len(t.peers))
+	for _, p := range t.peers {
+		speaks[p.config.Remote] = speaks[p.config.Remote] || p.speaks
+	}
 	dynamic := slices.Clone(t.dynamic)
 	for _, p := range tm.Peers {
 		a := p.Remote.Addr()
-		known := slices.ContainsFunc(t.peers, func(q *peer) bool { return q.speaks && q.config.Remote == a })
-		if p.Dynamic && accepted(t.accept, a) && !known && len(dynamic) < maxSpeakers {
+		if p.Dynamic && accepted(t.accept, a) && !speaks[a] && len(dynamic) < maxSpeakers {
 			dynamic = append(dynamic, a)
 		}
 	}
-	byHand := make(entries)
+	byHand := maps.Clone(t.entries.at)
 	for _, entry := range tm.ByHand {
-		if at := entry.station(); t.entries[at] == nil && entry.check(&t.config) == nil {
+		if at := entry.station(); t.entries.at[at] == nil && entry.check(&t.config) == nil {
 			byHand[at] = append(byHand[at], entry)
 		}
 	}
-	if len(dynamic) > len(t.dynamic) || len(byHand) > 0 {
+	var pointed []destination
+	for i := range tm.Table {
+		if l := &tm.Table[i]; l.NoPeer && (!t.config.Local.IsValid() || t.config.Local.Is4() == l.Remote.Addr().Is4()) {
+			pointed = append(pointed, l.destination())
+		}
+	}
+	if len(dynamic) > len(t.dynamic) || len(byHand) > len(t.entries.at) || len(pointed) > 0 {
 		name := t.config.Device.Name
 		err := e.rewire(t, func(n *tunnel) {
-			n.dynamic = dynamic
-			maps.Copy(byHand, t.entries)
-			n.entries = byHand
+			n.dynamic, n.pointed = dynamic, append(n.pointed, pointed...)
+			n.entries = n.newEntries(byHand)
 		})
 		if err != nil {
 			e.log.Warn("entries set by hand are lost", zap.String("device", name), zap.NamedError("err", err))
@@ -154,11 +172,13 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 		}
 		t = e.tunnels[name]
 	}
+	silent := make(map[netip.AddrPort]time.Duration, len(tm.Peers))
+	for _, old := range tm.Peers {
+		silent[old.Remote] = old.Silent
+	}
 	for _, p := range t.peers {
-		for _, old := range tm.Peers {
-			if old.Remote == p.dest.remote && old.Silent >= 0 {
-				p.seenBefore = e.started.Add(-old.Silent - elapsed)
-			}
+		if before, ok := silent[p.dest.remote]; ok && before >= 0 {
+			p.seenBefore = e.started.Add(-before - elapsed)
 		}
 	}
 	return t
@@ -179,7 +199,7 @@ func (e *Endpoint) recallTable(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 		table := t.domains[i].fdb
 		nh, ok := fdb.Local, l.Local
 		if !ok {
-			nh, ok = nexthops[destination{l.Remote, l.VNI, l.HasVNI, l.Via}]
+			nh, ok = nexthops[l.destination()]
 		}
 		entry := fdb.Entry{
 			MAC: l.MAC, Nexthop: nh, State: l.State, Flags: l.Flags, Moves: l.Moves,

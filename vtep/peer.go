@@ -49,52 +49,73 @@ func (t *tunnel) wanted() (all []*peer) {
 	if cfg.Group.IsValid() {
 		all = append(all, &peer{config: Peer{Remote: cfg.Group}, dest: t.destination(cfg.Group, 0), floods: true})
 	}
-	for _, list := range t.entries {
-		for _, entry := range list {
-			d := t.entryDestination(entry)
-			if !entry.Local && !slices.ContainsFunc(all, func(p *peer) bool { return p.dest == d }) {
-				all = append(all, &peer{config: Peer{Remote: d.remote.Addr()}, dest: d})
-			}
+	known := make(map[destination]bool, len(all))
+	for _, p := range all {
+		known[p.dest] = true
+	}
+	point := func(d destination) {
+		if !known[d] {
+			known[d] = true
+			all = append(all, &peer{config: Peer{Remote: d.remote.Addr()}, dest: d})
 		}
+	}
+	for d := range t.entries.to {
+		point(d)
+	}
+	for _, entry := range t.initial {
+		if !entry.Local {
+			point(t.entryDestination(entry))
+		}
+	}
+	for _, d := range t.pointed {
+		point(d)
 	}
 	return all
 }
 
 // openPeers opens sockets and source ports for all peers of t. Those that were
 // there before keep counters, nexthop and what is known of their route.
-func (e *Endpoint) openPeers(t *tunnel, before []*peer) error {
+func (e *Endpoint) openPeers(t *tunnel, before map[destination]*peer) error {
 	for _, prefix := range t.accept {
 		if _, err := e.listen(t, prefix.Addr(), netip.Addr{}); err != nil {
 			return err
 		}
 	}
-	for _, p := range t.wanted() {
-		if err := e.openPeer(t, p, before); err != nil {
+	wanted := t.wanted()
+	t.byDestination = make(map[destination]*peer, len(wanted))
+	speakers := make(map[netip.Addr]bool, len(wanted))
+	for _, p := range wanted {
+		if p.speaks && speakers[p.config.Remote] {
+			return fmt.Errorf("remote %s: it is given twice: %w", p.config.Remote, errExists)
+		}
+		if err := e.openPeer(t, p, before[p.dest]); err != nil {
 			return fmt.Errorf("remote %s: %w", p.config.Remote, err)
 		}
+		speakers[p.config.Remote] = speakers[p.config.Remote] || p.speaks
 		t.peers = append(t.peers, p)
+		t.byDestination[p.dest] = p
+		if p.implicit() {
+			t.implicit = append(t.implicit, p)
+		}
 	}
 	return nil
 }
 
-func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
+func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 	cfg, remote := &t.config, p.dest.remote.Addr()
 	p.remoteBytes, p.remotePort = string(remote.AsSlice()), p.dest.remote.Port()
 	if p.headers, err = headers(cfg.Device.L3, t.headerVNI(p)); err != nil {
 		return err
 	}
 	p.outer = ipUDPLen(remote) + len(p.headers[0])
-	known := slices.IndexFunc(before, func(q *peer) bool { return q.dest == p.dest })
-	if known >= 0 {
-		q := before[known]
-		p.peerState, p.nexthop, p.id, p.route = q.peerState, q.nexthop, q.id, q.route
+	if before != nil {
+		p.peerState, p.nexthop, p.id, p.route = before.peerState, before.nexthop, before.id, before.route
 	} else {
 		if err := e.findRoute(t, p); err != nil {
 			return err
 		}
 		p.peerState = &peerState{traffic: make([]traffic, e.workers)}
-		t.lastNexthop++
-		p.nexthop = t.lastNexthop
+		p.nexthop = t.newNexthop()
 		e.lastID++
 		p.id = int32(e.lastID)
 		p.setRoute(p.route)
@@ -113,11 +134,6 @@ func (e *Endpoint) openPeer(t *tunnel, p *peer, before []*peer) (err error) {
 	}
 	if err := e.conflict(t, p); err != nil {
 		return err
-	}
-	for _, q := range t.peers {
-		if p.speaks && q.speaks && p.config.Remote == q.config.Remote {
-			return fmt.Errorf("it is given twice: %w", errExists)
-		}
 	}
 	return e.openPaths(t, p)
 }
@@ -194,11 +210,13 @@ func (e *Endpoint) assemble(t *tunnel) {
 	if cfg.Device.L3 {
 		shared.prefixes, shared.single = newPrefixes(t.peers), t.peers
 	}
-	for of, list := range t.entries {
+	for of, list := range t.entries.at {
 		shared.groups = shared.groups || of.mac.IsGroup()
 		if nh := t.sets[of]; nh != 0 {
 			for _, entry := range list {
-				shared.nexthops[nh] = append(shared.nexthops[nh], t.peerOf(entry))
+				if !entry.Local {
+					shared.nexthops[nh] = append(shared.nexthops[nh], t.byDestination[t.entryDestination(entry)])
+				}
 			}
 		}
 	}
@@ -211,12 +229,6 @@ func (t *tunnel) segment(d *domain, shared *rules) segment {
 		bum:   newRateLimit(t.config.BUMLimit, d.bumDue),
 		rules: shared,
 	}
-}
-
-// peerOf returns the peer that an entry of the table points to.
-func (t *tunnel) peerOf(entry Entry) *peer {
-	d := t.entryDestination(entry)
-	return t.peers[slices.IndexFunc(t.peers, func(p *peer) bool { return p.dest == d })]
 }
 
 // headers makes the GENEVE headers of datagrams: on an L2 tunnel both are the

@@ -807,3 +807,126 @@ func TestPeerShare(t *testing.T) {
 		t.Errorf("the table has %v, want 8 addresses, and %s here, %s at 192.0.2.3", where, macB, macC)
 	}
 }
+
+// TestDynamicByHand: a dynamic entry that somebody sets is a first value. It moves and ages
+// like any other, and no later change brings it back.
+func TestDynamicByHand(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.Entries = []Entry{{MAC: macC, Remote: addr("192.0.2.9"), State: fdb.Dynamic}}
+	l := newLab(t, cfg)
+	macD, macE := packet.MAC{2, 0, 0, 0, 0x0d, 4}, packet.MAC{2, 0, 0, 0, 0x0e, 5}
+	set := func(entry Entry) {
+		t.Helper()
+		if err := l.SetEntry("gnv0", EntryReplace, entry); err != nil {
+			t.Fatalf("%+v: %v", entry, err)
+		}
+		l.step()
+	}
+	change := func() {
+		t.Helper()
+		set(Entry{MAC: macE, Remote: addr("192.0.2.7")})
+		if err := l.DeleteEntry("gnv0", Entry{MAC: macE}); err != nil {
+			t.Fatal(err)
+		}
+		cfg.TTL++
+		if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+			t.Fatal(err)
+		}
+		l.step()
+	}
+	peers := func(when string, want int) {
+		t.Helper()
+		if n := len(l.tunnels["gnv0"].peers); n != want {
+			t.Errorf("%s: %d peers, want %d", when, n, want)
+		}
+	}
+	all := []string{"192.0.2.2", "192.0.2.3"}
+	set(Entry{MAC: macB, Remote: addr("192.0.2.8"), State: fdb.Dynamic})
+	set(Entry{MAC: macD, Remote: addr("192.0.2.8"), State: fdb.Dynamic})
+	peers("set", 4)
+	for _, at := range []struct {
+		mac    packet.MAC
+		remote string
+	}{{macB, "192.0.2.8"}, {macD, "192.0.2.8"}, {macC, "192.0.2.9"}} {
+		l.wantOut("set", l.out(at.mac, macA), at.remote)
+	}
+	l.in("192.0.2.2", macA, macB)
+	l.in("192.0.2.2", macA, macC)
+	change()
+	l.wantOut("moved", l.out(macB, macA), "192.0.2.2")
+	l.wantOut("moved, of the configuration", l.out(macC, macA), "192.0.2.2")
+	l.wantOut("not moved", l.out(macD, macA), "192.0.2.8")
+	peers("one that nothing points to any more", 3)
+	l.later(301 * time.Second)
+	change()
+	l.wantOut("aged", l.out(macD, macA), all...)
+	l.sweep()
+	l.forgetSpeakers()
+	peers("aged", 2)
+}
+
+// TestImplicitPeerShared: a destination that is no peer belongs to all the entries that
+// point to it, and goes with the last.
+func TestImplicitPeerShared(t *testing.T) {
+	for _, state := range []fdb.State{fdb.Dynamic, fdb.Static} {
+		l := newLab(t, testTunnel("gnv0", "192.0.2.2"))
+		macs := []packet.MAC{macB, macC, {2, 0, 0, 0, 0x0d, 4}}
+		for _, mac := range macs {
+			entry := Entry{MAC: mac, Remote: addr("192.0.2.9"), State: state}
+			if state == fdb.Dynamic {
+				entry.Flags = fdb.ExternLearn
+			}
+			if err := l.SetEntry("gnv0", EntryAdd, entry); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, mac := range macs {
+			if err := l.DeleteEntry("gnv0", Entry{MAC: mac}); err != nil {
+				t.Errorf("%v: deleting %s: %v", state, mac, err)
+			}
+			l.step()
+			for _, other := range macs[i+1:] {
+				l.wantOut("one is deleted, another", l.out(other, macA), "192.0.2.9")
+			}
+		}
+		if n := len(l.tunnels["gnv0"].peers); n != 1 {
+			t.Errorf("%v: %d peers at the end, want 1", state, n)
+		}
+	}
+}
+
+// TestNexthopsReused: what comes and goes leaves nothing behind in the snapshots.
+func TestNexthopsReused(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2"))
+	for i := range 50 {
+		for _, entry := range []Entry{
+			{MAC: macB, Remote: addr("192.0.2.9")},
+			{MAC: mcast, Remote: addr("192.0.2.2")},
+			{MAC: mcast, Remote: addr("192.0.2.9")},
+		} {
+			if err := l.SetEntry("gnv0", EntryAppend, entry); err != nil {
+				t.Fatalf("round %d: %v", i, err)
+			}
+		}
+		for _, mac := range []packet.MAC{mcast, macB} {
+			if err := l.DeleteEntry("gnv0", Entry{MAC: mac}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := len(l.tunnels["gnv0"].port.segment.nexthops); n > 5 {
+		t.Errorf("%d nexthops after 50 rounds, want 5 at most", n)
+	}
+}
+
+// TestLocalInSet: an entry of our own side beside others of a group address is no way out.
+func TestLocalInSet(t *testing.T) {
+	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
+	for _, entry := range []Entry{{MAC: mcast, Local: true}, {MAC: mcast, Remote: addr("192.0.2.3")}} {
+		if err := l.SetEntry("gnv0", EntryAppend, entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.step()
+	l.wantOut("multicast", l.out(mcast, macA), "192.0.2.3")
+}

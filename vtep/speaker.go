@@ -216,6 +216,11 @@ func (e *Endpoint) forgetSpeakers() {
 	defer e.mu.Unlock()
 	now := e.clock()
 	for _, t := range e.sorted() {
+		if err := e.dropUnpointed(t); err != nil {
+			e.log.Error("destinations that no entry points to any more could not be removed", zap.String("device", t.port.name), zap.NamedError("err", err))
+			continue
+		}
+		t = e.tunnels[t.port.name]
 		silence := t.config.Ageing
 		if silence == 0 {
 			silence = speakerSilence

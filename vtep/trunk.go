@@ -55,6 +55,20 @@ func (cfg *Tunnel) vni(vid uint16) (geneve.VNI, bool) {
 	return 0, false
 }
 
+// vids are all VLANs with a segment, 0 if there is one for no tag.
+func (cfg *Tunnel) vids() map[uint16]struct{} {
+	all := make(map[uint16]struct{})
+	if !cfg.NoVNI {
+		all[0] = struct{}{}
+	}
+	for _, r := range cfg.VLANs {
+		for vid := r.First; vid <= r.Last; vid++ {
+			all[vid] = struct{}{}
+		}
+	}
+	return all
+}
+
 // checkVLANs refuses a map that is none.
 func (cfg *Tunnel) checkVLANs() error {
 	vids, vnis := map[uint16]bool{}, map[geneve.VNI]bool{}
@@ -134,6 +148,9 @@ func (cfg *Tunnel) neighbourOptions() neigh.Options {
 }
 
 func (d domain) compare(vid uint16) int { return int(d.vid) - int(vid) }
+
+// domainOf returns the table that an entry is for.
+func (t *tunnel) domainOf(entry Entry) *fdb.Table { return t.domain(entry.VLAN).fdb }
 
 // domain returns that of a VLAN, nil if there is none.
 func (t *tunnel) domain(vid uint16) *domain {

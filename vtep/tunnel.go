@@ -3,10 +3,8 @@ package vtep
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"reflect"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,14 +34,34 @@ type tunnel struct {
 	gone        Stats          // of peers that are no longer there
 	state       *portState
 	lastNexthop fdb.Nexthop
+	free        []fdb.Nexthop           // below it, that nobody has
 	accept      []netip.Prefix          // from where anybody may speak
 	dynamic     []netip.Addr            // who spoke and was let in by accept
-	entries     entries                 // of the tables, that do not come from learning
+	entries     *entries                // that the tables are held to
 	sets        map[station]fdb.Nexthop // of the entries with several destinations
 
-	// Made anew by assemble for every configuration.
-	port  *port
-	peers []*peer
+	// What a version of the configuration begins with, until it is settled: entries that are
+	// first values, and those that are withdrawn.
+	initial, withdrawn []Entry
+	// pointed are where entries point that are not held, or not there yet.
+	pointed []destination
+
+	// Made anew for every configuration.
+	port          *port
+	peers         []*peer
+	byDestination map[destination]*peer
+	implicit      []*peer // of peers
+}
+
+// newNexthop returns a number that no peer and no set of t has.
+func (t *tunnel) newNexthop() fdb.Nexthop {
+	if n := len(t.free); n > 0 {
+		nh := t.free[n-1]
+		t.free = t.free[:n-1]
+		return nh
+	}
+	t.lastNexthop++
+	return t.lastNexthop
 }
 
 // Add opens tunnels, all of them or none; see Apply.
@@ -69,8 +87,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 			e.releaseUnderlay(t)
 		}
 	}()
-	t.entries = make(entries)
-	t.entries.configure(nil, cfg.Entries)
+	t.configured(new(tunnel))
 	t.nameSets()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
@@ -102,8 +119,7 @@ func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
 	}
 	return e.change(old, func(t *tunnel) {
 		t.config, t.mtuAuto = cfg, cfg.Device.MTU == 0
-		t.entries = maps.Clone(old.entries)
-		t.entries.configure(old.config.Entries, cfg.Entries)
+		t.configured(old)
 	})
 }
 
@@ -112,16 +128,21 @@ func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
 func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	t := new(tunnel)
 	*t = *old
+	t.initial, t.withdrawn, t.pointed = nil, nil, nil
+	for _, p := range old.implicit {
+		if old.pointedAt(p) {
+			t.pointed = append(t.pointed, p.dest)
+		}
+	}
 	edit(t)
-	t.sockets, t.ports, t.peers = nil, nil, nil
+	t.sockets, t.ports, t.peers, t.byDestination, t.implicit = nil, nil, nil, nil, nil
 	t.domains = e.domains(t, old.domains)
-	t.entries = t.entries.within(t)
 	t.nameSets()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
 	t.dropSpeakers()
-	if err := e.openPeers(t, old.peers); err != nil {
+	if err := e.openPeers(t, old.byDestination); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
@@ -226,8 +247,10 @@ func (cfg *Tunnel) check() error {
 	if err := cfg.checkVLANs(); err != nil {
 		return err
 	}
+	vids := cfg.vids()
 	for i := range cfg.Entries {
-		if vid := cfg.Entries[i].VLAN; !cfg.has(vid) {
+		vid := cfg.Entries[i].VLAN
+		if _, ok := vids[vid]; !ok {
 			return fmt.Errorf("fdb %s: %w", cfg.Entries[i].MAC, cfg.noSegment(vid))
 		}
 	}
@@ -251,8 +274,12 @@ func (t *tunnel) settleNeighbours(before []Neighbour, now int64) (err error) {
 	if known == nil {
 		return nil
 	}
+	stay := make(map[Neighbour]bool, len(t.config.Neighbours))
+	for _, n := range t.config.Neighbours {
+		stay[n] = true
+	}
 	for _, n := range before {
-		if slices.Contains(t.config.Neighbours, n) {
+		if stay[n] {
 			continue
 		}
 		_ = known.Delete(n.Addr, [2]uint16{}, now) // not there if the table is a new one
