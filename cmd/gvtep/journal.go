@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,8 +22,8 @@ const (
 	// (net.core.wmem_default, 212,992 bytes), so that it is one datagram.
 	maxJournalValue = 8 << 10
 
-	// A journal that takes nothing for this long must not hold up whoever
-	// wanted to log something.
+	// A journal that takes nothing for this long must not hold up the rest of
+	// the log.
 	journalPatience = 100 * time.Millisecond
 )
 
@@ -38,8 +37,8 @@ func toJournal(w *os.File, stream string) bool {
 	return stream == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
-// journal writes entries. Those that the journal does not take go to another
-// place.
+// journal is a connection to the journal, and another place for what it does
+// not take.
 type journal struct {
 	conn  *net.UnixConn
 	other io.Writer
@@ -52,27 +51,6 @@ func dialJournal(path string, other io.Writer) (*journal, error) {
 	}
 	return &journal{c, other}, nil
 }
-
-// journalCore is a zapcore.Core whose fields are fields of the journal:
-// GVTEP_DEVICE, GVTEP_VNI, GVTEP_REMOTE and so on.
-type journalCore struct {
-	zapcore.LevelEnabler
-	*journal
-	with []zapcore.Field
-}
-
-func (c *journalCore) With(fields []zapcore.Field) zapcore.Core {
-	return &journalCore{c.LevelEnabler, c.journal, slices.Concat(c.with, fields)}
-}
-
-func (c *journalCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
-		return to.AddCore(e, c)
-	}
-	return to
-}
-
-func (c *journalCore) Sync() error { return nil }
 
 // priority is a level in syslog's numbers.
 func priority(l zapcore.Level) string {
@@ -87,12 +65,14 @@ func priority(l zapcore.Level) string {
 	return "3"
 }
 
-func (c *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+// encodeJournal encodes a message for the journal, with its fields as fields of
+// the journal: GVTEP_DEVICE, GVTEP_VNI, GVTEP_REMOTE and so on.
+func encodeJournal(e zapcore.Entry, fields []zapcore.Field) (logRecord, error) {
 	// The fields are in the message as well: journalctl shows nothing else
 	// unless it is asked to.
 	message := e.Message
 	var b []byte
-	for _, f := range slices.Concat(c.with, fields) {
+	for _, f := range fields {
 		enc := zapcore.NewMapObjectEncoder()
 		f.AddTo(enc)
 		value, ok := enc.Fields[f.Key]
@@ -106,12 +86,20 @@ func (c *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	b = appendJournal(b, "MESSAGE", message)
 	b = appendJournal(b, "PRIORITY", priority(e.Level))
 	b = appendJournal(b, "SYSLOG_IDENTIFIER", "gvtep")
-	c.conn.SetWriteDeadline(time.Now().Add(journalPatience))
-	if _, err := c.conn.Write(b); err != nil {
-		_, err = fmt.Fprintf(c.other, "%s %s\n", e.Level.CapitalString(), message)
-		return err
+	return logRecord{text: fmt.Appendf(nil, "%s %s\n", e.Level.CapitalString(), message), entry: b}, nil
+}
+
+// write sends one entry. What the journal does not take in time goes to the
+// other place.
+func (j *journal) write(r logRecord) error {
+	if r.entry != nil {
+		j.conn.SetWriteDeadline(time.Now().Add(journalPatience))
+		if _, err := j.conn.Write(r.entry); err == nil {
+			return nil
+		}
 	}
-	return nil
+	_, err := j.other.Write(r.text)
+	return err
 }
 
 // journalName makes a field name of a key: capitals, digits and underscores.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,31 +18,91 @@ import (
 )
 
 // newLogger logs to w, or to the journal, from a level on that can be changed.
-// Times are RFC 3339. Field names, everywhere: device vni remote peer mac
-// reason err.
+// Nobody who logs waits for whoever reads the log. Times are RFC 3339. Field
+// names, everywhere: device vni remote peer mac reason err.
 func newLogger(w *os.File, cfg config.Log) (*zap.Logger, *logState, error) {
 	state := newLogState(cfg.Level)
-	count := zap.Hooks(state.count)
+	write := func(r logRecord) error {
+		_, err := w.Write(r.text)
+		return err
+	}
+	encode := textEncoder(w, cfg.Format)
 	if cfg.Format == "journal" || cfg.Format == "auto" && toJournal(w, os.Getenv("JOURNAL_STREAM")) {
-		j, err := dialJournal(journalSocket, w)
-		if err == nil {
-			return zap.New(&journalCore{LevelEnabler: state.level, journal: j}, count), state, nil
-		}
-		if cfg.Format == "journal" {
-			return zap.NewNop(), state, fmt.Errorf("log-format journal: %w", err)
+		switch j, err := dialJournal(journalSocket, w); {
+		case err == nil:
+			write, encode = j.write, encodeJournal
+		case cfg.Format == "journal":
+			return nil, nil, fmt.Errorf("log-format journal: %w", err)
 		}
 	}
+	return state.logger(write, encode), state, nil
+}
+
+// textEncoder encodes for files and terminals.
+func textEncoder(w *os.File, format string) encodeFunc {
 	enc := zap.NewProductionEncoderConfig()
 	enc.TimeKey = "time"
 	enc.EncodeTime = zapcore.RFC3339TimeEncoder
 	encoder := zapcore.NewJSONEncoder(enc)
-	if cfg.Format == "console" || cfg.Format == "auto" && isTerminal(w) {
+	if format == "console" || format == "auto" && isTerminal(w) {
 		enc.ConsoleSeparator = " "
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(w), state.level), count), state, nil
+	return func(e zapcore.Entry, fields []zapcore.Field) (logRecord, error) {
+		b, err := encoder.EncodeEntry(e, fields)
+		if err != nil {
+			return logRecord{}, err
+		}
+		defer b.Free()
+		return logRecord{text: bytes.Clone(b.Bytes())}, nil
+	}
 }
+
+// encodeFunc encodes a message.
+type encodeFunc func(zapcore.Entry, []zapcore.Field) (logRecord, error)
+
+// logger makes a logger that queues what encode makes of messages for write.
+func (s *logState) logger(write func(logRecord) error, encode encodeFunc) *zap.Logger {
+	s.queue = newLogQueue(write, func(lost uint64) logRecord {
+		r, _ := encode(zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: logGap}, []zapcore.Field{zap.Uint64("count", lost)})
+		return r
+	})
+	return zap.New(&queueCore{LevelEnabler: s.level, encode: encode, queue: s.queue}, zap.Hooks(s.count))
+}
+
+// logGap is where messages are missing.
+const logGap = "messages were dropped here: the log was not read fast enough, or could not be written"
+
+// queueCore is a zapcore.Core that writes by way of a queue.
+type queueCore struct {
+	zapcore.LevelEnabler
+	encode encodeFunc
+	queue  *logQueue
+	with   []zapcore.Field
+}
+
+func (c *queueCore) With(fields []zapcore.Field) zapcore.Core {
+	return &queueCore{c.LevelEnabler, c.encode, c.queue, slices.Concat(c.with, fields)}
+}
+
+func (c *queueCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return to.AddCore(e, c)
+	}
+	return to
+}
+
+// Write encodes at once: what the fields point to may change later.
+func (c *queueCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	r, err := c.encode(e, slices.Concat(c.with, fields))
+	if err == nil {
+		c.queue.put(r)
+	}
+	return err
+}
+
+func (c *queueCore) Sync() error { return nil }
 
 // logLevel is a level in zap's terms; config has checked the word.
 func logLevel(word string) zapcore.Level {
@@ -54,10 +116,11 @@ func logLevel(word string) zapcore.Level {
 // logLevels are the levels that there are, from which messages are counted.
 var logLevels = [...]zapcore.Level{zapcore.DebugLevel, zapcore.InfoLevel, zapcore.WarnLevel, zapcore.ErrorLevel}
 
-// logState is the level, which may be another one for a while, and how many
-// messages there were.
+// logState is the level, which may be another one for a while, how many
+// messages there were, and the queue that they go through.
 type logState struct {
 	level    zap.AtomicLevel
+	queue    *logQueue
 	messages [len(logLevels)]atomic.Uint64
 
 	mu    sync.Mutex

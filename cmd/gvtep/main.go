@@ -25,6 +25,7 @@ func main() { os.Exit(newApp(control.RunDir).execute(os.Args[1:])) }
 type app struct {
 	in          io.Reader
 	out, errOut io.Writer
+	flush       func() // waits for what was written to errOut; nil: it is written
 	runDir      string // where instances have their directories
 	within      *batch // nil: not a command of a batch
 
@@ -42,6 +43,9 @@ func (a *app) execute(args []string) int {
 	err := a.command(context.Background(), a.root(), args)
 	if err != nil {
 		a.explain(err)
+	}
+	if a.flush != nil {
+		a.flush()
 	}
 	return exitCode(err)
 }

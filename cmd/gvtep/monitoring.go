@@ -32,7 +32,7 @@ func newMonitoring(s *source) monitoring {
 	return monitoring{metrics.Handler(metrics.New(
 		metrics.Build{Version: b.Version, Revision: b.Revision, GoVersion: b.GoVersion},
 		func() metrics.Snapshot {
-			snap := metrics.Snapshot{State: s.endpoint.State(), Logged: s.logState.counts()}
+			snap := metrics.Snapshot{State: s.endpoint.State(), Logged: s.logState.counts(), LogDropped: s.logState.queue.dropped.Load()}
 			snap.Reloaded, snap.ReloadedAt, snap.MaxPeers = s.reloader.outcome()
 			return snap
 		}))}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"gvtep/config"
 	"gvtep/vtep"
@@ -26,6 +24,7 @@ type reloader struct {
 	daemon   *daemon
 	endpoint *vtep.Endpoint
 
+	one     sync.Mutex // held by one reload at a time, also while it reads files
 	mu      sync.Mutex
 	path    string // "": there is none
 	running config.Config
@@ -44,15 +43,12 @@ func (r *reloader) hooksConfig() *config.Hooks {
 }
 
 // onSignal reloads with each SIGHUP.
-func (r *reloader) onSignal(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, unix.SIGHUP)
-	defer signal.Stop(hup)
+func (r *reloader) onSignal(ctx context.Context, hangups <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hup:
+		case <-hangups:
 			_, _ = r.Reload(control.ReloadRequest{}) // it logs what became of it
 		}
 	}
@@ -76,8 +72,8 @@ func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
 // Reload makes the differences between what runs and what the files say, all
 // of them or none.
 func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.one.Lock()
+	defer r.one.Unlock()
 	log, manager := r.daemon.log, r.daemon.manager
 	if !req.DryRun {
 		if err := manager.Reloading(); err != nil {
@@ -90,11 +86,11 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	switch {
 	case req.DryRun:
 	case err != nil:
-		r.loaded = false
+		r.tried(false)
 		r.daemon.notify("STATUS=not reloaded: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 		log.Error("not reloaded; what ran before goes on", zap.NamedError("err", err))
 	default:
-		r.loaded, r.loadedAt = true, time.Now()
+		r.tried(true)
 		r.changed()
 		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
 			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
@@ -102,8 +98,18 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	return out, err
 }
 
+// tried notes whether the configuration was loaded.
+func (r *reloader) tried(loaded bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.loaded = loaded; loaded {
+		r.loadedAt = time.Now()
+	}
+}
+
+// reload waits for files without r.mu, which all others need.
 func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err error) {
-	path := firstOf(req.Config, r.path)
+	path := firstOf(req.Config, r.config())
 	if path == "" {
 		return out, errors.New("this instance has its tunnel from the command line: name a PATH to load")
 	}
@@ -118,6 +124,8 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 		}
 		return out, &control.InvalidError{Text: err.Error(), Faults: 1}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.daemon.named || cfg.Instance == "" {
 		cfg.Instance = r.running.Instance
 	}
@@ -145,10 +153,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	}
 	r.daemon.level.configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
-	now.Instance, now.Log.Format = r.running.Instance, r.running.Log.Format
-	now.Socket.Workers, now.Socket.CPUs, now.Socket.Rcvbuf = r.running.Socket.Workers, r.running.Socket.CPUs, r.running.Socket.Rcvbuf
-	now.Metrics.Listen = r.running.Metrics.Listen
-	r.running, r.path = now, path
+	r.running, r.path = withProcess(now, r.running), path
 	out.Applied = true
 	r.daemon.warn(changes.Added)
 	r.daemon.warnHooks(&cfg.Hooks)

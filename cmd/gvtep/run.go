@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -38,6 +37,7 @@ type daemon struct {
 	control  string // path of the control socket; "": none
 	log      *zap.Logger
 	level    *logState
+	hangups  <-chan os.Signal // each asks for a reload; nil: there is nothing to reload
 	manager  *service.Manager
 	door     control.Door // of what answers; open when the tunnels are
 	runDir   string       // where instances have their directories
@@ -54,7 +54,9 @@ func (a *app) runCmd() *cobra.Command {
 		Use:   "run NAME KEYWORDS | run --config PATH",
 		Short: "carry tunnels until a signal ends it",
 		Long: `Carry a tunnel on the device NAME, or those of a configuration, in the
-foreground, until SIGINT or SIGTERM. SIGHUP reloads the configuration.
+foreground, until SIGINT or SIGTERM. SIGHUP reloads the configuration, also
+while the daemon waits for its underlay; without one it ends the daemon, unless
+it was ignored when that started (nohup).
 
 Every keyword is a flag (--ttl 64) or two bare words (ttl 64), so the tail of
 an "ip link add NAME type geneve ..." line can be pasted. Instead of --KEYWORD
@@ -74,6 +76,8 @@ those that are on or off may be written --noKEYWORD.`,
 	f.StringVar(&hooks, "hooks", "on", "run the programs of [hooks] in the configuration: `on|off` (GVTEP_HOOKS)")
 	f.BoolVar(&waits, "wait-underlay", false, "wait for local addresses and devices that are not there yet (always under systemd)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		ctx, hangups := handleSignals(cmd.Context(), d.path != "")
+		d.hangups = hangups
 		if env := os.Getenv("GVTEP_HOOKS"); env != "" && !cmd.Flags().Changed("hooks") {
 			hooks = env
 		}
@@ -104,10 +108,14 @@ those that are on or off may be written --noKEYWORD.`,
 				d.path, err = filepath.Abs(d.path) // for reloads
 			}
 		}
-		log, level, logErr := newLogger(os.Stderr, d.config.Log)
-		d.log, d.level = log, level
-		if err == nil && logErr != nil {
-			err = refused(logErr)
+		if err == nil {
+			d.log, d.level, err = newLogger(os.Stderr, d.config.Log)
+			err = refused(err)
+		}
+		if err == nil {
+			// What else is said, last words included, waits for nobody either.
+			a.errOut, a.flush = d.level.queue, d.level.queue.close
+			zap.RedirectStdLog(d.log) // net/http's
 		}
 		d.named = a.instance != ""
 		d.instance = firstOf(a.instance, d.config.Instance, called)
@@ -119,7 +127,7 @@ those that are on or off may be written --noKEYWORD.`,
 			d.control = firstOf(a.control, control.SocketPath(a.runDir, d.instance))
 		}
 		if err == nil {
-			err = refused(d.run(cmd.Context()))
+			err = refused(d.run(ctx))
 		}
 		if err != nil {
 			return fmt.Errorf("run %s: %w", name, withoutPrefix(err, name+": "))
@@ -142,15 +150,6 @@ func firstOf(texts ...string) string {
 // run carries the tunnels until a signal or a fault ends it. Whatever the way,
 // nothing is left behind.
 func (d *daemon) run(ctx context.Context) (err error) {
-	// A second signal finds the default again and ends the process at once.
-	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
-	if d.path == "" {
-		signals = append(signals, unix.SIGHUP)
-	}
-	ctx, stop := signal.NotifyContext(ctx, signals...)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-
 	cfg := &d.config
 	cpus, err := usableCPUs(cfg.Socket.CPUs)
 	if err != nil {
@@ -252,9 +251,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	attendant := newAttendant(d, ep, kept, reload, dir)
 	reload.changed = attendant.poke
 	d.door.Open(newSource(ep, reload, d))
-	if d.path != "" {
-		parts.Go(func() { reload.onSignal(ctx) })
-	}
+	parts.Go(func() { reload.onSignal(ctx, d.hangups) })
 	parts.Go(func() { d.feedWatchdog(ctx, ep) })
 	parts.Go(func() {
 		if d.announce(ctx, ep) {
@@ -316,14 +313,25 @@ func (d *daemon) recall(dir string, kept *store) (m vtep.Memory, age time.Durati
 
 // open opens all tunnels. A patient daemon waits for addresses and devices of
 // the underlay, and for bridges, that are not there yet: at boot they come when
-// they come.
+// they come. SIGHUP replaces what it waits for by what the configuration says
+// now, all or nothing.
 func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 	said := ""
+	var before *config.Config // the last that was waited for, if the present one was not tried yet
 	for {
 		err := ep.Add(vtepTunnels(d.config.Tunnels)...)
-		if err == nil || !d.patient || !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
+		waits := d.patient && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV))
+		switch {
+		case err == nil:
+			return nil
+		case !waits && before == nil:
 			return err
+		case !waits:
+			d.log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+			d.config, before = *before, nil
+			continue
 		}
+		before = nil
 		if text := err.Error(); text != said {
 			said = text
 			d.log.Warn("waiting for the underlay", zap.NamedError("err", err))
@@ -334,9 +342,30 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 		select {
 		case <-ctx.Done():
 			return err
+		case <-d.hangups:
+			cfg, err := loadConfig(d.path, d.amend)
+			if err != nil {
+				d.log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+				continue
+			}
+			old := d.config
+			before, d.config, said = &old, withProcess(cfg, old), ""
+			d.level.configure(cfg.Log.Level)
+			d.warn(cfg.Tunnels)
+			d.warnHooks(&cfg.Hooks)
+			d.log.Info("the configuration was loaded again", zap.String("config", d.path), zap.Int("tunnels", len(cfg.Tunnels)))
 		case <-time.After(underlayPoll):
 		}
 	}
+}
+
+// withProcess is a new configuration, but for what only a restart changes: that
+// is as in the one that runs.
+func withProcess(now, running config.Config) config.Config {
+	now.Instance, now.Log.Format = running.Instance, running.Log.Format
+	now.Socket.Workers, now.Socket.CPUs, now.Socket.Rcvbuf = running.Socket.Workers, running.Socket.CPUs, running.Socket.Rcvbuf
+	now.Metrics.Listen = running.Metrics.Listen
+	return now
 }
 
 // underlayPoll is how often open tries again.

@@ -25,6 +25,7 @@ type Snapshot struct {
 	Reloaded   bool
 	ReloadedAt time.Time
 	Logged     map[string]uint64 // messages by level, all levels
+	LogDropped uint64            // of these, messages that could not be written
 	// MaxPeers is how many peers have series of their own; those beyond are
 	// only counted.
 	MaxPeers int
@@ -104,6 +105,7 @@ var (
 	offloads      = gauge("offload_enabled", "Whether an offload is in use by all devices or sockets that it is meant for.", "offload")
 	optionPackets = counter("option_packets", "Received packets with an option of a class: ignored, or the packet dropped for it.", "class", "action")
 	logMessages   = counter("log_messages", "Messages logged.", "level")
+	logDropped    = counter("log_dropped", "Messages dropped because the log was not read fast enough, or could not be written.")
 
 	batchDesc = prometheus.NewDesc("gvtep_io_batch_packets", "Wire-sized packets that one system call carried.", []string{"path"}, nil)
 )
@@ -114,7 +116,7 @@ var all = []family{
 	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
 	peerReceive, peerTransmit, peerLast, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbRejected,
-	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages,
+	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages, logDropped,
 }
 
 type collector struct {
@@ -140,6 +142,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	o.put(ready, bit(s.Ready))
 	o.put(reloadOK, bit(snap.Reloaded))
 	o.put(reloadTime, unix(snap.ReloadedAt))
+	o.put(logDropped, float64(snap.LogDropped))
 	for level, n := range snap.Logged {
 		o.put(logMessages, float64(n), level)
 	}

@@ -47,6 +47,7 @@ func full() Snapshot {
 	return Snapshot{
 		State: s, Reloaded: true, ReloadedAt: at, MaxPeers: 3,
 		Logged: map[string]uint64{"debug": 0, "info": 21, "warn": 1, "error": 0},
+		LogDropped: 4,
 	}
 }
 
