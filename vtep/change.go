@@ -21,7 +21,7 @@ type Change struct {
 }
 
 // Apply makes a change, all of it or nothing: on error everything is as it
-// was before. Tunnels that it does not name lose no packet, and those that it
+// was before. If a worker hangs meanwhile the change is made, and Health has the worker. Tunnels that it does not name lose no packet, and those that it
 // changes keep their device, their table and their counters.
 //
 // Errors of the kernel unwrap to their errno; a tunnel that is there already
@@ -85,6 +85,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		old = append(old, t)
 	}
 	for i, cfg := range c.Set {
+		e.mu.progress()
 		t, err := e.reconfigure(old[i], cfg)
 		if err != nil {
 			return fmt.Errorf("%s: %w", cfg.Device.Name, err)
@@ -93,6 +94,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.enter(t)
 	}
 	for _, cfg := range c.Add {
+		e.mu.progress()
 		name := cfg.Device.Name
 		if _, ok := e.tunnels[name]; ok {
 			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, errExists)
@@ -122,9 +124,8 @@ func (e *Endpoint) apply(c Change) (err error) {
 			}
 		}
 	})
-	if err := e.publish(); err != nil {
-		return err
-	}
+	e.mu.progress()
+	e.commit()
 	e.checkPaths(append(opened, changed...), anyPeer)
 	e.tell(opened, "new")
 	e.tell(changed, "changed")
@@ -159,12 +160,19 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	e.leave(old)
 	e.enter(t)
 	e.pool.afterwards(func() { e.settle(t, old) })
-	if err := e.publish(); err != nil {
-		return err
-	}
+	e.commit()
 	// The others have been asked for when they came, or when something changed.
 	e.checkPaths([]*tunnel{t}, func(p *peer) bool { return t.isNew(p, old) })
 	return nil
+}
+
+// commit publishes a change that is made. If a worker does not take it over in
+// time the change holds all the same, for the others at once: there is no way
+// back that would not need the worker, too. catchUp does the rest when it goes on.
+func (e *Endpoint) commit() {
+	if err := e.publish(); err != nil {
+		e.log.Error("a change takes full effect only when all workers have taken it over", zap.NamedError("err", err))
+	}
 }
 
 // isNew reports whether a peer of t is none of an older version of it.

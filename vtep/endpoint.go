@@ -60,7 +60,7 @@ type Endpoint struct {
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
 
-	mu      sync.Mutex // held by one change at a time
+	mu      lock // held by one change at a time
 	running bool
 	closed  bool
 	tunnels map[string]*tunnel

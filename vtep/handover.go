@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -160,8 +159,8 @@ func (p *pool) seat(v *view, d descriptor, fd int, t turn) {
 func (p *pool) hand(v *view) error {
 	p.poll.advance(v, false)
 	p.view.Store(v)
-	if p.running && !p.summon(5*time.Second, func() bool { return p.behind() < 0 }) {
-		return fmt.Errorf("worker %d is stuck: it did not take over a change within 5 s", p.behind())
+	if p.running && !p.summon(answerBound, func() bool { return p.behind() < 0 }) {
+		return fmt.Errorf("worker %d is stuck: it did not take over a change within %s", p.behind(), answerBound)
 	}
 	p.settled.Store(v.generation)
 	unpolled, err := p.poll.advance(v, true)

@@ -22,6 +22,7 @@ func (e *Endpoint) Health() (h Health) {
 		h.Faults = append(h.Faults, StuckText(stuck))
 	}
 	h.Faults = append(h.Faults, e.unpolledFault()...)
+	h.Faults = append(h.Faults, e.heldFault()...)
 	for _, p := range e.pool.snapshot().ports {
 		_, up, deleted := linkOf(p.device)
 		if deleted && e.pool.snapshot().port(p.id) == nil {

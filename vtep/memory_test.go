@@ -209,12 +209,16 @@ type memDevices struct {
 	offload packet.Offload
 	fail    error // of the next Open
 	opened  []*memDevice
-	fd      int // that queues say they have; 0: their own
+	fd      int    // that queues say they have; 0: their own
+	onOpen  func() // called by Open; nil: nothing is
 }
 
 func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {
 	if ds.fail != nil {
 		return nil, ds.fail
+	}
+	if ds.onOpen != nil {
+		ds.onOpen()
 	}
 	d := &memDevice{opts: opts, index: 100 + len(ds.opened), mtu: opts.MTU, offload: ds.offload, mac: opts.LLAddr, up: !opts.Down, alone: opts.Isolated}
 	if d.mac.IsZero() {

@@ -273,8 +273,12 @@ func (a *attendant) remember(now time.Time) {
 	a.pause = max(memoryPeriod, memoryShare*a.saved.Sub(now))
 }
 
-// feedWatchdog tells the service manager that all workers make progress, as
-// long as they do, until ctx ends.
+// hungForGood is when a change that makes no progress is taken for one that never
+// will: long after it is a fault, so that a slow one is not killed.
+const hungForGood = time.Minute
+
+// feedWatchdog tells the service manager that all workers make progress, and
+// changes as well, as long as they do, until ctx ends.
 func (d *daemon) feedWatchdog(ctx context.Context, ep *vtep.Endpoint) {
 	period := d.manager.Watchdog()
 	if period == 0 {
@@ -284,7 +288,7 @@ func (d *daemon) feedWatchdog(ctx context.Context, ep *vtep.Endpoint) {
 	tick := time.NewTicker(period / 4)
 	defer tick.Stop()
 	for {
-		if stuck := ep.Progress(ctx); len(stuck) == 0 {
+		if stuck := ep.Progress(ctx); len(stuck) == 0 && ep.Held() < hungForGood {
 			d.notify("WATCHDOG=1")
 		}
 		select {

@@ -35,7 +35,6 @@ type store struct {
 
 	mu      sync.Mutex
 	held    map[string]bool // names of all that the manager holds
-	tight   bool            // it had no room for all of it
 	grown   bool            // it was given more since it was last asked
 	nextUDP int
 	leaving bool // this process ends, and another may go on
@@ -181,19 +180,22 @@ func (s *store) disown(u *udp.Underlay) []string {
 // Call it after changes.
 func (s *store) checkRoom() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.grown {
+	grown := s.grown
+	s.grown = false
+	s.mu.Unlock()
+	if !grown {
 		return
 	}
-	s.grown = false
-	room, err := s.manager.Room()
+	room, err := s.manager.Room() // changes need not wait for its answer
 	if err != nil {
 		s.log.Error("cannot tell whether descriptors are kept over a restart", zap.NamedError("err", err))
 		return
 	}
-	if s.tight = !room; room {
+	if room {
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.log.Error(fmt.Sprintf("a restart will interrupt tunnels: the service manager has no room for their descriptors; in the unit, FileDescriptorStoreMax= should be %d or more", len(s.held)+1),
 		zap.Int("descriptors", len(s.held)))
 }

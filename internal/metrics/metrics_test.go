@@ -46,7 +46,7 @@ func full() Snapshot {
 	s.UDPReceive = packet.BatchCounts{Buckets: [8]uint64{1, 0, 2, 0, 0, 0, 0, 1}, Packets: 110}
 	return Snapshot{
 		State: s, Reloaded: true, ReloadedAt: at, MaxPeers: 3,
-		Logged: map[string]uint64{"debug": 0, "info": 21, "warn": 1, "error": 0},
+		Logged:     map[string]uint64{"debug": 0, "info": 21, "warn": 1, "error": 0},
 		LogDropped: 4,
 	}
 }

@@ -2,13 +2,16 @@
 // whoever speaks its protocols (sd_notify(3), sd_listen_fds(3)). It says how
 // we are, and lets the manager hold descriptors over a restart.
 //
-// Without a manager every method does nothing and says so where it matters.
+// Without a manager every method does nothing and says so where it matters. A
+// manager that hangs is waited for once; until it does what it should it then costs
+// next to nothing, as others may wait for the caller.
 package service
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -21,6 +24,9 @@ type Manager struct {
 	socket    string // NOTIFY_SOCKET; "": there is none
 	watchdog  time.Duration
 	inherited []Descriptor
+
+	deaf   atomic.Bool // it did not take the last message in time
+	silent atomic.Bool // it did not answer the last barrier in time
 }
 
 // Descriptor is one that the manager holds for us, or held.
@@ -78,8 +84,7 @@ func (m *Manager) Notify(state string) error {
 	if !m.Present() {
 		return nil
 	}
-	_, err := daemon.SdNotify(false, state)
-	return err
+	return m.send(state, -1)
 }
 
 // Reloading says that a reload has begun. READY=1 ends it.

@@ -17,6 +17,13 @@ import (
 // them one by one, between all else that it does.
 const answerTime = 5 * time.Second
 
+const (
+	// sendTime is how long the manager may have no room for a message.
+	sendTime = 2 * time.Second
+	// silentTime is answerTime for one that did not answer the last time.
+	silentTime = 50 * time.Millisecond
+)
+
 // errNoAnswer says that the manager did not get to our messages in time.
 var errNoAnswer = errors.New("the service manager does not answer")
 
@@ -62,7 +69,13 @@ func (m *Manager) Barrier() error {
 	if err != nil {
 		return err
 	}
-	if gone, err := hungUp(ends[0], answerTime); err != nil || !gone {
+	patience := answerTime
+	if m.silent.Load() {
+		patience = silentTime
+	}
+	gone, err := hungUp(ends[0], patience)
+	m.silent.Store(!gone)
+	if err != nil || !gone {
 		return errors.Join(err, errNoAnswer)
 	}
 	return nil
@@ -115,18 +128,35 @@ func hungUp(fd int, within time.Duration) (bool, error) {
 	}
 }
 
-// send is Notify with a descriptor, which go-systemd has no call for.
+// send sends a message, with a descriptor unless that is -1. go-systemd has no call
+// for the one, and waits for ever with the other.
 func (m *Manager) send(state string, fd int) error {
 	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(s)
+	flags := unix.MSG_NOSIGNAL
+	if m.deaf.Load() {
+		flags |= unix.MSG_DONTWAIT
+	}
+	limit := unix.NsecToTimeval(sendTime.Nanoseconds())
+	if err := unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
+		return err
+	}
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
 	to := &unix.SockaddrUnix{Name: m.socket} // a leading @ is the abstract namespace's
 	for {
-		err := unix.Sendmsg(s, []byte(state), unix.UnixRights(fd), to, unix.MSG_NOSIGNAL)
+		err := unix.Sendmsg(s, []byte(state), rights, to, flags)
 		if err == unix.EINTR {
 			continue
+		}
+		m.deaf.Store(err == unix.EAGAIN)
+		if err == unix.EAGAIN {
+			err = errNoAnswer
 		}
 		if err != nil {
 			what, _, _ := strings.Cut(state, "\n")
