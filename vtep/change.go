@@ -196,10 +196,10 @@ func (e *Endpoint) enter(t *tunnel) {
 	e.tunnels[t.config.Device.Name] = t
 	for _, p := range t.peers {
 		for _, a := range p.admissions {
-			e.admit[a] = p
+			e.admit[a] = p.fpeer
 		}
 		for _, s := range p.sources {
-			e.sources[s] = append(slices.Clip(e.sources[s]), p)
+			e.sources[s] = append(slices.Clip(e.sources[s]), p.fpeer)
 		}
 	}
 }
@@ -212,7 +212,7 @@ func (e *Endpoint) leave(t *tunnel) {
 			delete(e.admit, a)
 		}
 		for _, s := range p.sources {
-			e.sources[s] = slices.DeleteFunc(slices.Clone(e.sources[s]), func(q *peer) bool { return q == p })
+			e.sources[s] = slices.DeleteFunc(slices.Clone(e.sources[s]), func(q *fpeer) bool { return q == p.fpeer })
 			if len(e.sources[s]) == 0 {
 				delete(e.sources, s)
 			}

@@ -65,8 +65,8 @@ type Endpoint struct {
 	closed  bool
 	tunnels map[string]*tunnel
 	sockets map[netio.ListenOptions]*socket
-	admit   map[admission]*peer // of all tunnels
-	sources map[source][]*peer  // of all trunks
+	admit   map[admission]*fpeer // of all tunnels
+	sources map[source][]*fpeer  // of all trunks
 	lastID  uint32
 
 	goneDrops Drops // of tunnels that are no longer there
@@ -87,8 +87,8 @@ func New(cfg Config) (*Endpoint, error) {
 		speakers: make(chan speaker, speakerQueue),
 		tunnels:  make(map[string]*tunnel),
 		sockets:  make(map[netio.ListenOptions]*socket),
-		admit:    make(map[admission]*peer),
-		sources:  make(map[source][]*peer),
+		admit:    make(map[admission]*fpeer),
+		sources:  make(map[source][]*fpeer),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
@@ -175,14 +175,14 @@ func (e *Endpoint) publish() error {
 		sources: maps.Clone(e.sources),
 		trunks:  make(map[uint32][]*port),
 		vnis:    make(map[vniKey]struct{}),
-		peers:   make(map[int32]*peer),
+		peers:   make(map[int32]*fpeer),
 		open:    make(map[vniKey]*port),
 	}
 	for _, t := range e.sorted() {
 		snap.ports = append(snap.ports, t.port)
 		t.state.current.Store(t.port)
 		for _, p := range t.peers {
-			snap.peers[p.id] = p
+			snap.peers[p.id] = p.fpeer
 		}
 		for _, s := range t.sockets {
 			if !t.config.NoVNI {
@@ -195,8 +195,8 @@ func (e *Endpoint) publish() error {
 			if t.port.trunk != nil {
 				snap.trunks[s.id] = append(snap.trunks[s.id], t.port)
 			}
-			if !slices.Contains(snap.sockets, s) {
-				snap.sockets = append(snap.sockets, s)
+			if !slices.Contains(snap.sockets, s.fsocket) {
+				snap.sockets = append(snap.sockets, s.fsocket)
 			}
 		}
 	}

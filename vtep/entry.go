@@ -271,7 +271,7 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	}
 	t.hold(t.entries, of, list)
 	for _, p := range t.port.segment.nexthopPeers(have.Nexthop) {
-		if !t.needs(p) {
+		if !t.needs(t.byDestination[p.dest]) {
 			return e.rewire(t, func(*tunnel) {})
 		}
 	}
@@ -323,7 +323,7 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	list := t.entries.at[of]
 	if entry.Remote.IsValid() {
 		d := t.entryDestination(entry)
-		if len(list) == 0 && !slices.ContainsFunc(t.port.segment.nexthopPeers(have.Nexthop), func(p *peer) bool { return p.dest == d }) {
+		if len(list) == 0 && !slices.ContainsFunc(t.port.segment.nexthopPeers(have.Nexthop), func(p *fpeer) bool { return p.dest == d }) {
 			return errNotFound
 		}
 		rest := slices.DeleteFunc(slices.Clone(list), func(o Entry) bool { return t.entryDestination(o) == d })

@@ -111,7 +111,7 @@ func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *portState, c fdb
 // remote returns the address of the first peer behind nh.
 func (s *segment) remote(nh fdb.Nexthop) netip.AddrPort {
 	for _, p := range s.nexthopPeers(nh) {
-		return netip.AddrPortFrom(p.config.Remote, p.remotePort)
+		return p.dest.remote
 	}
 	return netip.AddrPort{}
 }

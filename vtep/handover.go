@@ -86,8 +86,8 @@ func (s *pollSet) advance(snap *view, allPassed bool) (unpolled int, err error) 
 
 // descriptor names a queue of a port or a socket.
 type descriptor struct {
-	port   uint32  // its id; 0: a socket
-	socket *socket // nil: a queue
+	port   uint32   // its id; 0: a socket
+	socket *fsocket // nil: a queue
 	n      int
 }
 
@@ -95,7 +95,7 @@ type descriptor struct {
 type turn struct {
 	slot   *slot
 	port   *port
-	socket *socket
+	socket *fsocket
 	n      int // which of its queues or sockets
 }
 
@@ -206,7 +206,7 @@ func (p *pool) hasPassed() {
 
 // afterwards has something done once all workers have passed to the next snapshot: at the
 // end of publish, or when one that was stuck goes on.
-func (p *pool) afterwards(f func()) { p.pending = append(p.pending, f) }
+func (p *pool) afterwards(f func()) { p.todo = append(p.todo, f) }
 
 // finish does what was to be done afterwards, such as closing. If a worker may still use what
 // is closed there, it does nothing: a descriptor that stays open costs less than the next
@@ -215,9 +215,9 @@ func (p *pool) finish() error {
 	if w := p.behind(); w >= 0 {
 		return fmt.Errorf("worker %d has not passed to the newest snapshot: what older ones have stays open", w)
 	}
-	todo := p.pending
-	p.pending = nil
-	for _, f := range todo {
+	all := p.todo
+	p.todo = nil
+	for _, f := range all {
 		f()
 	}
 	return nil

@@ -3,8 +3,6 @@ package vtep
 import (
 	"golang.org/x/sys/unix"
 
-	"gvtep/fdb"
-	"gvtep/internal/neigh"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
@@ -22,7 +20,7 @@ import (
 type admitted struct {
 	train  *packet.Train // nil: none was
 	vni    geneve.VNI
-	peer   *peer
+	peer   *fpeer
 	seg    *segment
 	source packet.MAC // learned from it in this train
 
@@ -48,7 +46,7 @@ func (a *admitted) end(worker int, now int64) {
 // joining is the frame that is being joined of the pieces of one flow.
 type joining struct {
 	joiner offload.Joiner
-	peer   *peer // that all pieces are from; nil: there is no frame
+	peer   *fpeer // that all pieces are from; nil: there is no frame
 	seg    *segment
 	head   []byte        // the GENEVE header of the first piece
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
@@ -91,7 +89,7 @@ func (j *joining) end(w *worker) {
 }
 
 // socketTurn serves one receive socket.
-func (w *worker) socketTurn(s *socket, n int) (did outcome) {
+func (w *worker) socketTurn(s *fsocket, n int) (did outcome) {
 	trains, more, err := s.receivers[n].Receive()
 	if err != nil {
 		w.pool.Owner.SocketFailed(s, err)
@@ -140,14 +138,11 @@ func (snap *snapshot) isOwn(ifindex int32) bool {
 	return false
 }
 
-// delivered is inbound's answer for a datagram that was not dropped.
-const delivered = numReasons
-
 // inbound takes one datagram. The order of the checks is that of the
 // project's ruling A-10: header, sender, VNI, inner frame, policy, ECN, and
 // only then learning and delivery: what is dropped teaches nothing. w.admitted
 // is by what it was admitted, nothing if it was not.
-func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
+func (w *worker) inbound(s *fsocket, t *packet.Train, datagram []byte) Reason {
 	hdr, frame, err := geneve.Parse(datagram)
 	if hdr.Options != nil {
 		w.options.count(hdr.Options, err == geneve.ErrCritical)
@@ -165,103 +160,17 @@ func (w *worker) inbound(s *socket, t *packet.Train, datagram []byte) Reason {
 			if !isPayload(hdr.Protocol) {
 				return DropBadProtocol
 			}
-			return w.stranger(key, t, datagram)
+			return w.unknownSender(key, t, datagram)
 		}
 		a.train, a.vni, a.peer, a.seg = t, hdr.VNI, from, seg
 	}
-	from, seg, p, h := a.peer, a.seg, a.peer.port, &w.headers
-	switch hdr.Protocol {
-	case geneve.ProtoEthernet:
-		if p.l3 {
-			return DropBadProtocol
-		}
-		if len(frame) < ethernetLen {
-			return DropShortInner
-		}
-		packet.Walk(frame, false, h)
-	case geneve.ProtoIPv4, geneve.ProtoIPv6:
-		if !p.l3 {
-			return DropBadProtocol
-		}
-		packet.Walk(frame, true, h)
-		if h.Version == 0 {
-			return DropShortInner
-		}
-		if (h.Version == 4) != (hdr.Protocol == geneve.ProtoIPv4) {
-			return DropBadProtocol
-		}
-		if !seg.routedBack(frame, h, from) {
-			return DropBadSource
-		}
-	default:
-		return DropBadProtocol
-	}
-	var src packet.MAC
-	if !p.l3 {
-		dst := packet.MAC(frame[0:6])
-		src = packet.MAC(frame[6:12])
-		switch {
-		case src.IsGroup() || src.IsZero() || src == p.mac:
-			return DropBadSourceMAC
-		case h.Tags > 0 && seg.vlanDrop:
-			return DropVLAN
-		case dst.IsGroup() && seg.reserved(dst, h):
-			return DropReservedAddress
-		}
-	}
-	if h.Version != 0 {
-		ecn := ecnDecap[h.TOS&3][t.TOS&3]
-		if ecn == ecnDrop {
-			return DropECN
-		}
-		if ecn != h.TOS&3 {
-			packet.SetECN(frame, h, ecn)
-		}
-	}
-	if from.bum.interval != 0 && !p.l3 && seg.floods(p, packet.MAC(frame[0:6]), w.now) && !from.bum.allow(w.now, 1) {
-		from.flooded.Add(1)
-		return DropBUMLimit
-	}
-	if !p.l3 && src != a.source && (seg.learning || seg.locked) {
-		if !seg.learn(src, from, w.now) {
-			return DropLocked
-		}
-		a.source = src
-	}
-	if seg.neighbours != nil && neigh.Concerns(h) {
-		seg.neighbours.Observe(frame, h, false, w.now)
+	if reason := a.seg.fromPeer(a.peer, hdr.Protocol, frame, &w.headers, t.TOS, &a.source, w.now); reason != delivered {
+		return reason
 	}
 	a.packets++
 	a.bytes += uint64(len(frame))
 	w.deliver(datagram, len(datagram)-len(frame))
 	return delivered
-}
-
-// floods reports whether our side has to flood a frame for dst: a group's, or
-// of a station that is not known to be here. Without learning none ever is, and
-// only the groups count.
-func (s *segment) floods(p *port, dst packet.MAC, now int64) bool {
-	if dst.IsGroup() {
-		return true
-	}
-	if dst == p.mac || !s.learning {
-		return false
-	}
-	nh, ok := s.fdb.Lookup(dst, now)
-	return !ok || nh != fdb.Local
-}
-
-// learn notes where a source address is, and reports whether it may be there.
-func (s *segment) learn(src packet.MAC, from *peer, now int64) bool {
-	if s.locked {
-		nh, ok := s.fdb.Lookup(src, now)
-		return ok && s.learnedFrom(nh, from)
-	}
-	if s.fdb.Learn(src, from.nexthop, now) != fdb.Pinned {
-		return true
-	}
-	nh, ok := s.fdb.Lookup(src, now)
-	return ok && s.learnedFrom(nh, from)
 }
 
 func isPayload(protocol uint16) bool {

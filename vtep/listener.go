@@ -25,8 +25,8 @@ func (l listener) DeviceFailed(p *port, err error) {
 	l.fail(fmt.Errorf("%s: the device was deleted: %w", p.name, err))
 }
 
-func (l listener) SocketFailed(s *socket, err error) {
-	l.fail(fmt.Errorf("receive socket %s port %d: %w", s.options.Local, s.options.Port, err))
+func (l listener) SocketFailed(s *fsocket, err error) {
+	l.fail(fmt.Errorf("receive socket %s: %w", s.name, err))
 }
 
 // fail ends Run.

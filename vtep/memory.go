@@ -107,7 +107,7 @@ func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
 			}
 			to := peers[0].dest
 			l.Remote, l.VNI, l.HasVNI, l.Via = to.remote, to.vni, to.hasVNI, to.via
-			l.NoPeer = peers[0].implicit()
+			l.NoPeer = t.byDestination[to].implicit()
 		}
 		all = append(all, l)
 	}

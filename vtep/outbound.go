@@ -114,7 +114,7 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, bytes []byte) (pieces 
 }
 
 // sendFrame sends a single frame to one peer.
-func (w *worker) sendFrame(f *outgoing, to *peer) {
+func (w *worker) sendFrame(f *outgoing, to *fpeer) {
 	path := w.way(f, to, len(f.bytes))
 	if path == nil {
 		return
@@ -125,7 +125,7 @@ func (w *worker) sendFrame(f *outgoing, to *peer) {
 }
 
 // sendSuper cuts a super-frame for one peer.
-func (w *worker) sendSuper(f *outgoing, to *peer) {
+func (w *worker) sendSuper(f *outgoing, to *fpeer) {
 	header := to.header(w.headers.Version)
 	if f.seg.changes(to) {
 		header = append(w.superHead[:0], header...) // of which each piece has a copy
@@ -171,10 +171,10 @@ func (w *worker) room(n int) bool {
 
 // changes reports whether the header of datagrams to a peer has to get the
 // segment's VNI: the peers of a trunk are those of all its segments.
-func (s *segment) changes(to *peer) bool { return s.vid != 0 && !to.dest.hasVNI }
+func (s *segment) changes(to *fpeer) bool { return s.vid != 0 && !to.dest.hasVNI }
 
 // header returns the header of one datagram to a peer, lent until the flush.
-func (w *worker) header(seg *segment, to *peer) []byte {
+func (w *worker) header(seg *segment, to *fpeer) []byte {
 	template := to.header(w.headers.Version)
 	if !seg.changes(to) {
 		return template
@@ -189,7 +189,7 @@ func (w *worker) header(seg *segment, to *peer) []byte {
 
 // way returns the path to a peer for a frame, or for pieces of a super-frame, of size
 // bytes, or counts the drop and returns nil.
-func (w *worker) way(f *outgoing, to *peer, size int) *packet.Path {
+func (w *worker) way(f *outgoing, to *fpeer, size int) *packet.Path {
 	seg, frame := f.seg, f.bytes
 	limit, reason := int(to.limit.Load()), DropTooBig
 	switch {
@@ -197,9 +197,9 @@ func (w *worker) way(f *outgoing, to *peer, size int) *packet.Path {
 		reason = DropLoop
 	case limit == 0:
 		reason = DropNoRoute
-	case size <= limit && to.path != nil && (seg.df != DFInherit || dontFragment(frame, &w.headers)):
+	case size <= limit && to.path != nil && (!seg.inheritDF || dontFragment(frame, &w.headers)):
 		return to.path
-	case to.pathFrag != nil && (seg.df != DFInherit || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
+	case to.pathFrag != nil && (!seg.inheritDF || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
 		return to.pathFrag
 	}
 	if reason == DropTooBig && (f.narrowest == 0 || limit < f.narrowest) {
@@ -294,7 +294,7 @@ func (s *segment) takes(p *port, frame []byte, h *packet.Headers, now int64) (re
 
 // forward decides where a frame of so many pieces from the device goes: to the peers returned,
 // as copies of a flooded frame or not. With no peers, reason says why.
-func (s *segment) forward(p *port, frame []byte, h *packet.Headers, pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
+func (s *segment) forward(p *port, frame []byte, h *packet.Headers, pieces int, now int64) (peers []*fpeer, flood bool, reason Reason) {
 	if p.l3 {
 		return s.route(frame, h), false, DropNoPeer
 	}
@@ -317,7 +317,7 @@ func (s *segment) forward(p *port, frame []byte, h *packet.Headers, pieces int, 
 }
 
 // floodGroup decides about a frame to a group address.
-func (s *segment) floodGroup(dst packet.MAC, pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
+func (s *segment) floodGroup(dst packet.MAC, pieces int, now int64) (peers []*fpeer, flood bool, reason Reason) {
 	if s.groups {
 		if nh, ok := s.fdb.Lookup(dst, now); ok {
 			return s.nexthopPeers(nh), true, DropLoop
@@ -330,7 +330,7 @@ func (s *segment) floodGroup(dst packet.MAC, pieces int, now int64) (peers []*pe
 }
 
 // floodAll sends to the flood list, as long as the limit allows it.
-func (s *segment) floodAll(pieces int, now int64) (peers []*peer, flood bool, reason Reason) {
+func (s *segment) floodAll(pieces int, now int64) (peers []*fpeer, flood bool, reason Reason) {
 	if !s.bum.allow(now, pieces) {
 		return nil, false, DropBUMLimit
 	}
@@ -353,15 +353,12 @@ func (s *segment) reserved(dst packet.MAC, h *packet.Headers) bool {
 // ECN always the inner packet's (RFC 6040 section 4.1), 0 without one (RFC
 // 9601 section 4).
 func (s *segment) outer(h *packet.Headers) (tos, ttl uint8) {
-	tos, ttl = uint8(s.tos)&0xfc, uint8(s.ttl)
-	if s.tos == Inherit {
+	tos, ttl = s.tos, s.ttl
+	if s.inheritTOS {
 		tos = h.TOS & 0xfc
 	}
-	if s.ttl == Inherit {
-		ttl = DefaultTTL
-		if h.Version != 0 && h.TTL != 0 {
-			ttl = h.TTL
-		}
+	if s.inheritTTL && h.Version != 0 && h.TTL != 0 {
+		ttl = h.TTL
 	}
 	return tos | h.TOS&3, ttl
 }
@@ -374,7 +371,7 @@ func dontFragment(frame []byte, h *packet.Headers) bool {
 // ownFlow reports whether an inner packet is one of our own datagrams to this
 // peer that was routed into the tunnel. Sending it would wrap it for ever;
 // the route watcher finds such a route too, but a moment later.
-func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
+func (to *fpeer) ownFlow(frame []byte, h *packet.Headers) bool {
 	if h.Proto != unix.IPPROTO_UDP || h.L4 == 0 {
 		return false
 	}
@@ -400,7 +397,7 @@ func (to *peer) ownFlow(frame []byte, h *packet.Headers) bool {
 	return false
 }
 
-func (w *worker) countOut(f *outgoing, to *peer, packets, bytes int) {
+func (w *worker) countOut(f *outgoing, to *fpeer, packets, bytes int) {
 	t := &to.traffic[w.id]
 	if f.flood {
 		t.floodPackets.Add(uint64(packets))

@@ -4,21 +4,40 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
 
-// destination is where datagrams go, as far as it differs within a tunnel.
-type destination struct {
-	remote netip.AddrPort
-	vni    geneve.VNI // 0 unless hasVNI
-	hasVNI bool       // not that of the frame's segment
-	via    string     // underlay device; "": as the route says
+// peer is a remote VTEP of a tunnel: what workers see of it, and what they do not.
+type peer struct {
+	*fpeer
+	*known
+	config Peer
+	// speaks: what it sends is let in, by admissions. floods: it gets copies
+	// of flooded frames. dynamic: it was let in when it first spoke.
+	speaks, floods, dynamic bool
+	admissions              []admission
+	sources                 []source    // of a trunk's peer: where it may speak for any VLAN
+	route                   netio.Route // at the time of the configuration
+}
+
+// known is what lives on of a peer when the configuration changes, and workers do not
+// need; guarded by Endpoint.mu.
+type known struct {
+	// noRoute is what the log last said of the route.
+	noRoute bool
+	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if
+	// it does, and toldRefused that the log says so.
+	refusedSince int64
+	toldRefused  bool
+	// seenBefore is when another process last heard it; zero: not known.
+	seenBefore time.Time
+	last       Stats // as last reported
 }
 
 // destination completes a remote of t: port 0 is the tunnel's.
@@ -34,20 +53,21 @@ func (t *tunnel) destination(remote netip.Addr, port uint16) destination {
 // of the table point that is none of these.
 func (t *tunnel) wanted() (all []*peer) {
 	cfg := &t.config
+	to := func(d destination) *fpeer { return &fpeer{dest: d} }
 	for _, pc := range cfg.Peers {
 		all = append(all, &peer{
-			config: pc, dest: t.destination(pc.Remote, pc.Port),
+			config: pc, fpeer: to(t.destination(pc.Remote, pc.Port)),
 			speaks: true, floods: !pc.NoFlood && !cfg.Group.IsValid() && !cfg.Device.L3,
 		})
 	}
 	for _, a := range t.dynamic {
 		all = append(all, &peer{
-			config: Peer{Remote: a}, dest: t.destination(a, 0),
+			config: Peer{Remote: a}, fpeer: to(t.destination(a, 0)),
 			speaks: true, floods: !cfg.Group.IsValid(), dynamic: true,
 		})
 	}
 	if cfg.Group.IsValid() {
-		all = append(all, &peer{config: Peer{Remote: cfg.Group}, dest: t.destination(cfg.Group, 0), floods: true})
+		all = append(all, &peer{config: Peer{Remote: cfg.Group}, fpeer: to(t.destination(cfg.Group, 0)), floods: true})
 	}
 	known := make(map[destination]bool, len(all))
 	for _, p := range all {
@@ -56,7 +76,7 @@ func (t *tunnel) wanted() (all []*peer) {
 	point := func(d destination) {
 		if !known[d] {
 			known[d] = true
-			all = append(all, &peer{config: Peer{Remote: d.remote.Addr()}, dest: d})
+			all = append(all, &peer{config: Peer{Remote: d.remote.Addr()}, fpeer: to(d)})
 		}
 	}
 	for d := range t.entries.to {
@@ -109,12 +129,12 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 	}
 	p.outer = ipUDPLen(remote) + len(p.headers[0])
 	if before != nil {
-		p.peerState, p.nexthop, p.id, p.route = before.peerState, before.nexthop, before.id, before.route
+		p.peerState, p.known, p.nexthop, p.id, p.route = before.peerState, before.known, before.nexthop, before.id, before.route
 	} else {
 		if err := e.findRoute(t, p); err != nil {
 			return err
 		}
-		p.peerState = &peerState{traffic: make([]traffic, e.workers)}
+		p.peerState, p.known = &peerState{traffic: make([]traffic, e.workers)}, new(known)
 		p.nexthop = t.newNexthop()
 		e.lastID++
 		p.id = int32(e.lastID)
@@ -180,11 +200,15 @@ func (e *Endpoint) assemble(t *tunnel) {
 	cfg := &t.config
 	shared := &rules{
 		drops:    t.drops,
-		nexthops: make([][]*peer, t.lastNexthop+1),
-		learning: cfg.Learning, ttl: cfg.TTL, tos: cfg.TOS, df: cfg.DF,
+		nexthops: make([][]*fpeer, t.lastNexthop+1),
+		learning: cfg.Learning, ttl: uint8(cfg.TTL), tos: uint8(cfg.TOS) & 0xfc,
+		inheritTTL: cfg.TTL == Inherit, inheritTOS: cfg.TOS == Inherit, inheritDF: cfg.DF == DFInherit,
 		l2ControlPass: cfg.L2ControlPass, locked: cfg.Locked,
 		noFlood: cfg.NoFlood, noMcastFlood: cfg.NoMcastFlood, noBcastFlood: cfg.NoBcastFlood,
 		accept: t.accept,
+	}
+	if shared.inheritTTL {
+		shared.ttl = DefaultTTL
 	}
 	seg := t.segment(&t.domains[0], shared)
 	t.port = &port{
@@ -202,20 +226,21 @@ func (e *Endpoint) assemble(t *tunnel) {
 	}
 	for _, p := range t.peers {
 		p.port = t.port
-		shared.nexthops[p.nexthop] = []*peer{p}
+		shared.nexthops[p.nexthop] = []*fpeer{p.fpeer}
 		if p.floods {
-			shared.flood = append(shared.flood, p)
+			shared.flood = append(shared.flood, p.fpeer)
 		}
-	}
-	if cfg.Device.L3 {
-		shared.prefixes, shared.single = newPrefixes(t.peers), t.peers
+		if cfg.Device.L3 {
+			shared.single = append(shared.single, p.fpeer)
+			shared.addRoutes(p.fpeer, p.config.Routes)
+		}
 	}
 	for of, list := range t.entries.at {
 		shared.groups = shared.groups || of.mac.IsGroup()
 		if nh := t.sets[of]; nh != 0 {
 			for _, entry := range list {
 				if !entry.Local {
-					shared.nexthops[nh] = append(shared.nexthops[nh], t.byDestination[t.entryDestination(entry)])
+					shared.nexthops[nh] = append(shared.nexthops[nh], t.byDestination[t.entryDestination(entry)].fpeer)
 				}
 			}
 		}
@@ -271,7 +296,7 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 	s := e.sockets[opts]
 	if s == nil {
 		e.lastID++
-		s = &socket{id: e.lastID, options: opts, received: make([]packet.Counter, e.workers)}
+		s = newSocket(e.lastID, opts, make([]packet.Counter, e.workers))
 		if err := e.openSocket(s); err != nil {
 			return nil, err
 		}
@@ -282,6 +307,19 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 		t.sockets = append(t.sockets, s)
 	}
 	return s, nil
+}
+
+// socket is the receive sockets of one address.
+type socket struct {
+	*fsocket
+	options  netio.ListenOptions
+	listener netio.Listener
+	users    int // tunnels; guarded by Endpoint.mu
+}
+
+func newSocket(id uint32, o netio.ListenOptions, received []packet.Counter) *socket {
+	name := fmt.Sprintf("%s port %d", o.Local, o.Port)
+	return &socket{fsocket: &fsocket{id: id, name: name, received: received}, options: o}
 }
 
 // openSocket opens the receive sockets of s, one for each worker.
@@ -335,10 +373,4 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 		*way.path = &packet.Path{Remote: p.dest.remote, Peer: p.id, Ifindex: ifindex, Set: set}
 	}
 	return nil
-}
-
-// learnedFrom reports whether a frame from a peer may carry a source address
-// that is pinned to nh: one host can be several destinations.
-func (s *segment) learnedFrom(nh fdb.Nexthop, from *peer) bool {
-	return slices.ContainsFunc(s.nexthopPeers(nh), func(p *peer) bool { return p.config.Remote == from.config.Remote })
 }

@@ -19,7 +19,7 @@ type owner interface {
 	// DeviceFailed says that a port's device is gone, perhaps more than once.
 	DeviceFailed(*port, error)
 	// SocketFailed says that a receive socket is of no more use.
-	SocketFailed(*socket, error)
+	SocketFailed(*fsocket, error)
 	// PathChanged says that a path may carry less than it did.
 	PathChanged()
 	// Knock asks to let in an unknown sender, whose datagram waits for it. It
@@ -65,7 +65,7 @@ type pool struct {
 	// Of those who change something.
 	running bool
 	threads sync.WaitGroup
-	pending []func() // see afterwards
+	todo    []func() // see afterwards
 	slots   map[descriptor]*slot
 }
 
@@ -143,7 +143,7 @@ func (p *pool) countPolled() (n int) {
 // that does not run.
 func (p *pool) countPending() (n int) {
 	for _, w := range p.workers {
-		n += len(w.parked)
+		n += len(w.pending)
 	}
 	return n
 }

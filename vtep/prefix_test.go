@@ -94,7 +94,7 @@ func TestPrefixes(t *testing.T) {
 			peers, flood, reason := p.segment.forward(p, ip, &headers, 1, 0)
 			to := netip.Addr{}
 			if len(peers) > 0 {
-				to = peers[0].config.Remote
+				to = peers[0].dest.remote.Addr()
 				hits++
 			} else if misses++; reason != DropNoPeer {
 				t.Fatalf("no peer for %s: reason %s", dst, reason)
@@ -103,7 +103,7 @@ func TestPrefixes(t *testing.T) {
 				t.Fatalf("seed %d, round %d: %s goes to %v, want %v with %+v", seed, round, dst, to, want, cfg.Peers)
 			}
 			for _, from := range h.tunnels["gnv0"].peers {
-				if got, want := p.segment.routedBack(ip, &headers, from), owner(src) == from.config.Remote; got != want {
+				if got, want := p.segment.routedBack(ip, &headers, from.fpeer), owner(src) == from.config.Remote; got != want {
 					t.Fatalf("seed %d, round %d: from %s taken of %s: %v, want %v with %+v", seed, round, src, from.config.Remote, got, want, cfg.Peers)
 				}
 			}

@@ -110,7 +110,8 @@ func (e *Endpoint) relisten() {
 		if !old.listener.Stale() {
 			continue
 		}
-		s := &socket{id: old.id, options: opts, users: old.users, received: old.received}
+		s := newSocket(old.id, opts, old.received)
+		s.users = old.users
 		if err := e.openSocket(s); err != nil {
 			e.log.Warn("cannot listen on the device that has come back", zap.String("device", opts.Device), zap.NamedError("err", err))
 			continue
@@ -231,7 +232,7 @@ func (e *Endpoint) alarmFloods() {
 	}
 	for _, p := range snap.peers {
 		if p.bum.interval != 0 {
-			tell(fmt.Sprintf("%s on %s", p.config.Remote, p.port.name), p.flooded.Load(), &p.toldFloods)
+			tell(fmt.Sprintf("%s on %s", p.dest.remote.Addr(), p.port.name), p.flooded.Load(), &p.toldFloods)
 		}
 	}
 	if len(who) == 0 {

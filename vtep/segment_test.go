@@ -403,7 +403,7 @@ func TestSpeakerFlood(t *testing.T) {
 	h.add(cfg)
 	h.step()
 	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
-	for range 2 * maxParked {
+	for range 2 * maxPending {
 		h.underlay.inject(addr("192.0.2.10"), 6081, 0, 2, len(hello)+8, good(hello))
 	}
 	h.underlay.inject(addr("192.0.2.20"), 6081, 0, 2, len(hello)+8, good(hello))
@@ -411,11 +411,11 @@ func TestSpeakerFlood(t *testing.T) {
 	if n := len(h.speakers); n != 2 {
 		t.Errorf("%d want to be let in, want 2", n)
 	}
-	if n := h.pool.countPending(); n != maxParkedOfOne+1 {
-		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, maxParkedOfOne)
+	if n := h.pool.countPending(); n != maxPendingOfOne+1 {
+		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, maxPendingOfOne)
 	}
-	if n := h.State().Drops.Rx[DropUnknownPeer]; n != 2*maxParked-maxParkedOfOne {
-		t.Errorf("%d dropped, want %d", n, 2*maxParked-maxParkedOfOne)
+	if n := h.State().Drops.Rx[DropUnknownPeer]; n != 2*maxPending-maxPendingOfOne {
+		t.Errorf("%d dropped, want %d", n, 2*maxPending-maxPendingOfOne)
 	}
 	p := h.tunnels["gnv0"].port
 	h.underlay.addr = append(h.underlay.addr, addr("192.0.2.30"))
@@ -426,8 +426,8 @@ func TestSpeakerFlood(t *testing.T) {
 		t.Errorf("%v have been let in, want the two that may", got)
 	}
 	h.step()
-	if n := h.pool.countPending(); n != 0 || h.State().Tunnels[0].Stats.RxPackets != maxParkedOfOne+1 {
-		t.Errorf("%d still wait, %d were delivered; want 0, %d", n, h.State().Tunnels[0].Stats.RxPackets, maxParkedOfOne+1)
+	if n := h.pool.countPending(); n != 0 || h.State().Tunnels[0].Stats.RxPackets != maxPendingOfOne+1 {
+		t.Errorf("%d still wait, %d were delivered; want 0, %d", n, h.State().Tunnels[0].Stats.RxPackets, maxPendingOfOne+1)
 	}
 }
 

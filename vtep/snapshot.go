@@ -2,8 +2,8 @@ package vtep
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
-	"time"
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
@@ -16,11 +16,11 @@ import (
 // It is never changed once published; a live change publishes another.
 type snapshot struct {
 	ports   []*port
-	sockets []*socket
+	sockets []*fsocket
 	// admit is the one lookup that a received datagram must pass.
-	admit map[admission]*peer
+	admit map[admission]*fpeer
 	// sources are the peers of trunks, by where their datagrams come from.
-	sources map[source][]*peer
+	sources map[source][]*fpeer
 	// vnis tells "no such VNI here" from "not from you".
 	vnis map[vniKey]struct{}
 	// trunks are the ports of trunks by the sockets they listen on.
@@ -28,7 +28,7 @@ type snapshot struct {
 	// open are the segments that let in whoever accept says.
 	open map[vniKey]*port
 	// peers finds the peer of a failed send by packet.Path.Peer.
-	peers map[int32]*peer
+	peers map[int32]*fpeer
 	// own are the devices from which no datagram may be taken: tunnel
 	// devices and all that is stacked on them (RFC 8926 section 6.2).
 	own []int32
@@ -46,14 +46,12 @@ type vniKey struct {
 	vni    geneve.VNI
 }
 
-// socket is the receive sockets of one address.
-type socket struct {
+// fsocket is the receive sockets of one address.
+type fsocket struct {
 	id        uint32
-	options   netio.ListenOptions
-	listener  netio.Listener
+	name      string // address and port, for people
 	receivers []netio.Receiver
 	received  []packet.Counter // datagrams, by worker
-	users     int              // tunnels; guarded by Endpoint.mu
 }
 
 // port is where a device meets a segment.
@@ -103,41 +101,45 @@ type segment struct {
 	*rules
 }
 
+// destination is where datagrams go, as far as it differs within a tunnel.
+type destination struct {
+	remote netip.AddrPort
+	vni    geneve.VNI // 0 unless hasVNI
+	hasVNI bool       // not that of the frame's segment
+	via    string     // underlay device; "": as the route says
+}
+
 // rules are what the segments of one tunnel share.
 type rules struct {
 	// nexthops is indexed by fdb.Nexthop; fdb.Local has none.
-	nexthops [][]*peer
-	flood    []*peer
+	nexthops [][]*fpeer
+	flood    []*fpeer
 	// Of an L3 tunnel: who has which routes or, without routes, the one peer.
 	prefixes *prefixes
-	single   []*peer
+	single   []*fpeer
 
-	learning      bool
-	ttl, tos      int
-	df            DF
-	l2ControlPass bool
-	locked        bool
-	groups        bool // the table has entries for group addresses
-	accept        []netip.Prefix
+	learning bool
+	// Of outer headers. What is inherited is the inner packet's; ttl is then for those
+	// that are not IP.
+	ttl, tos                          uint8
+	inheritTTL, inheritTOS, inheritDF bool
+	l2ControlPass                     bool
+	locked                            bool
+	groups                            bool // the table has entries for group addresses
+	accept                            []netip.Prefix
 
 	noFlood, noMcastFlood, noBcastFlood bool
 
 	drops []dropCounters // by worker
 }
 
-// peer is a remote VTEP of one segment.
-type peer struct {
+// fpeer is a remote VTEP of one segment.
+type fpeer struct {
 	id      int32 // never reused
-	config  Peer
 	port    *port
 	nexthop fdb.Nexthop
 	dest    destination
-	// speaks: what it sends is let in, by admissions. floods: it gets copies
-	// of flooded frames. dynamic: it was let in when it first spoke.
-	speaks, floods, dynamic bool
-	admissions              []admission
-	sources                 []source  // of a trunk's peer: where it may speak for any VLAN
-	bum                     rateLimit // of what it floods
+	bum     rateLimit // of what it floods
 	// path is the way there with Don't Fragment, and pathFrag without. Only
 	// those that the DF policy needs are set.
 	path, pathFrag *packet.Path
@@ -149,7 +151,6 @@ type peer struct {
 	// outer is the length of all that stands before the inner frame on the
 	// wire: IP, UDP and GENEVE header.
 	outer int
-	route netio.Route // at the time of the configuration
 	*peerState
 }
 
@@ -160,26 +161,17 @@ type peerState struct {
 	limit atomic.Int32
 	// blocked says that the route leads into a tunnel device of ours.
 	blocked atomic.Bool
-	// noRoute is what the log last said of the route; guarded by Endpoint.mu.
-	noRoute bool
-	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if
-	// it does, and toldRefused that the log says so; guarded by Endpoint.mu.
-	refusedSince int64
-	toldRefused  bool
 	// bumDue is the state of the limit of what it floods, and flooded counts
 	// what was above it; the watcher has told of toldFloods of these.
 	bumDue     atomic.Int64
 	flooded    atomic.Uint64
 	toldFloods uint64
-	// seenBefore is when another process last heard it; zero: not known.
-	seenBefore time.Time
 
 	traffic []traffic // by worker
-	last    Stats     // as last told; guarded by Endpoint.mu
 }
 
 // header returns the GENEVE header for an inner packet of an IP version.
-func (to *peer) header(version uint8) []byte {
+func (to *fpeer) header(version uint8) []byte {
 	if version == 6 {
 		return to.headers[1]
 	}
@@ -188,9 +180,15 @@ func (to *peer) header(version uint8) []byte {
 
 // nexthopPeers returns the peers behind nh, nil if it is unknown to this
 // snapshot (a worker may read an entry learned under a newer one).
-func (s *segment) nexthopPeers(nh fdb.Nexthop) []*peer {
+func (s *segment) nexthopPeers(nh fdb.Nexthop) []*fpeer {
 	if int(nh) >= len(s.nexthops) {
 		return nil
 	}
 	return s.nexthops[nh]
+}
+
+// learnedFrom reports whether a frame from a peer may carry a source address
+// that is pinned to nh: one host can be several destinations.
+func (s *segment) learnedFrom(nh fdb.Nexthop, from *fpeer) bool {
+	return slices.ContainsFunc(s.nexthopPeers(nh), func(p *fpeer) bool { return p.dest.remote.Addr() == from.dest.remote.Addr() })
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"gvtep/internal/packet"
 )
 
 // A tunnel with accept lets in whoever speaks from one of its prefixes. The
@@ -20,15 +18,6 @@ const (
 	maxSpeakers = 1024
 	// speakerQueue is how many may wait to be let in at a time.
 	speakerQueue = 64
-	// maxParked bounds the datagrams that wait in a worker.
-	maxParked = 256
-	// maxParkedOfOne bounds those of one speaker, which would take the places of others:
-	// a burst fits, such as the first window of a TCP connection, or what a host says when
-	// it comes up.
-	maxParkedOfOne = 64
-	// parkedFor is how long they wait at most. To let somebody in takes a millisecond, or
-	// as long as a busy machine needs to run all workers once.
-	parkedFor = int64(2 * time.Second)
 	// speakerTidy is how often speakers that fell silent are looked for.
 	speakerTidy = 10 * time.Second
 	// speakerSilence is how long one may be silent before it is forgotten,
@@ -40,14 +29,6 @@ const (
 type speaker struct {
 	port   *port
 	source netip.Addr
-}
-
-// parked is a datagram that waits for its sender to become a peer.
-type parked struct {
-	key    admission
-	socket *socket
-	train  packet.Train // one datagram, in memory of its own
-	since  int64
 }
 
 // openToGroup decides who may speak in a group without peers if the
@@ -67,68 +48,6 @@ func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	e.log.Warn("anybody on the networks of the underlay device may speak in the group; peers or accept would restrict it",
 		zap.String("device", cfg.Device.Name), zap.Stringer("group", cfg.Group), zap.Stringers("accept", t.accept))
 	return nil
-}
-
-// stranger says what to do about a datagram that nobody admits.
-func (w *worker) stranger(key admission, t *packet.Train, datagram []byte) Reason {
-	known, p := w.snap.listening(key.vniKey)
-	if !known {
-		return DropUnknownVNI
-	}
-	if w.unpacking || p == nil || !accepted(p.segment.accept, t.From) {
-		return DropUnknownPeer
-	}
-	if len(w.parked) == maxParked {
-		w.parked = slices.DeleteFunc(w.parked, func(d parked) bool { return w.now-d.since > parkedFor })
-	}
-	before := 0
-	for i := range w.parked {
-		if w.parked[i].key == key {
-			before++
-		}
-	}
-	if before == maxParkedOfOne || len(w.parked) == maxParked {
-		return DropUnknownPeer
-	}
-	if before == 0 && !w.pool.Owner.Knock(p, t.From) {
-		return DropUnknownPeer
-	}
-	s := w.snap.socketByID(key.socket)
-	w.parked = append(w.parked, parked{key, s, packet.Train{
-		Data: slices.Clone(datagram), Size: len(datagram), From: t.From, TOS: t.TOS, Ifindex: t.Ifindex,
-	}, w.now})
-	return delivered
-}
-
-// accepted reports whether a source may be let in.
-func accepted(accept []netip.Prefix, source netip.Addr) bool {
-	return slices.ContainsFunc(accept, func(a netip.Prefix) bool { return a.Contains(source) })
-}
-
-func (snap *snapshot) socketByID(id uint32) *socket {
-	return snap.sockets[slices.IndexFunc(snap.sockets, func(s *socket) bool { return s.id == id })]
-}
-
-// unpark takes up the datagrams that waited. All workers know the peer by now:
-// the answer may be read by another one.
-func (w *worker) unpark() {
-	left := w.parked[:0]
-	for i := range w.parked {
-		d := &w.parked[i]
-		if p, _ := w.snap.admitted(d.key); p == nil && w.now-d.since < parkedFor && slices.Contains(w.snap.sockets, d.socket) {
-			left = append(left, *d)
-			continue
-		}
-		w.unpacking = true
-		if reason := w.inbound(d.socket, &d.train, d.train.Data); reason != delivered {
-			w.countDrop(reason)
-		}
-		w.unpacking = false
-		w.joining.end(w)
-		w.admitted.end(w.id, w.now)
-	}
-	clear(w.parked[len(left):])
-	w.parked = left
 }
 
 // letIn makes peers of a speaker and of those that wait behind it: many that come

@@ -243,7 +243,7 @@ type source struct {
 
 // admitted returns the peer that a datagram is from, and the segment that it
 // is for; nil if nobody admits it.
-func (snap *snapshot) admitted(key admission) (*peer, *segment) {
+func (snap *snapshot) admitted(key admission) (*fpeer, *segment) {
 	if p := snap.admit[key]; p != nil {
 		return p, p.port.segment
 	}
@@ -273,7 +273,7 @@ func (snap *snapshot) listening(key vniKey) (known bool, open *port) {
 
 // conflict finds a tunnel that admits the same as p would for t.
 func (e *Endpoint) conflict(t *tunnel, p *peer) error {
-	taken := func(other *peer, vni geneve.VNI) error {
+	taken := func(other *fpeer, vni geneve.VNI) error {
 		if other == nil || other.port.id == t.id {
 			return nil
 		}

@@ -55,8 +55,8 @@ type worker struct {
 	admitted admitted
 	joining  joining
 
-	parked    []parked // datagrams whose sender is being let in
-	unpacking bool     // they are being taken up
+	pending  []pending // datagrams whose sender is being let in
+	retrying bool      // they are being taken up
 
 	drops   dropCounters // of packets that belong to no tunnel
 	options optionCounters
@@ -137,8 +137,8 @@ func (w *worker) adopt() bool {
 // round waits for a ready queue or socket and gives it its turn. It reports
 // whether there was one.
 func (w *worker) round(block bool) bool {
-	if len(w.parked) > 0 && w.pool.settled.Load() >= w.snap.generation {
-		w.unpark()
+	if len(w.pending) > 0 && w.pool.settled.Load() >= w.snap.generation {
+		w.retry()
 	}
 	w.loops.Add(1)
 	if w.resting.Load() {
@@ -217,7 +217,7 @@ func (w *worker) gather(block bool) (n int) {
 			}
 		}
 		if s.event == slept && n == 0 {
-			s.sinceCalled, s.stuck, s.pending = time.Duration(p.Clock()-p.calledUp.Load()), len(p.stuckWorkers()) > 0, len(w.parked) > 0
+			s.sinceCalled, s.stuck, s.pending = time.Duration(p.Clock()-p.calledUp.Load()), len(p.stuckWorkers()) > 0, len(w.pending) > 0
 		}
 	}
 }

@@ -1,0 +1,94 @@
+package vtep
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"gvtep/internal/packet"
+)
+
+// Datagrams of unknown senders that may be let in: they wait in the worker while the owner makes
+// a peer of their sender, which must be learned from for the answer to be unicast.
+
+const (
+	// maxPending bounds the datagrams that wait in a worker.
+	maxPending = 256
+	// maxPendingOfOne bounds those of one speaker, which would take the places of others:
+	// a burst fits, such as the first window of a TCP connection, or what a host says when
+	// it comes up.
+	maxPendingOfOne = 64
+	// pendingFor is how long they wait at most. To let somebody in takes a millisecond, or
+	// as long as a busy machine needs to run all workers once.
+	pendingFor = int64(2 * time.Second)
+)
+
+// pending is a datagram that waits for its sender to become a peer.
+type pending struct {
+	key    admission
+	socket *fsocket
+	train  packet.Train // one datagram, in memory of its own
+	since  int64
+}
+
+// unknownSender says what to do about a datagram that nobody admits.
+func (w *worker) unknownSender(key admission, t *packet.Train, datagram []byte) Reason {
+	known, p := w.snap.listening(key.vniKey)
+	if !known {
+		return DropUnknownVNI
+	}
+	if w.retrying || p == nil || !accepted(p.segment.accept, t.From) {
+		return DropUnknownPeer
+	}
+	if len(w.pending) == maxPending {
+		w.pending = slices.DeleteFunc(w.pending, func(d pending) bool { return w.now-d.since > pendingFor })
+	}
+	before := 0
+	for i := range w.pending {
+		if w.pending[i].key == key {
+			before++
+		}
+	}
+	if before == maxPendingOfOne || len(w.pending) == maxPending {
+		return DropUnknownPeer
+	}
+	if before == 0 && !w.pool.Owner.Knock(p, t.From) {
+		return DropUnknownPeer
+	}
+	s := w.snap.socketByID(key.socket)
+	w.pending = append(w.pending, pending{key, s, packet.Train{
+		Data: slices.Clone(datagram), Size: len(datagram), From: t.From, TOS: t.TOS, Ifindex: t.Ifindex,
+	}, w.now})
+	return delivered
+}
+
+// accepted reports whether a source may be let in.
+func accepted(accept []netip.Prefix, source netip.Addr) bool {
+	return slices.ContainsFunc(accept, func(a netip.Prefix) bool { return a.Contains(source) })
+}
+
+func (snap *snapshot) socketByID(id uint32) *fsocket {
+	return snap.sockets[slices.IndexFunc(snap.sockets, func(s *fsocket) bool { return s.id == id })]
+}
+
+// retry takes up the datagrams that waited. All workers know the peer by now:
+// the answer may be read by another one.
+func (w *worker) retry() {
+	left := w.pending[:0]
+	for i := range w.pending {
+		d := &w.pending[i]
+		if p, _ := w.snap.admitted(d.key); p == nil && w.now-d.since < pendingFor && slices.Contains(w.snap.sockets, d.socket) {
+			left = append(left, *d)
+			continue
+		}
+		w.retrying = true
+		if reason := w.inbound(d.socket, &d.train, d.train.Data); reason != delivered {
+			w.countDrop(reason)
+		}
+		w.retrying = false
+		w.joining.end(w)
+		w.admitted.end(w.id, w.now)
+	}
+	clear(w.pending[len(left):])
+	w.pending = left
+}
