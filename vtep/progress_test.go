@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func TestProgress(t *testing.T) {
 		if took := time.Since(before); took > time.Second {
 			t.Errorf("frame %d was carried after %v, want at once: one worker is stuck, not the others", n, took)
 		}
-		time.Sleep(2 * linger) // others could go back to rest now
+		time.Sleep(200 * time.Millisecond) // others could go back to rest now
 	}
 	short, stop := context.WithTimeout(ctx, time.Millisecond)
 	defer stop()
@@ -80,9 +81,10 @@ func TestProgress(t *testing.T) {
 	// Those who ask while it ends are not told of workers that are gone, and
 	// no descriptor is written to after it was closed.
 	var asking sync.WaitGroup
+	var ended atomic.Bool
 	for range 4 {
 		asking.Go(func() {
-			for h.pool.carrying.Load() {
+			for !ended.Load() {
 				if stuck := h.Progress(context.Background()); len(stuck) > 0 {
 					t.Errorf("while stopping: %v, want none", stuck)
 				}
@@ -95,6 +97,7 @@ func TestProgress(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	ended.Store(true)
 	asking.Wait()
 }
 
