@@ -106,8 +106,7 @@ const zeroAddress = "00:00:00:00:00:00"
 // isGroup reports whether an address in canonical form is one of several
 // stations.
 func isGroup(lladdr string) bool {
-	hw, err := net.ParseMAC(lladdr)
-	return err == nil && hw[0]&1 != 0
+	return len(lladdr) > 1 && strings.IndexByte("13579bdf", lladdr[1]) >= 0
 }
 
 func deviceName(v string) (string, error) { return v, CheckDevice(v) }

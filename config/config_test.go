@@ -342,7 +342,7 @@ func TestParse(t *testing.T) {
 		"routes 10.1.0.1/16":            "routes 10.1.0.1/16: there are bits behind the prefix, try 10.1.0.0/16",
 		"routes 10.1.0.0/33":            "routes 10.1.0.0/33: want a prefix such as 10.1.0.0/16, any or none",
 		"routes ::ffff:10.1.0.0/112":    "routes ::ffff:10.1.0.0/112: an IPv4 address, write it as one",
-		"routes any,10.0.0.0/8,any":     "routes any,10.0.0.0/8,any: given twice",
+		"routes any,10.0.0.0/8,any":     "routes 0.0.0.0/0: given twice",
 		"routes 10.0.0.0/8 routes none": "routes none: none stands alone",
 		"routes none routes 10.0.0.0/8": "routes 10.0.0.0/8: none stands alone",
 		"routes":                        "routes needs a value: routes PREFIX|any|none",

@@ -1,9 +1,6 @@
 package config
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // maxCPU is one less than CPU_SETSIZE, beyond which sched_setaffinity(2) has
 // no bit.
@@ -13,6 +10,7 @@ const maxCPU = 1023
 // cpuList leaves it.
 func ParseCPUs(list string) (cpus []int, err error) {
 	const want = "want CPUs such as 2-5 or 0,2,4; each once, from 0 to 1023"
+	var taken [maxCPU + 1]bool
 	for part := range strings.SplitSeq(list, ",") {
 		a, b, isRange := strings.Cut(part, "-")
 		if !isRange {
@@ -27,9 +25,10 @@ func ParseCPUs(list string) (cpus []int, err error) {
 			return nil, err
 		}
 		for cpu := from; cpu <= to; cpu++ {
-			if slices.Contains(cpus, cpu) {
+			if taken[cpu] {
 				return nil, wrong(want)
 			}
+			taken[cpu] = true
 			cpus = append(cpus, cpu)
 		}
 	}

@@ -136,8 +136,7 @@ func changedKeys[T any](prefix string, table []entry[T], from, to *T) (keys []Ke
 	return keys
 }
 
-// entryKey is what an entry of a table is known by: group addresses have
-// several destinations, and each VLAN its own.
+// entryKey is entryID in words.
 func entryKey(e *Entry) string {
 	key := e.LLAddr
 	if e.VLAN != 0 {

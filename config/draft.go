@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -187,9 +188,13 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 	err := d.Words(words)
 	t = d.tunnel
 	if d.given["remote"] {
+		known := make(map[netip.Addr]Peer, len(before))
+		for _, p := range before {
+			known[p.Remote] = p
+		}
 		for i, p := range t.Peers {
-			if at := slices.IndexFunc(before, func(o Peer) bool { return o.Remote == p.Remote }); at >= 0 {
-				t.Peers[i] = before[at]
+			if o, ok := known[p.Remote]; ok {
+				t.Peers[i] = o
 			}
 		}
 	}
@@ -210,6 +215,12 @@ func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
 	d := newWords(peerKeywords(), &p, "gvtep peer --help")
 	if err = d.Words(words); !d.given["routes"] {
 		p.Routes = before
+	}
+	routes := makeSet[netip.Prefix](len(p.Routes))
+	for _, r := range p.Routes {
+		if !routes.add(r) && err == nil {
+			err = fmt.Errorf("routes %s: given twice", r)
+		}
 	}
 	return p, err
 }

@@ -59,9 +59,13 @@ type file struct {
 // that of the places. What is wrong in the same way at the same place is said
 // once.
 func errorsOf(files []*file, faults []fault) Errors {
+	nth := make(map[*file]int, len(files))
+	for i, f := range files {
+		nth[f] = i
+	}
 	slices.SortStableFunc(faults, func(a, b fault) int {
 		if a.file != b.file {
-			return slices.Index(files, a.file) - slices.Index(files, b.file)
+			return nth[a.file] - nth[b.file]
 		}
 		return a.at.from - b.at.from
 	})

@@ -615,11 +615,9 @@ func addPrefixes(to []netip.Prefix, v, example string) ([]netip.Prefix, error) {
 		all = []netip.Prefix{p}
 	}
 	for _, p := range all {
-		if slices.Contains(to, p) {
-			return to, wrong("given twice")
-		}
+		to = append(to, p)
 	}
-	return append(slices.Clip(to), all...), nil
+	return to, nil
 }
 
 // prefixTexts is what addPrefixes makes of words, as words.
@@ -649,10 +647,7 @@ func setNeighbour(t *Tunnel, v string) error {
 	if station, err = entryAddress(station); err != nil || isGroup(station) {
 		return wrong("want the Ethernet address of one station behind the =")
 	}
-	if slices.ContainsFunc(t.Neighbours, func(n Neighbour) bool { return n.Addr == a }) {
-		return wrong("%s is given twice", a)
-	}
-	t.Neighbours = append(slices.Clip(t.Neighbours), Neighbour{a, station})
+	t.Neighbours = append(t.Neighbours, Neighbour{a, station})
 	return nil
 }
 
@@ -673,9 +668,6 @@ func setAddress(t *Tunnel, v string) error {
 	}
 	if a := p.Addr(); a.IsUnspecified() || a.IsMulticast() || a.Is4In6() {
 		return wrong("%s cannot be the address of a device", a)
-	}
-	if slices.Contains(t.Addresses, p) {
-		return wrong("given twice")
 	}
 	t.Addresses = append(t.Addresses, p)
 	return nil

@@ -312,21 +312,23 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
 	t.checkRoutes(report)
-	for i := range t.Entries {
-		before := t.Entries[i]
-		e := before
-		if err := t.Place(&e); err != nil && (!t.NoVNI || len(t.VLANs) > 0) {
+	t.checkLists(report)
+	entries, own := makeSet[entryID](len(t.Entries)), false
+	segments := t.placement()
+	for i, e := range t.Entries {
+		before := e
+		if err := segments.place(&e); err != nil && (!t.NoVNI || len(t.VLANs) > 0) {
 			report("fdb", i, "fdb %s: %s", e.LLAddr, err)
 			continue
 		}
 		if e != before {
-			t.Entries = slices.Clone(t.Entries)
+			if !own {
+				t.Entries, own = slices.Clone(t.Entries), true
+			}
 			t.Entries[i] = e
 		}
-		switch double := slices.IndexFunc(t.Entries[:i], func(o Entry) bool {
-			return o.LLAddr == e.LLAddr && o.VLAN == e.VLAN && (!isGroup(o.LLAddr) || o.Dst == e.Dst)
-		}); {
-		case double >= 0:
+		switch {
+		case !entries.add(e.id()):
 			report("fdb", i, "fdb %s is given twice", e.LLAddr)
 		case !fits(e.Dst):
 			report("fdb", i, "dst %s and %s %s are of different families", e.Dst, word, first)
@@ -337,6 +339,54 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		}
 	}
 	return found
+}
+
+// entryID is what an entry of a table is known by: group addresses have several
+// destinations, and each VLAN its own.
+type entryID struct {
+	lladdr string
+	vlan   uint16
+	dst    netip.Addr // of a group
+}
+
+func (e *Entry) id() entryID {
+	id := entryID{lladdr: e.LLAddr, vlan: e.VLAN}
+	if isGroup(e.LLAddr) {
+		id.dst = e.Dst
+	}
+	return id
+}
+
+// set finds what is there twice.
+type set[T comparable] map[T]struct{}
+
+func makeSet[T comparable](n int) set[T] { return make(set[T], n) }
+
+// add reports whether v is new.
+func (s set[T]) add(v T) bool {
+	before := len(s)
+	s[v] = struct{}{}
+	return len(s) > before
+}
+
+// checkLists finds what a keyword was given twice.
+func (t *Tunnel) checkLists(report func(key string, nth int, format string, args ...any)) {
+	accepted, neighbours, addresses := set[netip.Prefix]{}, set[netip.Addr]{}, set[netip.Prefix]{}
+	for i, p := range t.Accept {
+		if !accepted.add(p) {
+			report("accept", i, "accept %s: given twice", p)
+		}
+	}
+	for i, n := range t.Neighbours {
+		if !neighbours.add(n.Addr) {
+			report("neigh", i, "neigh %s: %s is given twice", n, n.Addr)
+		}
+	}
+	for i, p := range t.Addresses {
+		if !addresses.add(p) {
+			report("address", i, "address %s: given twice", p)
+		}
+	}
 }
 
 // checkRoutes finds what would leave open where a packet goes.
@@ -352,7 +402,10 @@ func (t *Tunnel) checkRoutes(report func(key string, nth int, format string, arg
 			report("remote", i, "remote %s: a mode l3 tunnel with several remotes needs routes for each: networks such as 10.1.0.0/16, or any, or none", p.Remote)
 		}
 		for _, route := range p.Routes {
-			if other, ok := owner[route]; ok {
+			switch other, ok := owner[route]; {
+			case ok && other == p.Remote:
+				report("remote", i, "routes %s: given twice", route)
+			case ok:
 				report("remote", i, "routes %s: remote %s has it already", route, other)
 			}
 			owner[route] = p.Remote

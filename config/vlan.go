@@ -84,7 +84,8 @@ func (t *Tunnel) AddVLAN(v VLAN) error {
 			return &TakenError{fmt.Sprintf("id %d is that of vlan %d", id, o.First+uint16(id-o.VNI))}
 		}
 	}
-	t.VLANs = tidyVLANs(append(slices.Clone(t.VLANs), v))
+	at, _ := slices.BinarySearchFunc(t.VLANs, v, func(a, b VLAN) int { return cmp.Compare(a.First, b.First) })
+	t.VLANs = tidyVLANs(slices.Insert(slices.Clone(t.VLANs), at, v))
 	return nil
 }
 
@@ -131,9 +132,9 @@ func (t *Tunnel) HasVLAN(v VLAN) bool {
 	return there == int(v.Last-v.First)+1
 }
 
-// tidyVLANs sorts a map and joins what is one range.
-func tidyVLANs(all []VLAN) (tidy []VLAN) {
-	slices.SortFunc(all, func(a, b VLAN) int { return cmp.Compare(a.First, b.First) })
+// tidyVLANs joins what is one range.
+func tidyVLANs(all []VLAN) []VLAN {
+	tidy := all[:0]
 	for _, v := range all {
 		if n := len(tidy); n > 0 && tidy[n-1].Last+1 == v.First && tidy[n-1].lastVNI()+1 == v.VNI {
 			tidy[n-1].Last = v.Last
@@ -162,20 +163,35 @@ func (t *Tunnel) segments() iter.Seq2[uint16, uint32] {
 }
 
 // Place finds out in which VLAN an entry is, which may say so by its src_vni.
-func (t *Tunnel) Place(e *Entry) error {
+func (t *Tunnel) Place(e *Entry) error { return t.placement().place(e) }
+
+// placement is the VLANs of a tunnel by their VNI, and which there are.
+type placement struct {
+	byVNI map[uint32]uint16
+	there set[uint16]
+}
+
+func (t *Tunnel) placement() placement {
+	p := placement{map[uint32]uint16{}, set[uint16]{}}
 	for vid, vni := range t.segments() {
-		switch {
-		case e.HasSrcVNI && e.SrcVNI == vni:
-			if e.VLAN != 0 && e.VLAN != vid {
-				return fmt.Errorf("vlan %d is not where src_vni %d is", e.VLAN, vni)
-			}
-			e.VLAN, e.SrcVNI, e.HasSrcVNI = vid, 0, false
-			return nil
-		case !e.HasSrcVNI && e.VLAN == vid:
-			return nil
-		}
+		p.byVNI[vni] = vid
+		p.there.add(vid)
 	}
+	return p
+}
+
+// place is Place of one of many entries.
+func (p placement) place(e *Entry) error {
+	vid, known := p.byVNI[e.SrcVNI]
+	_, there := p.there[e.VLAN]
 	switch {
+	case e.HasSrcVNI && known && e.VLAN != 0 && e.VLAN != vid:
+		return fmt.Errorf("vlan %d is not where src_vni %d is", e.VLAN, e.SrcVNI)
+	case e.HasSrcVNI && known:
+		e.VLAN, e.SrcVNI, e.HasSrcVNI = vid, 0, false
+		return nil
+	case !e.HasSrcVNI && there:
+		return nil
 	case e.HasSrcVNI:
 		return fmt.Errorf("src_vni %d: the tunnel has no such segment", e.SrcVNI)
 	case e.VLAN != 0:
