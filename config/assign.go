@@ -70,13 +70,12 @@ func (e *entry[T]) valueText(n *node) (value, why string) {
 			return strings.ReplaceAll(strings.TrimPrefix(n.text, "+"), "_", ""), ""
 		}
 	case unstable.String:
-		_, err := parseNumber(n.text, 0, 1<<62, "")
 		switch {
 		case slices.Contains(e.Values, n.text) || e.Text:
 			return n.text, ""
 		case e.Kind == Pair && strings.Contains(n.text, "-"):
 			return n.text, ""
-		case e.Number && err == nil:
+		case e.Number && isNumber(n.text):
 			return "", fmt.Sprintf("%s %s: a number is written without quotes", e.Name, n.text)
 		case e.Kind != Switch:
 			return n.text, "" // the check says what is wanted

@@ -24,6 +24,12 @@ func parseNumber(s string, lo, hi int, want string) (int, error) {
 	return int(n), nil
 }
 
+// isNumber reports whether parseNumber may read it.
+func isNumber(s string) bool {
+	_, err := parseNumber(s, 0, 1<<62, "")
+	return err == nil
+}
+
 func itoa(n int) string { return strconv.Itoa(n) }
 
 func parseSwitch(v string) (bool, error) {

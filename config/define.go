@@ -12,20 +12,20 @@ import (
 func (l *loader) tunnel(f *file, n *node) {
 	t := l.base
 	t.Peers, t.Addresses = slices.Clone(t.Peers), nil
-	if n.table.values["accept"] != nil {
+	if n.table.get("accept") != nil {
 		t.Accept = nil
 	}
-	if n.table.values["neigh"] != nil {
+	if n.table.get("neigh") != nil {
 		t.Neighbours = nil
 	}
-	if _, ok := n.table.values["remote"]; ok || n.table.values["peer"] != nil {
+	if n.table.get("remote") != nil || n.table.get("peer") != nil {
 		t.Peers = nil
 	}
 	named := false
 	at := map[string][]span{} // where a keyword has its values
 	ids := span{-1, -1}       // both ends of a range
 	for _, key := range n.table.keys {
-		v := n.table.values[key]
+		v := n.table.get(key)
 		e := l.tables.tunnel.entries[key]
 		switch {
 		case key == "name":
@@ -34,7 +34,7 @@ func (l *loader) tunnel(f *file, n *node) {
 				l.fault(f, v.at, "name: want a text in quotes, not %s", v.kindName())
 				continue
 			}
-			t.Name, named = v.text, true
+			t.Name, named = strings.Clone(v.text), true
 		case key == "peer":
 			l.peers(f, v, &t, at)
 		case key == "vlan" && isTables(v):
@@ -123,7 +123,7 @@ func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
 		var p Peer
 		var where *node
 		for _, key := range item.table.keys {
-			n := item.table.values[key]
+			n := item.table.get(key)
 			e := l.tables.peer.entries[key]
 			switch {
 			case key == "remote":
@@ -182,11 +182,14 @@ func isTables(v *node) bool {
 
 // entries reads the [[tunnel.fdb]] of a tunnel.
 func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
-	for _, item := range l.items(f, v, "fdb") {
+	items := l.items(f, v, "fdb")
+	places := make([]span, 0, len(items))
+	t.Entries = slices.Grow(t.Entries, len(items))
+	for _, item := range items {
 		entry, before := defaultEntry(), len(l.faults)
 		var where *node
 		for _, key := range item.table.keys {
-			n := item.table.values[key]
+			n := item.table.get(key)
 			e := l.tables.fdb.entries[key]
 			switch {
 			case key == "lladdr":
@@ -212,8 +215,11 @@ func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
 			l.fault(f, item.at, "no dst: add the address of the VTEP that it is behind, such as dst = \"192.0.2.2\"")
 		default:
 			t.Entries = append(t.Entries, entry)
-			at["fdb"] = append(at["fdb"], where.at)
+			places = append(places, where.at)
 		}
+	}
+	if len(places) > 0 {
+		at["fdb"] = places
 	}
 }
 

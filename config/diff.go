@@ -154,28 +154,36 @@ func changedItems[T any](prefix string, table []entry[T], from, to []T, equal fu
 	if slices.EqualFunc(from, to, equal) {
 		return nil
 	}
-	describe := func(all []T) map[string]string {
-		m := make(map[string]string, len(all))
-		for i := range all {
-			words := []string{}
-			for _, e := range table {
-				if v := e.get(&all[i]); v != nil {
-					words = append(words, fmt.Sprintf("%s = %s", e.Name, e.toml(v)))
-				}
-			}
-			m[key(&all[i])] = "{" + strings.Join(words, ", ") + "}"
+	// Only what differs is put into words: of a million entries often one.
+	describe := func(item *T) string {
+		if item == nil {
+			return ""
 		}
-		return m
+		words := []string{}
+		for _, e := range table {
+			if v := e.get(item); v != nil {
+				words = append(words, fmt.Sprintf("%s = %s", e.Name, e.toml(v)))
+			}
+		}
+		return "{" + strings.Join(words, ", ") + "}"
 	}
-	before, now := describe(from), describe(to)
+	before := make(map[string]*T, len(from))
+	for i := range from {
+		before[key(&from[i])] = &from[i]
+	}
+	now := make(map[string]bool, len(to))
 	for i := range to {
-		if k := key(&to[i]); before[k] != now[k] {
-			keys = append(keys, KeyChange{prefix + k, before[k], now[k], true})
+		k := key(&to[i])
+		now[k] = true
+		if old := before[k]; old == nil || !equal(*old, to[i]) {
+			if a, b := describe(old), describe(&to[i]); a != b {
+				keys = append(keys, KeyChange{prefix + k, a, b, true})
+			}
 		}
 	}
 	for i := range from {
-		if k := key(&from[i]); now[k] == "" {
-			keys = append(keys, KeyChange{prefix + k, before[k], "", true})
+		if k := key(&from[i]); !now[k] {
+			keys = append(keys, KeyChange{prefix + k, describe(&from[i]), "", true})
 		}
 	}
 	return keys

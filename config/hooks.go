@@ -3,6 +3,7 @@ package config
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -46,7 +47,7 @@ func program(name, usage string, at func(*Hooks) *[]string) entry[Hooks] {
 			if len(*words) == 0 && !filepath.IsAbs(v) {
 				return wrong("want the path of a program, such as /usr/local/bin/notify; a shell is asked by name: [\"/bin/sh\", \"-c\", \"...\"]")
 			}
-			*words = append(slices.Clip(*words), v)
+			*words = append(slices.Clip(*words), strings.Clone(v))
 			return nil
 		},
 		func(h *Hooks) []string { return *at(h) })

@@ -15,7 +15,7 @@ import (
 
 // maxFile and maxTunnels keep mistakes from eating the memory.
 const (
-	maxFile    = 16 << 20
+	maxFile    = 128 << 20 // a million entries are 70 MiB
 	maxTunnels = 1 << 16
 )
 
@@ -161,11 +161,14 @@ func readFile(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(text) > maxFile {
+	var text strings.Builder
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		text.Grow(int(min(info.Size(), maxFile)) + 1)
+	}
+	if _, err = io.Copy(&text, io.LimitReader(f, maxFile+1)); err == nil && text.Len() > maxFile {
 		err = fmt.Errorf("%s: larger than %s", path, formatSize(maxFile))
 	}
-	return string(text), err
+	return text.String(), err
 }
 
 // add reads the text of a file and opens those that it includes.
@@ -177,10 +180,10 @@ func (l *loader) add(name, text string) {
 		l.fault(f, span{at, at + 1}, "this is not text in UTF-8")
 		return
 	}
-	root, whole := readTOML([]byte(text), func(at span, format string, args ...any) { l.fault(f, at, format, args...) })
+	root, whole := readTOML(text, func(at span, format string, args ...any) { l.fault(f, at, format, args...) })
 	f.root = root
 	l.broken = l.broken || !whole
-	if n := root.values["include"]; n != nil {
+	if n := root.get("include"); n != nil {
 		for _, pattern := range l.strings(f, n, "include") {
 			l.include(f, pattern)
 		}
@@ -237,12 +240,12 @@ func (l *loader) config() (Config, error) {
 	}
 	l.base.DstPort = l.cfg.Socket.Port
 	for _, f := range l.files {
-		if n := f.root.values["defaults"]; n != nil && n.kind == unstable.Table {
+		if n := f.root.get("defaults"); n != nil && n.kind == unstable.Table {
 			l.defaults(f, n.table, given)
 		}
 	}
 	for _, f := range l.files {
-		if n := f.root.values["tunnel"]; n != nil && n.kind == unstable.ArrayTable {
+		if n := f.root.get("tunnel"); n != nil && n.kind == unstable.ArrayTable {
 			for _, item := range n.items {
 				l.tunnel(f, item)
 			}
@@ -263,7 +266,7 @@ var sections = [...]string{"instance", "include", "log", "socket", "metrics", "h
 // settings reads what concerns the process. given is what other files said.
 func (l *loader) settings(f *file, given map[string]place) {
 	for _, key := range f.root.keys {
-		n := f.root.values[key]
+		n := f.root.get(key)
 		switch key {
 		case "include": // done
 		case "instance":
@@ -275,7 +278,7 @@ func (l *loader) settings(f *file, given map[string]place) {
 			} else if err := CheckInstance(n.text); err != nil {
 				l.fault(f, n.at, "%s", err)
 			}
-			l.cfg.Instance = n.text
+			l.cfg.Instance = strings.Clone(n.text)
 		case "log":
 			if t := l.section(f, key, n); t != nil {
 				fill(l, f, t, &l.cfg.Log, l.tables.log, key, given)
@@ -337,7 +340,7 @@ func (p place) where() string { return fmt.Sprintf("%s:%d", p.file.name, p.file.
 // fill sets the keywords of a section.
 func fill[T any](l *loader, f *file, t *table, to *T, x index[T], section string, given map[string]place) {
 	for _, key := range t.keys {
-		n := t.values[key]
+		n := t.get(key)
 		e := x.entries[key]
 		if e == nil {
 			l.fault(f, n.key, "unknown key %s: %s", plain(key), x.hint(key))
@@ -355,7 +358,7 @@ var ownKeys = []string{"name", "id", "lladdr", "address", "peer", "fdb", "vlan"}
 // defaults reads [defaults] into the base of all tunnels.
 func (l *loader) defaults(f *file, t *table, given map[string]place) {
 	for _, key := range t.keys {
-		n := t.values[key]
+		n := t.get(key)
 		e := l.tables.tunnel.entries[key]
 		switch {
 		case slices.Contains(ownKeys, key):

@@ -26,10 +26,15 @@ type node struct {
 
 // table is a table in a file.
 type table struct {
-	keys   []string // in the order of the file
-	values map[string]*node
+	keys   []string         // in the order of the file
+	nodes  []*node          // their values
+	index  map[string]*node // of a table with many keys
 	origin origin
 }
+
+// indexed is from how many keys on a table has an index. The tables that there are
+// many of, those of peers and entries, are shorter.
+const indexed = 16
 
 // origin is what made a table, which decides who may add to it.
 type origin int
@@ -41,26 +46,48 @@ const (
 	inline                 // a = {b = 1}
 )
 
-func newTable(o origin) *table { return &table{values: map[string]*node{}, origin: o} }
+func newTable(o origin) *table { return &table{origin: o} }
 
 func (t *table) put(key string, n *node) {
-	t.keys = append(t.keys, key)
-	t.values[key] = n
+	t.keys, t.nodes = append(t.keys, key), append(t.nodes, n)
+	switch {
+	case t.index != nil:
+		t.index[key] = n
+	case len(t.keys) == indexed:
+		t.index = make(map[string]*node, 2*indexed)
+		for i, k := range t.keys {
+			t.index[k] = t.nodes[i]
+		}
+	}
+}
+
+// get returns the value of a key, nil if there is none.
+func (t *table) get(key string) *node {
+	if t.index != nil {
+		return t.index[key]
+	}
+	if i := slices.Index(t.keys, key); i >= 0 {
+		return t.nodes[i]
+	}
+	return nil
 }
 
 // reader builds the tree of one file.
 type reader struct {
 	parser unstable.Parser
+	text   string
 	root   *table
+	parts  []string // of path
+	at     []span
 	report func(at span, format string, args ...any)
 }
 
 // readTOML returns the tree of a text as far as it is right, and whether that
 // is all of it.
-func readTOML(text []byte, report func(at span, format string, args ...any)) (root *table, whole bool) {
-	r := &reader{root: newTable(header), report: report}
+func readTOML(text string, report func(at span, format string, args ...any)) (root *table, whole bool) {
+	r := &reader{text: text, root: newTable(header), report: report}
 	// Places are told by the capacity of slices.
-	r.parser.Reset(slices.Clip(text))
+	r.parser.Reset(slices.Clip([]byte(text)))
 	current := r.root
 	for r.parser.NextExpression() {
 		switch e := r.parser.Expression(); e.Kind {
@@ -85,22 +112,36 @@ func readTOML(text []byte, report func(at span, format string, args ...any)) (ro
 
 func spanOf(r unstable.Range) span { return span{int(r.Offset), int(r.Offset + r.Length)} }
 
-// path returns the parts of a key and where they stand.
-func path(e *unstable.Node) (parts []string, at []span) {
+// path returns the parts of a key and where they stand, until it is called again.
+func (r *reader) path(e *unstable.Node) (parts []string, at []span) {
+	parts, at = r.parts[:0], r.at[:0]
 	for it := e.Key(); it.Next(); {
-		parts = append(parts, string(it.Node().Data))
-		at = append(at, spanOf(it.Node().Raw))
+		raw := spanOf(it.Node().Raw)
+		parts = append(parts, r.string(it.Node().Data, raw))
+		at = append(at, raw)
 	}
+	r.parts, r.at = parts, at
 	return parts, at
+}
+
+// string is data as a string: a part of the text, if it stands there as it is. A
+// configuration that keeps it clones it, so as not to keep the text.
+func (r *reader) string(data []byte, at span) string {
+	for _, quotes := range []int{0, 1} {
+		if from, to := at.from+quotes, at.to-quotes; to-from == len(data) && to <= len(r.text) && r.text[from:to] == string(data) {
+			return r.text[from:to]
+		}
+	}
+	return string(data)
 }
 
 // header finds or makes the table of [a.b] or [[a.b]]; nil if it may not be.
 func (r *reader) header(e *unstable.Node) *table {
-	parts, at := path(e)
+	parts, at := r.path(e)
 	last := len(parts) - 1
 	t := r.root
 	for i, part := range parts[:last] {
-		n := t.values[part]
+		n := t.get(part)
 		if n == nil {
 			n = &node{kind: unstable.Table, key: at[i], at: at[i], table: newTable(implicit)}
 			t.put(part, n)
@@ -115,7 +156,7 @@ func (r *reader) header(e *unstable.Node) *table {
 		t = n.table
 	}
 	part, where := parts[last], at[last]
-	n := t.values[part]
+	n := t.get(part)
 	made := &node{kind: unstable.Table, key: where, at: where, table: newTable(header)}
 	switch {
 	case e.Kind == unstable.ArrayTable && n == nil:
@@ -139,10 +180,10 @@ func (r *reader) header(e *unstable.Node) *table {
 
 // keyValue adds key = value to a table.
 func (r *reader) keyValue(t *table, e *unstable.Node) {
-	parts, at := path(e)
+	parts, at := r.path(e)
 	last := len(parts) - 1
 	for i, part := range parts[:last] {
-		n := t.values[part]
+		n := t.get(part)
 		if n == nil {
 			n = &node{kind: unstable.Table, key: at[i], at: at[i], table: newTable(dotted)}
 			t.put(part, n)
@@ -153,16 +194,17 @@ func (r *reader) keyValue(t *table, e *unstable.Node) {
 		}
 		t = n.table
 	}
-	if t.values[parts[last]] != nil {
-		r.report(at[last], "%s is given twice", plain(parts[last]))
+	part, where := parts[last], at[last] // the values of an inline table have paths, too
+	if t.get(part) != nil {
+		r.report(where, "%s is given twice", plain(part))
 		return
 	}
 	n := r.value(e.Value())
-	n.key = at[last]
+	n.key = where
 	if n.kind == unstable.Array || n.kind == unstable.Table {
-		n.at = r.behind(e, at[last])
+		n.at = r.behind(e, where)
 	}
-	t.put(parts[last], n)
+	t.put(part, n)
 }
 
 // behind is where the value of a key stands, for values of which the parser
@@ -204,14 +246,14 @@ func (r *reader) value(e *unstable.Node) *node {
 			}
 		}
 	default:
-		n.text = string(e.Data)
+		n.text = r.string(e.Data, n.at)
 	}
 	return n
 }
 
 func seal(t *table) {
 	t.origin = inline
-	for _, n := range t.values {
+	for _, n := range t.nodes {
 		if n.kind == unstable.Table {
 			seal(n.table)
 		}

@@ -118,7 +118,7 @@ func onoff[T any](k Keyword, at func(*T) *bool) entry[T] {
 func text[T any](k Keyword, at func(*T) *string, check func(string) (string, error)) entry[T] {
 	k.Text = true
 	set := func(t *T, v string) (err error) {
-		*at(t), err = check(v)
+		*at(t), err = check(strings.Clone(v)) // it may be a part of a file
 		return err
 	}
 	get := func(t *T) []string {

@@ -218,7 +218,7 @@ func (l *loader) vlans(f *file, v *node, t *Tunnel, at map[string][]span) {
 	for _, item := range l.items(f, v, "vlan") {
 		halves, before := map[string]string{}, len(l.faults)
 		for _, key := range item.table.keys {
-			n := item.table.values[key]
+			n := item.table.get(key)
 			switch {
 			case key != "vid" && key != "id":
 				l.fault(f, n.key, "vlan: unknown key %s: %s", plain(key), hintFor(key, []string{"vid", "id"}))
