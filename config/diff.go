@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -50,15 +49,31 @@ func (c *Changes) Restart() bool {
 		slices.ContainsFunc(c.Changed, func(t TunnelChange) bool { return slices.ContainsFunc(t.Keys, fixed) })
 }
 
-// keepFixed sets the keywords of t that are not live to those of old.
-func keepFixed(t Tunnel, old *Tunnel) Tunnel {
-	t.VNI, t.NoVNI, t.L3, t.DstPort, t.Dev, t.AcceptZ6 = old.VNI, old.NoVNI, old.L3, old.DstPort, old.Dev, old.AcceptZ6
-	if given := func(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }; given(t.Local) || given(old.Local) {
-		t.Local = old.Local
+// keepFixed sets the keywords of to that are not live, and differ, to the values
+// of old.
+func keepFixed[T any](table []entry[T], to, old *T) {
+	for i := range table {
+		if e := &table[i]; !e.Live && !slices.Equal(e.get(old), e.get(to)) {
+			e.copy(to, old)
+		}
 	}
-	t.Addresses, t.LLAddr, t.Master, t.Netns = old.Addresses, old.LLAddr, old.Master, old.Netns
-	t.TxQueue, t.Persist, t.Offload = old.TxQueue, old.Persist, old.Offload
-	return t
+}
+
+// KeepProcess is to as a process that runs from can have it without a restart, but
+// for the tunnels, of which Diff tells.
+func KeepProcess(from, to Config) Config {
+	to.Instance = from.Instance
+	keepFixed(logKeywords(), &to.Log, &from.Log)
+	keepFixed(processKeywords(), &to.Socket, &from.Socket)
+	keepFixed(hookKeywords(), &to.Hooks, &from.Hooks)
+	keepFixed(metricsKeywords(), &to.Metrics, &from.Metrics)
+	return to
+}
+
+// processKeywords are those of [socket] without the defaults of tunnels, which show
+// in the tunnels.
+func processKeywords() []entry[Socket] {
+	return slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) })
 }
 
 // Diff finds what makes to of from. Tunnels are the same if their names are;
@@ -69,9 +84,7 @@ func Diff(from, to Config) Changes {
 		c.Process = append(c.Process, KeyChange{Key: "instance", Old: optional(from.Instance), New: optional(to.Instance)})
 	}
 	c.Process = append(c.Process, changedKeys("log.", logKeywords(), &from.Log, &to.Log)...)
-	// The defaults of tunnels show in the tunnels.
-	sockets := slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) })
-	c.Process = append(c.Process, changedKeys("socket.", sockets, &from.Socket, &to.Socket)...)
+	c.Process = append(c.Process, changedKeys("socket.", processKeywords(), &from.Socket, &to.Socket)...)
 	c.Process = append(c.Process, changedKeys("hooks.", hookKeywords(), &from.Hooks, &to.Hooks)...)
 
 	c.Process = append(c.Process, changedKeys("metrics.", metricsKeywords(), &from.Metrics, &to.Metrics)...)
@@ -99,7 +112,9 @@ func Diff(from, to Config) Changes {
 		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.equal, func(p *Peer) string { return p.Remote.String() })...)
 		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, entryKey)...)
 		if len(keys) > 0 {
-			c.Changed = append(c.Changed, TunnelChange{*t, keepFixed(*t, before), keys})
+			now := *t
+			keepFixed(tunnels, &now, before)
+			c.Changed = append(c.Changed, TunnelChange{*t, now, keys})
 		}
 	}
 	for _, t := range from.Tunnels {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -86,6 +87,27 @@ func TestDiff(t *testing.T) {
 		}
 		if restart := slices.ContainsFunc(got, func(s string) bool { return s[0] == '!' }); c.Restart() != restart || c.Empty() != (got == nil) {
 			t.Errorf("%q: restart %v, empty %v", got, c.Restart(), c.Empty())
+		}
+	}
+}
+
+// TestKeepProcess: what of a process changes without a restart is what its entry says.
+func TestKeepProcess(t *testing.T) {
+	from, to := defaultConfig(), defaultConfig()
+	from.Instance, to.Instance = "a", "b"
+	to.Log = Log{Level: "debug", Format: "json"}
+	to.Socket = Socket{Workers: 3, CPUs: "1", Rcvbuf: 4096, Port: 7, Ports: 8, BusyPoll: time.Millisecond}
+	to.Metrics = Metrics{Listen: "127.0.0.1:1", Peers: 5}
+	to.Hooks.Up = []string{"/bin/true"}
+	want := to
+	want.Instance, want.Log.Format, want.Metrics.Listen = from.Instance, from.Log.Format, from.Metrics.Listen
+	want.Socket.Workers, want.Socket.CPUs, want.Socket.Rcvbuf = from.Socket.Workers, from.Socket.CPUs, from.Socket.Rcvbuf
+	if d := cmp.Diff(want, KeepProcess(from, to)); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	for _, k := range Diff(from, to).Process {
+		if left := Diff(KeepProcess(from, to), to); k.Live == slices.ContainsFunc(left.Process, func(o KeyChange) bool { return o.Key == k.Key }) {
+			t.Errorf("%s, live %v, differs still", k.Key, k.Live)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func NewDraft() *Draft {
 		words: map[string]spelling{}, given: map[string]bool{}, help: "gvtep run --help",
 	}
 	bind(d, tunnelKeywords(), &d.tunnel, "")
-	bind(d, slices.DeleteFunc(socketKeywords(), func(e entry[Socket]) bool { return fileOnly(e.Name) }), &d.config.Socket, "")
+	bind(d, processKeywords(), &d.config.Socket, "")
 	bind(d, logKeywords(), &d.config.Log, logPrefix)
 	bind(d, metricsWords(), &d.config.Metrics, "")
 	return d

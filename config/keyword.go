@@ -97,7 +97,7 @@ func tunnelKeywords() []entry[Tunnel] {
 					return nil
 				}
 				return []string{itoa(int(t.VNI))}
-			}),
+			}).copying(func(to, from *Tunnel) { to.VNI, to.NoVNI = from.VNI, from.NoVNI }),
 		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make the tunnel a trunk: frames with these VLAN tags are segments of their own",
 			More: "Without id, frames without a tag have no segment."},
 			setVLAN,
@@ -123,7 +123,7 @@ func tunnelKeywords() []entry[Tunnel] {
 					return nil
 				}
 				return []string{t.Local.String()}
-			}),
+			}).copying(func(to, from *Tunnel) { to.Local = from.Local }),
 		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR", Live: true,
 			Usage: "address of a peer",
 			More:  "Each peer is on the flood list. Without local, some peers may be IPv4 and others IPv6."},
@@ -244,7 +244,7 @@ func tunnelKeywords() []entry[Tunnel] {
 					all = append(all, p.String())
 				}
 				return all
-			}),
+			}).copying(func(to, from *Tunnel) { to.Addresses = from.Addresses }),
 		text(Keyword{Name: "lladdr", Arg: "LLADDR", Usage: "MAC address of the device (random)"},
 			func(t *Tunnel) *string { return &t.LLAddr }, lladdr),
 		text(Keyword{Name: "master", Arg: "DEVICE", Usage: "bridge to join"},
@@ -385,7 +385,7 @@ func socketKeywords() []entry[Socket] {
 				s.Rcvbuf, err = parseSize(v)
 				return err
 			},
-			func(s *Socket) []string { return []string{formatSize(s.Rcvbuf)} }),
+			func(s *Socket) []string { return []string{formatSize(s.Rcvbuf)} }).copying(func(to, from *Socket) { to.Rcvbuf = from.Rcvbuf }),
 		custom(Keyword{Name: "busypoll", Arg: "TIME", Default: "0us", Live: true,
 			Usage: "after traffic, look for more this long before sleeping, such as 3ms: less delay for more CPU time", Text: true},
 			func(s *Socket, v string) (err error) {

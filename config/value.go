@@ -15,6 +15,19 @@ type entry[T any] struct {
 	// get returns the value in a form that set takes: nothing if there is none,
 	// several of a List and the two of a Pair.
 	get func(t *T) []string
+	// copy takes the value over from another; nil if that is never wanted, as
+	// of a custom keyword that is live.
+	copy func(to, from *T)
+}
+
+// copying completes a custom keyword that is not live.
+func (e entry[T]) copying(copy func(to, from *T)) entry[T] {
+	e.copy = copy
+	return e
+}
+
+func copyOf[T, V any](at func(*T) *V) func(to, from *T) {
+	return func(to, from *T) { *at(to) = *at(from) }
 }
 
 // give sets the keyword, which was spelled word.
@@ -45,7 +58,7 @@ func custom[T any](k Keyword, set func(*T, string) error, get func(*T) []string)
 	if !k.Number && k.Kind != Switch {
 		k.Text = true
 	}
-	return entry[T]{k, set, get}
+	return entry[T]{Keyword: k, set: set, get: get}
 }
 
 // number is a keyword for a number, or for one of its words, which stand for
@@ -73,7 +86,7 @@ func number[T any, N int | uint16 | uint32](k Keyword, at func(*T) *N, words ...
 		}
 		return []string{itoa(int(n))}
 	}
-	return entry[T]{k, set, get}
+	return entry[T]{k, set, get, copyOf(at)}
 }
 
 // choice is a keyword for one of its words, which stand for the values given.
@@ -95,7 +108,7 @@ func choice[T any, V comparable](k Keyword, at func(*T) *V, values ...V) entry[T
 		}
 		return []string{k.Values[i]}
 	}
-	return entry[T]{k, set, get}
+	return entry[T]{k, set, get, copyOf(at)}
 }
 
 // word is a keyword for on or off; set is what on sets.
@@ -111,7 +124,7 @@ func onoff[T any](k Keyword, at func(*T) *bool) entry[T] {
 		*at(t), err = parseSwitch(v)
 		return err
 	}
-	return entry[T]{k, set, func(t *T) []string { return []string{onOff(*at(t))} }}
+	return entry[T]{k, set, func(t *T) []string { return []string{onOff(*at(t))} }, copyOf(at)}
 }
 
 // text is a keyword for a text that check brings into its canonical form.
@@ -127,5 +140,5 @@ func text[T any](k Keyword, at func(*T) *string, check func(string) (string, err
 		}
 		return []string{*at(t)}
 	}
-	return entry[T]{k, set, get}
+	return entry[T]{k, set, get, copyOf(at)}
 }

@@ -153,7 +153,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	}
 	r.daemon.level.configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
-	r.running, r.path = withProcess(now, r.running), path
+	r.running, r.path = config.KeepProcess(r.running, now), path
 	out.Applied = true
 	r.daemon.warn(changes.Added)
 	r.daemon.warnHooks(&cfg.Hooks)

@@ -349,7 +349,7 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 				continue
 			}
 			old := d.config
-			before, d.config, said = &old, withProcess(cfg, old), ""
+			before, d.config, said = &old, config.KeepProcess(old, cfg), ""
 			d.level.configure(cfg.Log.Level)
 			d.warn(cfg.Tunnels)
 			d.warnHooks(&cfg.Hooks)
@@ -357,15 +357,6 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 		case <-time.After(underlayPoll):
 		}
 	}
-}
-
-// withProcess is a new configuration, but for what only a restart changes: that
-// is as in the one that runs.
-func withProcess(now, running config.Config) config.Config {
-	now.Instance, now.Log.Format = running.Instance, running.Log.Format
-	now.Socket.Workers, now.Socket.CPUs, now.Socket.Rcvbuf = running.Socket.Workers, running.Socket.CPUs, running.Socket.Rcvbuf
-	now.Metrics.Listen = running.Metrics.Listen
-	return now
 }
 
 // underlayPoll is how often open tries again.
