@@ -63,12 +63,13 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 // listenSocket opens one receive socket. The first one is bound alone and only
 // then opens its port to siblings: with SO_REUSEPORT set before, a second
 // process of the same user would join unnoticed and take half the flows. A
-// group's has it from the start: nothing can be taken from it.
+// group's has it from the start: nothing can be taken from it. One that is bound
+// Beside ours has it too: it is ours that hold the port.
 func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) {
 	if fd := u.take(o); fd >= 0 {
 		return fd, nil
 	}
-	exclusive := first && !o.Group.IsValid()
+	exclusive := first && !o.Group.IsValid() && !o.Beside
 	fd, err := unix.Socket(familyOf(addrOf(o)), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)

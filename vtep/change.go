@@ -52,7 +52,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		if committed {
 			return
 		}
-		e.tunnels, e.admit, e.sources = before, admitted, sources
+		e.tunnels, e.admit, e.sources, e.departing = before, admitted, sources, nil
 		err = errors.Join(err, e.closeTunnels(opened))
 		for _, t := range changed {
 			e.releaseUnderlay(t)
@@ -84,6 +84,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.leave(t)
 		old = append(old, t)
 	}
+	e.departing = newDepartures(slices.Concat(removed, old)...)
 	for i, cfg := range c.Set {
 		e.mu.progress()
 		t, err := e.reconfigure(old[i], cfg)
@@ -110,6 +111,10 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.enter(t)
 	}
 
+	if err := e.departing.check(); err != nil {
+		return err
+	}
+	e.departing = nil
 	committed = true
 	e.pool.afterwards(func() {
 		for i, t := range changed {

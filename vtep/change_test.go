@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 )
 
 // TestSet changes a tunnel that is there: device, counters, and what was
@@ -262,5 +263,67 @@ func TestMoveRemote(t *testing.T) {
 		if got := remotes(); !reflect.DeepEqual(got, want) {
 			t.Errorf("backwards %v: after a change that was refused %v, want %v", backwards, got, want)
 		}
+	}
+}
+
+// TestExchangeSockets: what a change gives up is in nobody's way, whichever of the
+// two addresses is the wider one; what stays is.
+func TestExchangeSockets(t *testing.T) {
+	on := func(name, local, remote string) Tunnel {
+		cfg := testTunnel(name, remote)
+		cfg.Local = addr(local)
+		return cfg
+	}
+	both := func(name string) Tunnel { return testTunnel(name, "192.0.2.2", "fd00::2") }
+	six := func(name string) Tunnel { return testTunnel(name, "fd00::2") }
+	for name, tc := range map[string]struct {
+		before []Tunnel
+		change Change
+		refuse bool
+	}{
+		"any for one":              {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.2")}}, false},
+		"one for any":              {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("b", "0.0.0.0", "192.0.2.2")}}, false},
+		"two for any":              {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.9", "192.0.2.2")}, Change{Remove: []string{"a", "b"}, Add: []Tunnel{on("c", "0.0.0.0", "192.0.2.2")}}, false},
+		"one stays":                {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.9", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("c", "0.0.0.0", "192.0.2.2")}}, true},
+		"another user":             {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2"), on("b", "0.0.0.0", "192.0.2.3")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("c", "192.0.2.1", "192.0.2.2")}}, true},
+		"beside":                   {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Add: []Tunnel{on("c", "192.0.2.1", "192.0.2.2")}}, true},
+		"a family is given up":     {[]Tunnel{both("a")}, Change{Set: []Tunnel{six("a")}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.2")}}, false},
+		"a family is kept":         {[]Tunnel{both("a")}, Change{Set: []Tunnel{both("a")}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.3")}}, true},
+		"it is taken up later":     {[]Tunnel{both("a"), six("b")}, Change{Set: []Tunnel{on("b", "192.0.2.1", "192.0.2.3"), both("a")}}, true},
+		"it is given up after all": {[]Tunnel{both("a"), six("b")}, Change{Set: []Tunnel{on("b", "192.0.2.1", "192.0.2.3"), six("a")}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, new(memWire), 1, "192.0.2.1", "192.0.2.9", "fd00::1")
+			for _, cfg := range tc.before {
+				cfg.VNI = geneve.VNI(cfg.Device.Name[0])
+				if err := h.Add(cfg); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, list := range [][]Tunnel{tc.change.Set, tc.change.Add} {
+				for i := range list {
+					list[i].VNI = geneve.VNI(list[i].Device.Name[0])
+				}
+			}
+			open := len(h.underlay.listeners)
+			err := h.Apply(tc.change)
+			if refused := errors.Is(err, unix.EADDRINUSE); refused != tc.refuse || err != nil && !refused {
+				t.Fatalf("%v; want it refused: %v", err, tc.refuse)
+			}
+			h.step()
+			if tc.refuse && len(h.underlay.listeners) != open {
+				t.Errorf("%d listeners after a change that was refused, %d before", len(h.underlay.listeners), open)
+			}
+			for i, l := range h.underlay.listeners {
+				for _, o := range h.underlay.listeners[:i] {
+					if overlap(l.opts, o.opts) {
+						t.Errorf("%v and %v are both open", l.opts, o.opts)
+					}
+				}
+			}
+			if h.departing != nil {
+				t.Error("what leaves is remembered beyond the change")
+			}
+		})
 	}
 }

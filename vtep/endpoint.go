@@ -60,14 +60,15 @@ type Endpoint struct {
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
 
-	mu      lock // held by one change at a time
-	running bool
-	closed  bool
-	tunnels map[string]*tunnel
-	sockets map[netio.ListenOptions]*socket
-	admit   map[admission]*fpeer // of all tunnels
-	sources map[source][]*fpeer  // of all trunks
-	lastID  uint32
+	mu        lock // held by one change at a time
+	running   bool
+	closed    bool
+	tunnels   map[string]*tunnel
+	sockets   map[netio.ListenOptions]*socket
+	departing departures           // nil but during a change
+	admit     map[admission]*fpeer // of all tunnels
+	sources   map[source][]*fpeer  // of all trunks
+	lastID    uint32
 
 	goneDrops Drops // of tunnels that are no longer there
 }

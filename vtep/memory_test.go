@@ -301,7 +301,7 @@ func (u *memUnderlay) Listen(opts netio.ListenOptions) (netio.Listener, error) {
 		return nil, u.listenErr
 	}
 	for _, other := range u.listeners {
-		if other.opts.Local == opts.Local && other.opts.Port == opts.Port && !other.stale {
+		if overlap(other.opts, opts) && !opts.Group.IsValid() && !opts.Beside && !other.stale {
 			return nil, unix.EADDRINUSE
 		}
 	}

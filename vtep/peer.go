@@ -297,7 +297,7 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 	if s == nil {
 		e.lastID++
 		s = newSocket(e.lastID, opts, make([]packet.Counter, e.workers))
-		if err := e.openSocket(s); err != nil {
+		if err := e.openSocket(s, e.departing.beside(e.sockets, s)); err != nil {
 			return nil, err
 		}
 		e.sockets[opts] = s
@@ -322,9 +322,12 @@ func newSocket(id uint32, o netio.ListenOptions, received []packet.Counter) *soc
 	return &socket{fsocket: &fsocket{id: id, name: name, received: received}, options: o}
 }
 
-// openSocket opens the receive sockets of s, one for each worker.
-func (e *Endpoint) openSocket(s *socket) error {
-	l, err := e.underlay.Listen(s.options)
+// openSocket opens the receive sockets of s, one for each worker. Beside is
+// that of ListenOptions.
+func (e *Endpoint) openSocket(s *socket, beside bool) error {
+	opts := s.options
+	opts.Beside = beside
+	l, err := e.underlay.Listen(opts)
 	if err != nil {
 		return err
 	}

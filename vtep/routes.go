@@ -112,7 +112,7 @@ func (e *Endpoint) relisten() {
 		}
 		s := newSocket(old.id, opts, old.received)
 		s.users = old.users
-		if err := e.openSocket(s); err != nil {
+		if err := e.openSocket(s, false); err != nil {
 			e.log.Warn("cannot listen on the device that has come back", zap.String("device", opts.Device), zap.NamedError("err", err))
 			continue
 		}

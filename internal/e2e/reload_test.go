@@ -260,3 +260,40 @@ func numbered(t *testing.T, from, to *host, src, dst string, rate, size int) *st
 	t.Cleanup(func() { s.stop() })
 	return s
 }
+
+// TestReloadExchangesSockets: one reload takes the last tunnel off an address and
+// puts the first on another that the kernel would not let be bound beside it. Each
+// of the two configurations is valid.
+func TestReloadExchangesSockets(t *testing.T) {
+	need(t)
+	a, b := underlay(t)
+	tunnel := func(name, listens string) string {
+		return fmt.Sprintf("[[tunnel]]\nname = %q\nid = 42\nremote = \"10.77.0.2\"\naddress = \"192.0.2.1/24\"\n%s\n", name, listens)
+	}
+	steps := []string{
+		tunnel("gnv0", ""),
+		tunnel("gnv1", `local = "10.77.0.1"`),
+		tunnel("gnv2", ""),
+		tunnel("gnv3", `dev = "veth0"`),
+		tunnel("gnv4", "group = \"239.7.7.7\"\nlocal = \"10.77.0.1\"\ndev = \"veth0\""),
+		tunnel("gnv5", "group = \"239.7.7.7\"\ndev = \"veth0\""),
+		tunnel("gnv6", ""),
+	}
+	path := file(t, "sockets.toml", steps[0])
+	g := a.configured("gnv0", path)
+	b.tunnel("gnv0", "--id", "42", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--address", "192.0.2.2/24")
+	for i, text := range steps {
+		replace(t, path, text)
+		a.ok(20*time.Second, g.binary, "-i", g.instance, "reload")
+		if strings.Contains(text, "group") {
+			continue // b is not in the group
+		}
+		a.ok(10*time.Second, "ping", "-c", "1", "-w", "5", "192.0.2.2")
+		t.Logf("step %d: %s", i, strings.ReplaceAll(text, "\n", " "))
+	}
+	// Another tunnel on an address beside one that stays is refused as ever.
+	_, said, code := a.run(20*time.Second, g.binary, "-i", g.instance, "tunnel", "add", "gnv7", "id", "43", "remote", "10.77.0.2", "local", "10.77.0.1")
+	if code == 0 || !strings.Contains(said, "held by this process") {
+		t.Errorf("a tunnel on one address beside one on all: exit status %d, %s; want it refused", code, said)
+	}
+}

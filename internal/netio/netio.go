@@ -115,6 +115,9 @@ type ListenOptions struct {
 	// Group makes it one socket that receives a multicast group joined on
 	// Device, which is then needed; Local is its address and not bound to.
 	Group netip.Addr
+	// Beside is set while sockets of ours that overlap are about to be closed, or are
+	// a group's: the kernel then lets these be bound beside them.
+	Beside bool
 }
 
 // PortOptions names a set of source ports: what only a socket can hold.
