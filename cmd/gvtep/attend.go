@@ -99,11 +99,11 @@ func (a *attendant) run(ctx context.Context, ready func()) {
 		break
 	}
 	for _, t := range a.known {
-		if t.brief.Up {
-			a.call("on-down", &t.brief)
-		}
 		if !a.manager.Present() {
 			a.writeEnv(t, "")
+		}
+		if t.brief.Up {
+			a.call("on-down", &t.brief)
 		}
 	}
 	a.hooks.close()
@@ -131,18 +131,10 @@ func (a *attendant) look(round int) {
 		}
 		was := t.brief.Up
 		t.brief, t.round = b, round
-		switch {
-		case b.Up && !was:
-			a.call("on-up", &b)
-		case was && !b.Up:
-			a.call("on-down", &b)
-		}
 		if b.Up {
 			up++
-			a.writeEnv(t, envFile(&b))
-		} else {
-			a.writeEnv(t, "")
 		}
+		a.follow(t, was)
 		for _, p := range b.Peers {
 			peers++
 			if !p.LastSeen.IsZero() {
@@ -177,6 +169,23 @@ func (a *attendant) look(round int) {
 	a.say(fmt.Sprintf("%s up, %d of %s seen", count(up, "tunnel"), seen, count(peers, "peer")))
 }
 
+// follow does what a tunnel that goes up or down asks for. The file comes first:
+// programs read it.
+func (a *attendant) follow(t *attended, was bool) {
+	b := &t.brief
+	if b.Up {
+		a.writeEnv(t, envFile(b))
+	} else {
+		a.writeEnv(t, "")
+	}
+	switch {
+	case b.Up && !was:
+		a.call("on-up", b)
+	case was && !b.Up:
+		a.call("on-down", b)
+	}
+}
+
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -195,10 +204,10 @@ func (a *attendant) say(status string) {
 
 // gone forgets a tunnel.
 func (a *attendant) gone(t *attended) {
+	a.writeEnv(t, "")
 	if t.brief.Up {
 		a.call("on-down", &t.brief)
 	}
-	a.writeEnv(t, "")
 	delete(a.known, t.brief.Name)
 }
 

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"gvtep/config"
+	"gvtep/internal/service"
+	"gvtep/vtep"
+)
+
+// TestHookReadsEnv: NAME.env is there before on-up runs, and gone before on-down.
+func TestHookReadsEnv(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	m, err := service.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	d := &daemon{log: zap.NewNop(), manager: m, runHooks: true}
+	r := &reloader{running: config.Config{Hooks: config.Hooks{Up: []string{"/bin/true"}, Down: []string{"/bin/false"}}}}
+	a := newAttendant(d, nil, nil, r, dir)
+	a.hooks.queue = make(chan happening) // each is taken at once, or not at all
+	seen := make(chan error)
+	go func() {
+		for what := range a.hooks.queue {
+			_, err := os.Stat(filepath.Join(dir, "gnv0.env"))
+			if up := what.hook == "on-up"; up != (err == nil) {
+				seen <- fmt.Errorf("%s: the file is there: %t", what.hook, !up)
+			} else {
+				seen <- nil
+			}
+		}
+	}()
+	defer close(a.hooks.queue)
+	called, k := 0, &attended{}
+	step := func(up bool, do func()) {
+		t.Helper()
+		k.brief = vtep.Brief{Name: "gnv0", Up: up, MTU: 1450}
+		a.hooks.lost = 0
+		do()
+		if a.hooks.lost > 0 {
+			return // nobody was ready to take it
+		}
+		called++
+		if err := <-seen; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 300 {
+		step(true, func() { a.follow(k, false) })
+		step(false, func() { a.follow(k, true) })
+		step(true, func() { a.follow(k, false) })
+		step(true, func() { a.gone(k) })
+	}
+	if called == 0 {
+		t.Error("no hook was called")
+	}
+}
