@@ -97,7 +97,7 @@ func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) 
 		return -1, err
 	}
 	if err := unix.Bind(fd, sa); err != nil {
-		return -1, err
+		return -1, denied(o.Port, err)
 	}
 	if exclusive {
 		err = setOptions(fd, []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"}})

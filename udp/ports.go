@@ -126,7 +126,7 @@ func (u *Underlay) openPorts(o PortOptions) (*packet.PortSet, error) {
 			if errors.Is(err, unix.EADDRNOTAVAIL) {
 				return nil, fmt.Errorf("%w: no device of this host has %s ready", err, local)
 			}
-			return nil, err
+			return nil, denied(o.Min, err)
 		}
 		set.Ports = append(set.Ports, port)
 		for w, fd := range fds {

@@ -69,6 +69,7 @@ type Endpoint struct {
 	admit     map[admission]*fpeer // of all tunnels
 	sources   map[source][]*fpeer  // of all trunks
 	lastID    uint32
+	missing   bool // it was said that an address family is missing
 
 	goneDrops Drops // of tunnels that are no longer there
 }

@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -97,7 +98,12 @@ func (t *tunnel) wanted() (all []*peer) {
 // there before keep counters, nexthop and what is known of their route.
 func (e *Endpoint) openPeers(t *tunnel, before map[destination]*peer) error {
 	for _, prefix := range t.accept {
-		if _, err := e.listen(t, prefix.Addr(), netip.Addr{}); err != nil {
+		_, err := e.listen(t, prefix.Addr(), netip.Addr{})
+		if errors.Is(err, unix.EAFNOSUPPORT) && t.takesAny(prefix) {
+			e.sayMissing(prefix.Addr())
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -119,6 +125,28 @@ func (e *Endpoint) openPeers(t *tunnel, before map[destination]*peer) error {
 		}
 	}
 	return nil
+}
+
+// takesAny reports whether a prefix of accept is one of both halves of "any":
+// nobody asked for this very family.
+func (t *tunnel) takesAny(prefix netip.Prefix) bool {
+	return prefix.Bits() == 0 && slices.ContainsFunc(t.accept, func(p netip.Prefix) bool {
+		return p.Bits() == 0 && p.Addr().Is4() != prefix.Addr().Is4()
+	})
+}
+
+// sayMissing logs once that the kernel has no sockets of a family, such as IPv6
+// with ipv6.disable=1. e.mu is held.
+func (e *Endpoint) sayMissing(a netip.Addr) {
+	if e.missing {
+		return
+	}
+	e.missing = true
+	family := "IPv6"
+	if a.Is4() {
+		family = "IPv4"
+	}
+	e.log.Info("the kernel has no " + family + ": accept any takes what comes over the other family only")
 }
 
 func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {

@@ -45,6 +45,10 @@ var suite struct {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(withoutIPv6) != "" {
+		fmt.Fprintln(os.Stderr, runWithoutIPv6(os.Args[1:]))
+		os.Exit(1)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "gvtep-e2e-")
 		if err != nil {
