@@ -36,6 +36,8 @@ type known struct {
 	// it does, and toldRefused that the log says so.
 	refusedSince int64
 	toldRefused  bool
+	// since is when it became a peer, by the endpoint's clock.
+	since int64
 	// seenBefore is when another process last heard it; zero: not known.
 	seenBefore time.Time
 	last       Stats // as last reported
@@ -162,7 +164,7 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 		if err := e.findRoute(t, p); err != nil {
 			return err
 		}
-		p.peerState, p.known = &peerState{traffic: make([]traffic, e.workers)}, new(known)
+		p.peerState, p.known = &peerState{traffic: make([]traffic, e.workers)}, &known{since: e.clock()}
 		p.nexthop = t.newNexthop()
 		e.lastID++
 		p.id = int32(e.lastID)

@@ -431,6 +431,60 @@ func TestSpeakerFlood(t *testing.T) {
 	}
 }
 
+// TestSpeakersMakeRoom: sources that were heard once only do not keep others out, those that
+// went on speaking stay.
+func TestSpeakersMakeRoom(t *testing.T) {
+	cfg := testTunnel("gnv0")
+	cfg.Local = addr("192.0.2.1")
+	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	l := newLab(t, cfg)
+	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
+	speak := func(from string) {
+		t.Helper()
+		l.underlay.inject(addr(from), 6081, 0, 2, len(hello)+8, good(hello))
+		l.step()
+		for len(l.speakers) > 0 {
+			l.letIn(<-l.speakers)
+			l.step()
+		}
+	}
+	knows := func(a string) bool { return slices.Contains(speakers(l.State().Tunnels[0]), a) }
+	speak("192.0.2.10")
+	speak("192.0.2.11")
+	l.later(2 * time.Second)
+	speak("192.0.2.10")
+	p := l.tunnels["gnv0"].port
+	for i := range maxSpeakers {
+		l.speakers <- speaker{p, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
+		if len(l.speakers) == speakerQueue {
+			l.letIn(<-l.speakers)
+		}
+	}
+	l.step()
+	if n := len(speakers(l.State().Tunnels[0])); n != maxSpeakers {
+		t.Errorf("%d have been let in, want %d", n, maxSpeakers)
+	}
+	l.later(time.Second)
+	speak("192.0.2.20")
+	if !knows("192.0.2.20") || !knows("192.0.2.10") {
+		t.Errorf("a new one is let in: %t, one that goes on speaking stays: %t; want both", knows("192.0.2.20"), knows("192.0.2.10"))
+	}
+	if n := len(speakers(l.State().Tunnels[0])); n != maxSpeakers {
+		t.Errorf("%d have been let in, want %d", n, maxSpeakers)
+	}
+	// Making room is not done as often as somebody likes.
+	before := l.pool.snapshot()
+	speak("192.0.2.21")
+	if knows("192.0.2.21") || l.pool.snapshot() != before {
+		t.Error("one more was let in at once")
+	}
+	l.later(time.Second)
+	l.letIn(speaker{l.tunnels["gnv0"].port, addr("192.0.2.21")})
+	if !knows("192.0.2.21") || !knows("192.0.2.20") {
+		t.Error("one more was not let in later, or in the place of the last one")
+	}
+}
+
 // TestGroupFollows: in a group without peers those may speak who are on the networks
 // that the underlay device has now; the way to the group is not pinned to an index that
 // the device may lose.

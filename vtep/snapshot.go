@@ -84,6 +84,9 @@ type portState struct {
 	tooBigDue  atomic.Int64
 	// toldFloods is how many of the frames above bum_limit the watcher has told of.
 	toldFloods uint64
+	// roomAgain is from when speakers may be let in in the place of others; guarded by
+	// Endpoint.mu.
+	roomAgain int64
 	// current is the port in the newest snapshot.
 	current atomic.Pointer[port]
 }

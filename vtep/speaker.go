@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -23,6 +24,12 @@ const (
 	// speakerSilence is how long one may be silent before it is forgotten,
 	// if learned addresses never age.
 	speakerSilence = 300 * time.Second
+	// speakerProof is how long after its first datagram a speaker must be heard again to have
+	// been heard more than once: a burst of forged datagrams is one.
+	speakerProof = time.Second
+	// speakerRoom is the least time between two changes that let speakers in in the
+	// place of others: such a change costs milliseconds, and forging is cheap.
+	speakerRoom = 100 * time.Millisecond
 )
 
 // speaker is a source that wants to be let in.
@@ -77,32 +84,79 @@ func (e *Endpoint) letIn(s speaker) {
 }
 
 // admitSpeakers makes peers of those of the sources that are none yet and may be, as
-// far as there is room. e.mu is held.
+// far as there is room. Those that were heard once only make room, the longest silent
+// first: else whoever forges as many sources as there is room for would keep all others
+// out. e.mu is held.
 func (e *Endpoint) admitSpeakers(of *port, sources []netip.Addr) error {
 	t, ok := e.tunnels[of.name]
 	if !ok || e.closed || t.id != of.id {
 		return nil
 	}
-	dynamic := slices.Clone(t.dynamic)
-	for _, a := range sources {
-		known := slices.ContainsFunc(t.peers, func(p *peer) bool { return p.speaks && p.config.Remote.WithZone("") == a })
-		if !known && !slices.Contains(dynamic, a) && accepted(t.accept, a) && len(dynamic) < maxSpeakers {
-			dynamic = append(dynamic, a)
+	known := make(map[netip.Addr]bool, len(t.peers)+len(sources))
+	for _, p := range t.peers {
+		if p.speaks {
+			known[p.config.Remote.WithZone("")] = true
 		}
 	}
-	if len(dynamic) == len(t.dynamic) {
+	var fresh []netip.Addr
+	for _, a := range sources {
+		if !known[a] && accepted(t.accept, a) {
+			known[a] = true
+			fresh = append(fresh, a)
+		}
+	}
+	room, now := max(maxSpeakers-len(t.dynamic), 0), e.clock()
+	var gone map[netip.Addr]bool
+	if len(fresh) > room && now >= t.state.roomAgain {
+		gone = t.heardOnce(len(fresh) - room)
+	}
+	fresh = fresh[:min(len(fresh), room+len(gone))]
+	if len(fresh) == 0 {
 		return nil
 	}
-	return e.rewire(t, func(n *tunnel) { n.dynamic = dynamic })
+	if len(gone) > 0 {
+		t.state.roomAgain = now + int64(speakerRoom)
+	}
+	return e.rewire(t, func(n *tunnel) {
+		n.dynamic = append(slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return gone[a] }), fresh...)
+	})
+}
+
+// heardOnce returns up to n of those that accept let in and that have not gone on speaking,
+// the longest silent first.
+func (t *tunnel) heardOnce(n int) map[netip.Addr]bool {
+	type once struct {
+		addr netip.Addr
+		seen int64
+	}
+	var all []once
+	for _, p := range t.peers {
+		if !p.dynamic {
+			continue
+		}
+		if _, seen := sumTraffic(p.traffic); seen-p.since < int64(speakerProof) {
+			all = append(all, once{p.config.Remote, max(seen, p.since)})
+		}
+	}
+	slices.SortFunc(all, func(a, b once) int { return cmp.Compare(a.seen, b.seen) })
+	gone := make(map[netip.Addr]bool, n)
+	for _, o := range all[:min(n, len(all))] {
+		gone[o.addr] = true
+	}
+	return gone
 }
 
 // dropSpeakers takes the right to speak from those that accept no longer lets in, and
 // the place of one let in from those that are configured now.
 func (t *tunnel) dropSpeakers() {
-	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool {
-		return !accepted(t.accept, a) ||
-			slices.ContainsFunc(t.config.Peers, func(p Peer) bool { return p.Remote.WithZone("") == a })
-	})
+	if len(t.dynamic) == 0 {
+		return
+	}
+	configured := make(map[netip.Addr]bool, len(t.config.Peers))
+	for _, p := range t.config.Peers {
+		configured[p.Remote.WithZone("")] = true
+	}
+	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool { return configured[a] || !accepted(t.accept, a) })
 }
 
 // followGroups looks whether the networks of underlay devices have changed where these
@@ -144,17 +198,17 @@ func (e *Endpoint) forgetSpeakers() {
 		if silence == 0 {
 			silence = speakerSilence
 		}
-		var gone []netip.Addr
+		gone := make(map[netip.Addr]bool)
 		for _, p := range t.peers {
 			if _, seen := sumTraffic(p.traffic); p.dynamic && now-seen > int64(silence) {
-				gone = append(gone, p.config.Remote)
+				gone[p.config.Remote] = true
 			}
 		}
 		if len(gone) == 0 {
 			continue
 		}
 		err := e.rewire(t, func(n *tunnel) {
-			n.dynamic = slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return slices.Contains(gone, a) })
+			n.dynamic = slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return gone[a] })
 		})
 		if err != nil {
 			e.log.Error("silent speakers could not be removed", zap.String("device", t.port.name), zap.NamedError("err", err))
