@@ -32,6 +32,8 @@ type received struct {
 	drops    uint32 // of the socket since it was made, if hasDrops
 	hasDrops bool
 	tos      uint8
+	// broadcast: it was not sent to an address of this host.
+	broadcast bool
 }
 
 // parseCmsgs reads what it knows and skips what it does not. It never looks
@@ -89,11 +91,17 @@ func (r *received) take(level, kind int32, data []byte) {
 		}
 	case level == unix.SOL_IP && kind == unix.IP_PKTINFO:
 		if len(data) >= unix.SizeofInet4Pktinfo {
+			// The kernel gives the address of ours that an answer would have beside the one in
+			// the header: for what was sent to an address of ours, and nothing else, they
+			// are the same (net/ipv4/fib_frontend.c fib_compute_spec_dst). Without a route
+			// it knows neither that address nor the device.
 			r.ifindex = int32(binary.NativeEndian.Uint32(data))
+			r.broadcast = r.ifindex != 0 && string(data[4:8]) != string(data[8:12])
 		}
 	case level == unix.SOL_IPV6 && kind == unix.IPV6_PKTINFO:
 		if len(data) >= unix.SizeofInet6Pktinfo {
 			r.ifindex = int32(binary.NativeEndian.Uint32(data[16:]))
+			r.broadcast = data[0] == 0xff
 		}
 	case level == unix.SOL_SOCKET && kind == unix.SO_RXQ_OVFL:
 		if len(data) >= 4 {

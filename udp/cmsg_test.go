@@ -41,8 +41,12 @@ func TestParseCmsgs(t *testing.T) {
 		want received
 	}{
 		{"none", nil, received{}},
-		{"all of IPv4", join(drops, info4, tos, gro), received{1400, 7, 3, true, 0xb9}},
-		{"all of IPv6", join(drops, info6, class, gro), received{1400, 9, 3, true, 0x2e}},
+		{"all of IPv4", join(drops, info4, tos, gro), received{1400, 7, 3, true, 0xb9, false}},
+		{"to a broadcast address", cmsg(-1, unix.SOL_IP, unix.IP_PKTINFO, join(native32(7), []byte{192, 0, 2, 1, 192, 0, 2, 255})...), received{ifindex: 7, broadcast: true}},
+		{"to our address", cmsg(-1, unix.SOL_IP, unix.IP_PKTINFO, join(native32(7), []byte{192, 0, 2, 1, 192, 0, 2, 1})...), received{ifindex: 7}},
+		{"without a route", cmsg(-1, unix.SOL_IP, unix.IP_PKTINFO, join(native32(0), []byte{0, 0, 0, 0, 192, 0, 2, 1})...), received{}},
+		{"to a group of IPv6", cmsg(-1, unix.SOL_IPV6, unix.IPV6_PKTINFO, join([]byte{0xff, 2}, make([]byte, 14), native32(7))...), received{ifindex: 7, broadcast: true}},
+		{"all of IPv6", join(drops, info6, class, gro), received{1400, 9, 3, true, 0x2e, false}},
 		{"unknown ones are skipped", join(cmsg(-1, 99, 99, 1, 2, 3), tos), received{tos: 0xb9}},
 		{"last without padding", join(gro, tos[:cmsgHdrLen+1]), received{groSize: 1400, tos: 0xb9}},
 		{"header cut off", join(tos, gro[:cmsgHdrLen-1]), received{tos: 0xb9}},

@@ -367,7 +367,7 @@ func TestGroupBind(t *testing.T) {
 			return func(u *Underlay) (*Listener, error) {
 				fd, err := unix.Socket(familyOf(at), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 				must(t, err)
-				l := &Listener{u: u, receivers: []*Receiver{newReceiver(fd, 1, at.Is4())}}
+				l := &Listener{u: u, receivers: []*Receiver{newReceiver(fd, 1, at.Is4(), true)}}
 				for _, o := range opts {
 					must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, o, 1))
 				}

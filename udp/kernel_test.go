@@ -867,7 +867,7 @@ func TestReceiveErrors(t *testing.T) {
 			t.Errorf("receiveFatal(%v) = %v, want %v", e, got, want)
 		}
 	}
-	r := newReceiver(-1, 2, true)
+	r := newReceiver(-1, 2, true, false)
 	if _, _, err := r.Receive(); err != unix.EBADF {
 		t.Errorf("Receive on a closed one: %v, want EBADF", err)
 	}

@@ -45,7 +45,7 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 			l.closeSockets()
 			return nil, listenError(o, err)
 		}
-		workers[i] = newReceiver(fd, u.cfg.Batch, addrOf(o).Is4())
+		workers[i] = newReceiver(fd, u.cfg.Batch, addrOf(o).Is4(), o.Group.IsValid())
 	}
 	// The kernel reports twice what was asked for (socket(7)).
 	if n, err := unix.GetsockoptInt(workers[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {

@@ -31,6 +31,7 @@ const (
 type Receiver struct {
 	fd     int
 	v4     bool
+	group  bool // it is a multicast group's
 	hdrs   []mmsghdr
 	iovs   []unix.Iovec
 	names  []unix.RawSockaddrInet6 // large enough for both families
@@ -44,10 +45,11 @@ type Receiver struct {
 	truncated atomic.Uint64
 }
 
-func newReceiver(fd, batch int, v4 bool) *Receiver {
+func newReceiver(fd, batch int, v4, group bool) *Receiver {
 	r := &Receiver{
 		fd:     fd,
 		v4:     v4,
+		group:  group,
 		hdrs:   make([]mmsghdr, batch),
 		iovs:   make([]unix.Iovec, batch),
 		names:  make([]unix.RawSockaddrInet6, batch),
@@ -155,6 +157,8 @@ func (r *Receiver) collect(n int) []packet.Train {
 			From:    r.from(i),
 			TOS:     c.tos,
 			Ifindex: c.ifindex,
+
+			Broadcast: c.broadcast && !r.group,
 		})
 	}
 	return trains

@@ -24,6 +24,7 @@ const (
 	DropUntagged                      // no VLAN ID, and the trunk has no segment for that
 	DropLocked                        // the source address is pinned elsewhere
 	DropECN                           // outer CE over inner Not-ECT (RFC 6040 section 4.2)
+	DropBroadcast                     // sent to a broadcast or multicast address, to a socket of none
 	DropReinjected                    // came in through a device of ours (RFC 8926 section 6.2)
 	DropLoop                          // would go back where it came from, or the route leads into the tunnel
 	DropTooBig                        // larger than the path to the peer
@@ -118,6 +119,10 @@ var explanations = [numReasons]Explanation{
 		"outer CE over an inner packet without ECN (RFC 6040)",
 		"a router marked congestion, and the inner sender does not know ECN",
 		"find the congestion of the underlay"},
+	DropBroadcast: {"broadcast", true, false,
+		"sent to a broadcast or multicast address on the underlay, and not to one of ours",
+		"a misconfigured VTEP, or somebody is trying",
+		"give the sender our address as its remote, or use `group`"},
 	DropReinjected: {"reinjected", true, false,
 		"a GENEVE packet that came in through a tunnel device or a bridge above it",
 		"a host inside the overlay sends to port 6081; or underlay and overlay share a bridge",

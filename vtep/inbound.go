@@ -89,13 +89,15 @@ func (j *joining) end(w *worker) {
 }
 
 // socketTurn serves one receive socket.
-func (w *worker) socketTurn(s *fsocket, n int) (did outcome) {
-	trains, more, err := s.receivers[n].Receive()
+func (w *worker) socketTurn(s *fsocket, i int) (did outcome) {
+	first := i == 0
+	trains, more, err := s.receivers[i].Receive()
 	if err != nil {
 		w.pool.Owner.SocketFailed(s, err)
 		return outcome{gone: true}
 	}
-	n, did.more = 0, more
+	n := 0
+	did.more = more
 	for i := range trains {
 		t := &trains[i]
 		did.moved += len(t.Data)
@@ -103,6 +105,14 @@ func (w *worker) socketTurn(s *fsocket, n int) (did outcome) {
 			// A GENEVE packet that was carried inside the overlay: tenants
 			// do not speak to us (RFC 8926 section 6.2).
 			w.drops.rx[DropReinjected].Add(t.Count())
+			n += int(t.Count())
+			continue
+		}
+		if t.Broadcast {
+			// A VTEP is spoken to by its address. All sockets have a copy.
+			if first {
+				w.drops.rx[DropBroadcast].Add(t.Count())
+			}
 			n += int(t.Count())
 			continue
 		}

@@ -39,6 +39,9 @@ type Train struct {
 	From netip.Addr
 	// TOS is the outer TOS or traffic class octet.
 	TOS uint8
+	// Broadcast says that it was sent to a broadcast or multicast address, and came to a
+	// socket that is not that group's.
+	Broadcast bool
 	// Ifindex is the device on which the train came in, 0 if unknown.
 	Ifindex int32
 }
