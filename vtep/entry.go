@@ -92,8 +92,13 @@ func (t *tunnel) hold(all *entries, of station, list []Entry) {
 
 // configured gives t, a new version of old, the entries of its configuration instead of those
 // of the old one. What was set by hand stays, unless the configuration names its address, or
-// takes its segment away. First values that are the same are not given again.
+// takes its segment away. First values that are the same are not given again, and a change
+// of something else changes no entry.
 func (t *tunnel) configured(old *tunnel) {
+	if old.entries != nil && slices.Equal(old.config.Entries, t.config.Entries) && slices.Equal(old.config.VLANs, t.config.VLANs) && old.config.Dev == t.config.Dev {
+		t.entries = old.entries
+		return
+	}
 	at, vids := make(map[station][]Entry), t.config.vids()
 	if old.entries != nil {
 		for of, list := range old.entries.at {
@@ -153,8 +158,10 @@ func (s silent) Unwrap() error { return s.Errno }
 // entryDestination is where an entry of t points to.
 func (t *tunnel) entryDestination(e Entry) destination {
 	d := t.destination(e.Remote, e.Port)
-	if own, _ := t.config.vni(e.VLAN); e.HasVNI && e.VNI != own {
-		d.vni, d.hasVNI = e.VNI, true
+	if e.HasVNI {
+		if own, _ := t.config.vni(e.VLAN); e.VNI != own {
+			d.vni, d.hasVNI = e.VNI, true
+		}
 	}
 	if e.Via != "" {
 		d.via = e.Via

@@ -919,6 +919,22 @@ func TestDynamicByHand(t *testing.T) {
 	peers("aged", 2)
 }
 
+// TestOtherChange: a change of something else brings no entry back that was deleted.
+func TestOtherChange(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.2")}, {MAC: macC, Remote: addr("192.0.2.2")}}
+	l := newLab(t, cfg)
+	if err := l.DeleteEntry("gnv0", Entry{MAC: macB}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Update("gnv0", func(c *Tunnel) error { c.TTL++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	l.step()
+	l.wantOut("deleted", l.out(macB, macA), "192.0.2.2", "192.0.2.3")
+	l.wantOut("not deleted", l.out(macC, macA), "192.0.2.2")
+}
+
 // TestImplicitPeerShared: a destination that is no peer belongs to all the entries that
 // point to it, and goes with the last.
 func TestImplicitPeerShared(t *testing.T) {
