@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -158,6 +160,15 @@ func uppers(links []netlink.Link, below []int) []int {
 // changed since the last time, however many there were; then is the time to
 // ask Route and Uppers again. The channel is closed after ctx is done.
 func (u *Underlay) Watch(ctx context.Context) (<-chan struct{}, error) {
+	file, err := watchSocket()
+	if err != nil {
+		return nil, err
+	}
+	return follow(ctx, file, watchSocket), nil
+}
+
+// watchSocket opens a netlink socket that hears of all that Watch tells of.
+func watchSocket() (io.ReadCloser, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, os.NewSyscallError("socket netlink", err)
@@ -170,27 +181,51 @@ func (u *Underlay) Watch(ctx context.Context) (<-chan struct{}, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("bind netlink", err)
 	}
-	file := os.NewFile(uintptr(fd), "netlink")
+	return os.NewFile(uintptr(fd), "netlink"), nil
+}
+
+// watchRetry is the pause before a socket that failed is opened again.
+const watchRetry = time.Second
+
+// follow tells of each message from a socket until ctx ends. If the socket fails it opens
+// another one, and tells of a change then: something may have been missed.
+func follow(ctx context.Context, file io.ReadCloser, open func() (io.ReadCloser, error)) <-chan struct{} {
 	changed := make(chan struct{}, 1)
-	stop := context.AfterFunc(ctx, func() { file.Close() })
-	go func() {
-		defer close(changed)
+	tell := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	listen := func() {
 		defer file.Close()
-		defer stop()
+		defer context.AfterFunc(ctx, func() { file.Close() })()
 		buf := make([]byte, 32<<10)
 		for ctx.Err() == nil {
 			// What changed does not matter, nor does a message cut short.
-			_, err := file.Read(buf)
-			if err != nil && !isOverrun(err) {
+			if _, err := file.Read(buf); err != nil && !isOverrun(err) {
 				return
 			}
+			tell()
+		}
+	}
+	go func() {
+		defer close(changed)
+		listen()
+		for ctx.Err() == nil {
 			select {
-			case changed <- struct{}{}:
-			default:
+			case <-ctx.Done():
+				return
+			case <-time.After(watchRetry):
+			}
+			var err error
+			if file, err = open(); err == nil {
+				tell()
+				listen()
 			}
 		}
 	}()
-	return changed, nil
+	return changed
 }
 
 // isOverrun tells that the kernel had more to say than the socket could
