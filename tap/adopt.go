@@ -33,7 +33,7 @@ func mismatch(format string, args ...any) error { return &MismatchError{fmt.Spri
 // they are of no use; with others the device is as it was, as far as the kernel
 // allows.
 func Adopt(o Options, before *Options, fds, writers []int) (_ *Device, err error) {
-	d := &Device{name: o.Name, addresses: o.Addresses, l3: o.L3, persist: true}
+	d := newDevice(o, false, true)
 	for i, fd := range fds {
 		q := newQueue(fd)
 		if i < len(writers) {
@@ -88,6 +88,7 @@ func Adopt(o Options, before *Options, fds, writers []int) (_ *Device, err error
 		return nil, mismatch("%s: the kept device is in another network namespace than it should be", o.Name)
 	}
 	d.here = !ns.IsOpen()
+	d.home = d.here
 
 	wasPersistent := flags&unix.IFF_PERSIST != 0
 	d.persist = wasPersistent

@@ -4,44 +4,66 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
+	"reflect"
 	"runtime"
 	"sync"
-	"unsafe"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
 // Device is an open TAP or TUN. Its methods may be called from any
 // goroutine; those of its queues may not.
 type Device struct {
-	name      string
-	l3        bool
-	addresses []netip.Prefix
-	here      bool
-	persist   bool
-	ifindex   int
-	offload   packet.Offload
-	queues    []*Queue
-	refused   []error
+	name    string
+	l3      bool
+	persist bool
+	offload packet.Offload
+	queues  []*Queue
+	refused []error
+	state   atomic.Pointer[netio.DeviceState]
 
 	mu     sync.Mutex // guards what follows, and the descriptors against Close
-	lladdr packet.MAC // when last asked
+	wanted Options    // as asked for, with what was changed since
+	home   bool       // it was to be in the namespace of the thread that opened it
+	here   bool       // it is
+	link   link       // as last read
+	bridge string     // name of the device that it is a port of
+	gone   bool       // it was deleted
+	hold   hold
 	closed bool
+
+	told     string             // the last error that the watcher has told
+	reported *netio.DeviceState // of which it has told the change
 }
+
+// equal reports whether two states are the same.
+func equal(a, b *netio.DeviceState) bool { return reflect.DeepEqual(a, b) }
 
 // Name is the name under which the device was opened.
 func (d *Device) Name() string { return d.name }
 
-// Ifindex is its index in the namespace that it was opened in or moved to.
-func (d *Device) Ifindex() int { return d.ifindex }
+// State is what the device is like. It asks the kernel nothing: a Watcher keeps it
+// up to date, and so do the methods that change the device.
+func (d *Device) State() netio.DeviceState { return *d.state.Load() }
+
+// Ifindex is its index in the namespace that it is in.
+func (d *Device) Ifindex() int { return d.state.Load().Ifindex }
 
 // Here reports whether that is the namespace of the thread that called Open.
-func (d *Device) Here() bool { return d.here }
+func (d *Device) Here() bool { return d.state.Load().Here }
+
+// LLAddr is the link-layer address, zero for a TUN. Of a device that is gone it is the
+// last one known.
+func (d *Device) LLAddr() packet.MAC { return d.state.Load().LLAddr }
+
+// Bridged reports whether the device is a port of a bridge.
+func (d *Device) Bridged() bool { return d.state.Load().Bridged }
 
 // Offload tells which super-frames and partial checksums may be written and
 // will be read. Zero in plain mode.
@@ -54,39 +76,6 @@ func (d *Device) Queue(i int) *Queue { return d.queues[i] }
 // capability to make. The device works, as its maker left it.
 func (d *Device) Refused() []error { return d.refused }
 
-// LLAddr is the link-layer address, zero for a TUN. It asks the kernel, as
-// udev or a user may change it at any time: not for every packet. Once the
-// device is gone it is the last one known.
-func (d *Device) LLAddr() packet.MAC {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.here && !d.l3 && !d.closed {
-		// By far the quickest way, but it looks for the name in the namespace that
-		// the queue was opened in (drivers/net/tun.c).
-		if mac, errno := hardwareOf(d.queues[0].fd); errno == 0 {
-			d.lladdr = mac
-			return mac
-		}
-	}
-	d.kernel(func(_ *conn, link netlink.Link) error {
-		d.lladdr = hardware(link)
-		return nil
-	})
-	return d.lladdr
-}
-
-// hardwareOf asks a queue for the link-layer address of its device.
-func hardwareOf(fd int) (mac packet.MAC, errno unix.Errno) {
-	var ifr struct { // struct ifreq with a struct sockaddr
-		name   [unix.IFNAMSIZ]byte
-		family uint16
-		data   [22]byte
-	}
-	_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&ifr)))
-	copy(mac[:], ifr.data[:])
-	return mac, errno
-}
-
 // MTU is what the kernel has now: users change it too.
 func (d *Device) MTU() (mtu int, err error) {
 	d.mu.Lock()
@@ -98,25 +87,12 @@ func (d *Device) MTU() (mtu int, err error) {
 	return mtu, err
 }
 
-// Link tells the MTU and whether the device is administratively up.
-func (d *Device) Link() (mtu int, up bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	err = d.kernel(func(_ *conn, link netlink.Link) error {
-		mtu, up = link.Attrs().MTU, link.Attrs().RawFlags&unix.IFF_UP != 0
-		return nil
-	})
-	return mtu, up, err
-}
-
 // SetMTU changes the MTU, 68 to 65,521 bytes on a TAP, to 65,535 on a TUN.
 func (d *Device) SetMTU(mtu int) error {
 	if err := checkMTU(d.name, d.l3, mtu); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.kernel(func(c *conn, link netlink.Link) error {
+	return d.change(func(c *conn, link netlink.Link) error {
 		if err := c.LinkSetMTU(link, mtu); err != nil {
 			return fmt.Errorf("%s: MTU %d: %w", d.name, mtu, err)
 		}
@@ -125,20 +101,30 @@ func (d *Device) SetMTU(mtu int) error {
 }
 
 // SetUp brings the device up or down. The kernel takes IPv6 addresses from a
-// device that goes down: those that it was opened with come back.
+// device that goes down: they come back before it is up, so that nothing leaves
+// with another source.
 func (d *Device) SetUp(on bool) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.kernel(func(c *conn, link netlink.Link) error {
+	return d.change(func(c *conn, link netlink.Link) error {
 		if !on {
-			return c.LinkSetDown(link)
+			if err := c.LinkSetDown(link); err != nil {
+				return err
+			}
+			d.wanted.Down = true
+			return d.compare(c, link.Attrs().Index)
 		}
-		for _, p := range d.addresses {
-			if err := c.addAddress(link, p, link.Attrs().MTU); err != nil && err != errPresent {
-				return fmt.Errorf("%s: address %s: %w", d.name, p, err)
+		for _, a := range d.hold.addresses {
+			if !a.lost.restorable() {
+				continue
+			}
+			if err := c.addAddress(link, a.prefix, link.Attrs().MTU); err != nil && err != errPresent {
+				return fmt.Errorf("%s: address %s: %w", d.name, a.prefix, err)
 			}
 		}
-		return c.LinkSetUp(link)
+		if err := c.LinkSetUp(link); err != nil {
+			return err
+		}
+		d.wanted.Down = false
+		return d.compare(c, link.Attrs().Index)
 	})
 }
 
@@ -146,22 +132,24 @@ func (d *Device) SetUp(on bool) error {
 // between two ports that have it the bridge passes nothing. Out of a bridge
 // there is nothing to clear.
 func (d *Device) SetIsolated(on bool) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.kernel(func(c *conn, link netlink.Link) error { return c.isolate(link, on) })
-}
-
-// Bridged reports whether the device is a port of a bridge, the kernel's own or one of
-// Open vSwitch. Where the kernel does not answer it is none.
-func (d *Device) Bridged() (yes bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.kernel(func(c *conn, link netlink.Link) error {
-		master, err := c.LinkByIndex(link.Attrs().MasterIndex)
-		yes = err == nil && (master.Type() == "bridge" || master.Type() == "openvswitch")
+	return d.change(func(c *conn, link netlink.Link) error {
+		if err := c.isolate(link, on); err != nil {
+			return err
+		}
+		d.wanted.Isolated = on
 		return nil
 	})
-	return yes
+}
+
+// change changes the device and reads what it is like then.
+func (d *Device) change(f func(*conn, netlink.Link) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kernel(func(c *conn, link netlink.Link) error {
+		err := f(c, link)
+		d.look(c, link.Attrs().Index)
+		return err
+	})
 }
 
 // kernel calls f with the device as it is now, wherever others may have
@@ -178,6 +166,7 @@ func (d *Device) kernel(f func(*conn, netlink.Link) error) error {
 		return fmt.Errorf("%s: %w", d.name, err)
 	}
 	defer ns.Close()
+	d.here = !ns.IsOpen()
 	c, err := dial(ns)
 	if err != nil {
 		return err

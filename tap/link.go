@@ -65,8 +65,6 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 	}
 
 	was := *link.Attrs()
-	d.ifindex = was.Index
-	copy(d.lladdr[:], was.HardwareAddr)
 	var master netlink.Link
 	if o.Master != "" {
 		if master, err = there.LinkByName(o.Master); err != nil {
@@ -100,7 +98,7 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 		{o.MTU != 0 && o.MTU != was.MTU, fmt.Sprintf("MTU %d", o.MTU),
 			func() error { return there.LinkSetMTU(link, o.MTU) },
 			func() error { return there.LinkSetMTU(link, was.MTU) }},
-		{!o.LLAddr.IsZero() && o.LLAddr != d.lladdr, fmt.Sprintf("link-layer address %s", o.LLAddr),
+		{!o.LLAddr.IsZero() && o.LLAddr != hardware(link), fmt.Sprintf("link-layer address %s", o.LLAddr),
 			func() error { return there.LinkSetHardwareAddr(link, o.LLAddr[:]) },
 			func() error { return there.LinkSetHardwareAddr(link, was.HardwareAddr) }},
 	}
@@ -134,7 +132,7 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 			return err
 		}
 	}
-	return nil
+	return d.compare(there, was.Index)
 }
 
 // errPresent says that a step found its work done by others: no undo.

@@ -71,6 +71,9 @@ func (c *conn) execute(req *nl.NetlinkRequest, reply uint16) ([][]byte, error) {
 		return nil, err
 	}
 	defer s.Close()
+	// With it a dump is of the device that the request names, not of all. Kernels
+	// before 4.20 do not know it.
+	unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
 	return req.Execute(unix.NETLINK_ROUTE, reply)
 }

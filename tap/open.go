@@ -137,7 +137,7 @@ func Open(o Options) (*Device, error) {
 		return nil, err
 	}
 
-	d := &Device{name: o.Name, addresses: o.Addresses, l3: o.L3, here: !target.IsOpen(), persist: old != nil || o.Persist}
+	d := newDevice(o, !target.IsOpen(), old != nil || o.Persist)
 	s := &setup{o: &o, d: d, adopted: old != nil}
 	if from.ns.IsOpen() {
 		err = within(from.ns, s.attach)
@@ -164,13 +164,18 @@ type setup struct {
 
 // rollback undoes all, in reverse order.
 func (s *setup) rollback() {
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		s.undo[i]() // nobody to tell: the first error is the one that counts
-	}
+	s.revert()
 	if !s.adopted && s.o.Persist && len(s.d.queues) > 0 {
 		unix.IoctlSetInt(s.d.queues[0].fd, unix.TUNSETPERSIST, 0)
 	}
 	s.d.Close()
+}
+
+// revert takes back the steps that were taken.
+func (s *setup) revert() {
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		s.undo[i]() // nobody to tell: the first error is the one that counts
+	}
 }
 
 // attach opens the queues, in the namespace of the calling thread.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -91,26 +92,24 @@ func TestIsolated(t *testing.T) {
 	}
 }
 
-// TestLLAddr: the address is the kernel's own word, whoever changed it, in whatever
-// namespace, also after the device has another name.
-func TestLLAddr(t *testing.T) {
+// TestRefresh: the state is the kernel's own word, also after the device has another
+// name, and the last one once it is gone.
+func TestRefresh(t *testing.T) {
 	private(t)
 	d := open(t, Options{Name: "gnv0", Queues: 1})
 	for i, name := range []string{"gnv0", "other"} {
-		want := net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}
-		must(t, netlink.LinkSetHardwareAddr(device(t, "gnv0"), want))
-		if got := d.LLAddr(); got.String() != want.String() {
-			t.Errorf("LLAddr %v, want %v", got, want)
-		}
-		if mac, errno := hardwareOf(d.queues[0].fd); errno != 0 || mac.String() != want.String() {
-			t.Errorf("the queue says %v, %v; want %v", mac, errno, want)
-		}
 		if name != "gnv0" {
 			must(t, netlink.LinkSetName(device(t, "gnv0"), name))
-			if got := d.LLAddr(); got.String() != want.String() {
-				t.Errorf("renamed: LLAddr %v, want %v", got, want)
-			}
 		}
+		want := net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}
+		must(t, netlink.LinkSetHardwareAddr(device(t, name), want))
+		must(t, d.Refresh())
+		if got := d.LLAddr(); got.String() != want.String() {
+			t.Errorf("%s: LLAddr %v, want %v", name, got, want)
+		}
+	}
+	if got := d.State().Faults; !slices.Equal(got, []string{"device gnv0 is called other now"}) {
+		t.Errorf("renamed: faults %q", got)
 	}
 	must(t, d.Close())
 	if got := d.LLAddr().String(); got != "02:00:00:00:01:01" {

@@ -51,11 +51,13 @@ type Endpoint struct {
 	pool     *pool
 	started  time.Time
 
-	recheck  chan struct{} // a path may have changed
-	failures chan error    // a tunnel or socket is of no more use
-	ready    atomic.Bool
-	events   events
-	speakers chan speaker // want to be let in
+	recheck chan struct{} // a path may have changed
+	// devicesMoved says that others have changed something about devices.
+	devicesMoved chan struct{}
+	failures     chan error // a tunnel or socket is of no more use
+	ready        atomic.Bool
+	events       events
+	speakers     chan speaker // want to be let in
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
@@ -82,15 +84,16 @@ func New(cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{
 		devices: cfg.Devices, underlay: cfg.Underlay, log: cfg.Log,
-		workers:  cfg.Workers,
-		started:  time.Now(),
-		recheck:  make(chan struct{}, 1),
-		failures: make(chan error, 1),
-		speakers: make(chan speaker, speakerQueue),
-		tunnels:  make(map[string]*tunnel),
-		sockets:  make(map[netio.ListenOptions]*socket),
-		admit:    make(map[admission]*fpeer),
-		sources:  make(map[source][]*fpeer),
+		workers:      cfg.Workers,
+		started:      time.Now(),
+		recheck:      make(chan struct{}, 1),
+		devicesMoved: make(chan struct{}, 1),
+		failures:     make(chan error, 1),
+		speakers:     make(chan speaker, speakerQueue),
+		tunnels:      make(map[string]*tunnel),
+		sockets:      make(map[netio.ListenOptions]*socket),
+		admit:        make(map[admission]*fpeer),
+		sources:      make(map[source][]*fpeer),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
@@ -142,6 +145,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	if err == nil {
 		watcher.Go(func() { e.watch(ctx) })
 		watcher.Go(func() { e.probe(ctx) })
+		watcher.Go(func() { e.devices.Watch(ctx, e.devicesChanged) })
 		e.ready.Store(true)
 		select {
 		case <-ctx.Done():

@@ -1,22 +1,28 @@
 package vtep
 
 import (
-	"errors"
 	"fmt"
+	"slices"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"go.uber.org/zap"
 
-	"gvtep/internal/netio"
+	"gvtep/internal/packet"
 )
 
 // Health is whether packets can flow.
 type Health struct {
-	Ready  bool     // all is started and nothing is wrong
-	Faults []string // what is wrong, as in State
+	// Ready says that the configured state is true: all is started, and there is
+	// nothing in Faults or Unmet.
+	Ready  bool
+	Faults []string // what keeps this process from carrying packets
+	// Unmet is what else is other than configured, such as a missing address, or a
+	// tunnel without a route to any of its peers. A new process would not mend it.
+	Unmet []string
 }
 
-// Health asks the kernel about the devices and the endpoint about its workers.
-// It waits for no change that is under way, not even one that hangs.
+// Health tells how devices, peers and workers are. It asks the kernel nothing, and waits
+// for no change that is under way, not even one that hangs.
 func (e *Endpoint) Health() (h Health) {
 	if stuck := e.pool.stuckWorkers(); len(stuck) > 0 {
 		h.Faults = append(h.Faults, StuckText(stuck))
@@ -24,23 +30,12 @@ func (e *Endpoint) Health() (h Health) {
 	h.Faults = append(h.Faults, e.unpolledFault()...)
 	h.Faults = append(h.Faults, e.heldFault()...)
 	for _, p := range e.pool.snapshot().ports {
-		_, up, deleted := linkOf(p.device)
-		if deleted && e.pool.snapshot().port(p.id) == nil {
-			continue // removed meanwhile
-		}
-		h.Faults = append(h.Faults, deviceFaults(p.name, deleted || p.failed.Load(), up || p.down)...)
+		broken, unmet := p.faults()
+		h.Faults = append(h.Faults, broken...)
+		h.Unmet = append(h.Unmet, unmet...)
 	}
-	h.Ready = e.ready.Load() && len(h.Faults) == 0
+	h.Ready = e.ready.Load() && len(h.Faults)+len(h.Unmet) == 0
 	return h
-}
-
-func (snap *snapshot) port(id uint32) *port {
-	for _, p := range snap.ports {
-		if p.id == id {
-			return p
-		}
-	}
-	return nil
 }
 
 // unpolledFault says what is wrong if workers cannot wait for all that they should.
@@ -51,21 +46,132 @@ func (e *Endpoint) unpolledFault() []string {
 	return nil
 }
 
-// linkOf asks for a device. Where the kernel does not answer, nothing bad is
-// assumed.
-func linkOf(d netio.Device) (mtu int, up, deleted bool) {
-	mtu, up, err := d.Link()
-	deleted = errors.Is(err, unix.EBADFD) || errors.Is(err, unix.EBADF) || errors.Is(err, unix.ENODEV)
-	return mtu, up || err != nil && !deleted, deleted
+// faults says what is wrong with a tunnel: what keeps its device from carrying packets,
+// and what else is other than configured.
+func (p *port) faults() (broken, unmet []string) {
+	broken, unmet = p.deviceFaults()
+	if path := p.pathFault(); path != "" {
+		unmet = append(unmet, path)
+	}
+	return broken, unmet
 }
 
-// deviceFaults says what is wrong with a device, if anything is.
-func deviceFaults(name string, deleted, up bool) []string {
+func (p *port) deviceFaults() (broken, unmet []string) {
+	state := p.device.State()
 	switch {
-	case deleted:
-		return []string{fmt.Sprintf("device %s was deleted", name)}
-	case !up:
-		return []string{fmt.Sprintf("device %s is down", name)}
+	case state.Deleted || p.failed.Load():
+		return []string{fmt.Sprintf("device %s was deleted", p.name)}, nil
+	case !state.Up && !p.down:
+		broken = []string{fmt.Sprintf("device %s is down", p.name)}
 	}
-	return nil
+	unmet = slices.Clip(state.Faults)
+	if p.mtu != 0 && p.mtu != state.MTU {
+		unmet = append(unmet, fmt.Sprintf("device %s has the MTU %d, not %d", p.name, state.MTU, p.mtu))
+	}
+	return broken, unmet
+}
+
+// pathFault says that none of the peers that are configured can be sent to. One of
+// several that cannot is a fault of that peer, and shows there.
+func (p *port) pathFault() string {
+	var first *peer
+	n, looped := 0, 0
+	for _, q := range p.peers {
+		switch {
+		case !q.speaks && !q.floods || q.dynamic:
+			continue // nobody has configured it
+		case q.blocked.Load():
+			looped++
+		case q.limit.Load() != 0:
+			return ""
+		}
+		if n++; first == nil {
+			first = q
+		}
+	}
+	switch {
+	case n == 0 || p.down:
+		return ""
+	case n == 1 && looped == 1:
+		return fmt.Sprintf("tunnel %s reaches nobody: the route to its peer %s leads into a tunnel", p.name, first.config.Remote)
+	case n == 1:
+		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to its peer %s", p.name, first.config.Remote)
+	case looped == n:
+		return fmt.Sprintf("tunnel %s reaches nobody: the routes to all %d peers lead into a tunnel", p.name, n)
+	case looped == 0:
+		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to any of its %d peers", p.name, n)
+	}
+	return fmt.Sprintf("tunnel %s reaches nobody: to %d of its %d peers there is no route, the others' lead into a tunnel", p.name, n-looped, n)
+}
+
+// devicesChanged has the watcher look at the devices.
+func (e *Endpoint) devicesChanged() {
+	select {
+	case e.devicesMoved <- struct{}{}:
+	default:
+	}
+}
+
+// followDevices takes over what others have done to devices, and tells of it.
+func (e *Endpoint) followDevices() {
+	for _, p := range e.pool.snapshot().ports {
+		broken, unmet := p.deviceFaults()
+		p.tellFaults(e.log, append(broken, unmet...))
+		if mac := p.device.State().LLAddr; mac != p.mac {
+			e.followLLAddr(p, mac)
+		}
+	}
+}
+
+// tellFaults logs what has become other than configured, and when all is well again.
+// Only the watcher calls it.
+func (p *portState) tellFaults(log *zap.Logger, now []string) {
+	for _, fault := range now {
+		if !slices.Contains(p.toldFaults, fault) {
+			log.Warn(fault)
+		}
+	}
+	if len(now) == 0 && len(p.toldFaults) > 0 {
+		log.Info("the device is as configured again", zap.String("device", p.current.Load().name))
+	}
+	p.toldFaults = now
+}
+
+// followLLAddr makes the address that a device has been given by others our own.
+func (e *Endpoint) followLLAddr(p *port, mac packet.MAC) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.tunnels[p.name]
+	if t == nil || t.id != p.id || t.port.mac == mac {
+		return
+	}
+	about := []zap.Field{zap.String("device", p.name), zap.Stringer("address", mac), zap.Stringer("was", t.port.mac)}
+	if err := e.rewire(t, func(*tunnel) {}); err != nil {
+		e.log.Error("the device has another address, and the table does not know", append(about, zap.NamedError("err", err))...)
+		time.AfterFunc(devicesRetry, e.devicesChanged)
+		return
+	}
+	e.log.Info("the device has another address", about...)
+}
+
+// devicesRetry is when to try again what a stuck worker has kept from being changed.
+const devicesRetry = time.Second
+
+// Restore gives devices again what is configured, also what was taken away by hand.
+// It tries all, and returns the first error.
+func (e *Endpoint) Restore(names ...string) (first error) {
+	for _, p := range e.pool.snapshot().ports {
+		if !slices.Contains(names, p.name) {
+			continue
+		}
+		err := p.device.Restore()
+		if err == nil && p.mtu != 0 && p.mtu != p.device.State().MTU {
+			err = p.device.SetMTU(p.mtu)
+		}
+		if err != nil && first == nil {
+			first = fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	e.devicesChanged()
+	return first
 }

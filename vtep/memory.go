@@ -186,7 +186,7 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 
 // recallTable fills the tables with what is not too old.
 func (e *Endpoint) recallTable(t *tunnel, tm *TunnelMemory, elapsed time.Duration) (n int) {
-	now, own := e.clock(), t.device.LLAddr()
+	now, own := e.clock(), t.device.State().LLAddr
 	nexthops := make(map[destination]fdb.Nexthop)
 	for _, p := range t.peers {
 		nexthops[p.dest] = p.nexthop
@@ -232,7 +232,7 @@ type Brief struct {
 	Name  string
 	VNI   geneve.VNI
 	NoVNI bool // a trunk without a segment of its own
-	MTU   int  // as last set by us
+	MTU   int
 	Up    bool
 	Peers []BriefPeer
 }
@@ -250,7 +250,7 @@ func (e *Endpoint) Brief() []Brief {
 	defer e.mu.Unlock()
 	all := make([]Brief, 0, len(e.tunnels))
 	for _, t := range e.sorted() {
-		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, NoVNI: t.config.NoVNI, MTU: t.mtu, Up: !t.config.Device.Down && !t.state.failed.Load()}
+		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, NoVNI: t.config.NoVNI, MTU: t.device.State().MTU, Up: !t.config.Device.Down && !t.state.failed.Load()}
 		for _, p := range t.peers {
 			if p.speaks {
 				b.Peers = append(b.Peers, BriefPeer{p.config.Name, p.dest.remote, p.lastSeen(e)})

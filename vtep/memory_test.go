@@ -61,20 +61,20 @@ type memDevice struct {
 	up      bool
 	alone   bool // isolated
 	bridged bool
-	refuse  error // of SetUp and SetIsolated
+	refuse  error // of SetUp, SetIsolated and Restore
+	faults  []string
 	closed  bool
 }
 
 func (d *memDevice) Name() string { return d.opts.Name }
 
-func (d *memDevice) Ifindex() int { return d.index }
-
-func (d *memDevice) Here() bool { return d.opts.Netns == "" }
-
-func (d *memDevice) LLAddr() packet.MAC {
+func (d *memDevice) State() netio.DeviceState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.mac
+	return netio.DeviceState{
+		Ifindex: d.index, Here: d.opts.Netns == "", LLAddr: d.mac, MTU: d.mtu, Up: d.up && !d.down && !d.closed,
+		Bridged: d.bridged, Deleted: d.closed, Faults: d.faults,
+	}
 }
 
 func (d *memDevice) Offload() packet.Offload { return d.offload }
@@ -85,15 +85,6 @@ func (d *memDevice) MTU() (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.mtu, nil
-}
-
-func (d *memDevice) Link() (int, bool, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return 0, false, unix.EBADFD
-	}
-	return d.mtu, d.up && !d.down, nil
 }
 
 func (d *memDevice) Bridged() bool {
@@ -123,6 +114,15 @@ func (d *memDevice) SetIsolated(on bool) error {
 	defer d.mu.Unlock()
 	if d.refuse == nil {
 		d.alone = on
+	}
+	return d.refuse
+}
+
+func (d *memDevice) Restore() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refuse == nil {
+		d.faults, d.down = nil, false
 	}
 	return d.refuse
 }
@@ -211,6 +211,27 @@ type memDevices struct {
 	opened  []*memDevice
 	fd      int    // that queues say they have; 0: their own
 	onOpen  func() // called by Open; nil: nothing is
+
+	mu      sync.Mutex
+	changed func() // while it is watched
+}
+
+func (ds *memDevices) Watch(ctx context.Context, changed func()) {
+	ds.mu.Lock()
+	ds.changed = changed
+	ds.mu.Unlock()
+	<-ctx.Done()
+}
+
+// touch tells the endpoint that something about a device has changed.
+func (ds *memDevices) touch() bool {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.changed == nil {
+		return false
+	}
+	ds.changed()
+	return true
 }
 
 func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {

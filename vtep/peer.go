@@ -241,9 +241,13 @@ func (e *Endpoint) assemble(t *tunnel) {
 		shared.ttl = DefaultTTL
 	}
 	seg := t.segment(&t.domains[0], shared)
+	fixedMTU := t.mtu
+	if t.mtuAuto {
+		fixedMTU = 0
+	}
 	t.port = &port{
-		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.LLAddr(),
-		device: t.device, segment: &seg, portState: t.state,
+		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.State().LLAddr,
+		device: t.device, mtu: fixedMTU, peers: t.peers, segment: &seg, portState: t.state,
 	}
 	for _, d := range t.domains {
 		d.fdb.SetOwn(t.port.mac)

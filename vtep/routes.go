@@ -65,6 +65,9 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.alarm()
 			e.alarmFloods()
 			continue
+		case <-e.devicesMoved:
+			e.followDevices()
+			continue
 		case s := <-e.speakers:
 			e.letIn(s)
 			continue
@@ -82,7 +85,6 @@ func (e *Endpoint) watch(ctx context.Context) {
 			// burst need not.
 			time.Sleep(50 * time.Millisecond)
 		case <-poll.C:
-			e.followLLAddrs()
 		}
 		e.mu.Lock()
 		// In this order: a group's socket would be in the way of those of the
@@ -247,8 +249,8 @@ func (e *Endpoint) alarmFloods() {
 func (e *Endpoint) ownDevices() []int32 {
 	var here []int
 	for _, t := range e.tunnels {
-		if d := t.device; d.Here() {
-			here = append(here, d.Ifindex())
+		if d := t.device.State(); d.Here {
+			here = append(here, d.Ifindex)
 		}
 	}
 	if len(here) == 0 {
@@ -276,25 +278,6 @@ func (e *Endpoint) checkOwn() {
 	next.own = own
 	if err := e.pool.publish(&next); err != nil {
 		e.log.Error("workers do not follow", zap.NamedError("err", err))
-	}
-}
-
-// followLLAddrs looks whether devices have other addresses than when they were opened:
-// udev and users change them.
-func (e *Endpoint) followLLAddrs() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, t := range e.sorted() {
-		mac := t.device.LLAddr()
-		if mac == t.port.mac {
-			continue
-		}
-		about := []zap.Field{zap.String("device", t.port.name), zap.Stringer("address", mac), zap.Stringer("was", t.port.mac)}
-		if err := e.rewire(t, func(*tunnel) {}); err != nil {
-			e.log.Error("the device has another address, and the table does not know", append(about, zap.NamedError("err", err))...)
-			continue
-		}
-		e.log.Info("the device has another address", about...)
 	}
 }
 

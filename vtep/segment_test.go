@@ -531,7 +531,7 @@ func TestOwnAddressFollows(t *testing.T) {
 	before := l.dev.mac
 	l.dev.mac = packet.MAC{2, 0, 0, 0, 0xff, 1}
 	l.dev.mu.Unlock()
-	l.followLLAddrs()
+	l.followDevices()
 	l.step()
 	if l.in("192.0.2.2", broadcast, l.dev.mac) {
 		t.Error("a frame that claims to come from our own address was delivered")

@@ -63,6 +63,8 @@ type port struct {
 	l3      bool
 	down    bool // its device is meant to be down
 	mac     packet.MAC
+	mtu     int // of the device, as configured; 0: it follows the paths
+	peers   []*peer
 	segment *segment // of a trunk: that of frames without a tag, whether or not it has one
 	trunk   *trunk   // nil: all frames are of one segment
 	*portState
@@ -87,6 +89,8 @@ type portState struct {
 	// roomAgain is from when speakers may be let in in the place of others; guarded by
 	// Endpoint.mu.
 	roomAgain int64
+	// toldFaults are those of the device that the watcher has told of.
+	toldFaults []string
 	// current is the port in the newest snapshot.
 	current atomic.Pointer[port]
 }

@@ -15,8 +15,9 @@ type State struct {
 	Workers int
 	Stuck   []int // workers that do not go round any more; see Progress
 	Started time.Time
-	Ready   bool // packets can flow
-	// Faults are what keeps packets from flowing though all is started, such
+	Running bool // all is started, and it does not stop
+	Ready   bool // the configured state is true: Running, and no Faults
+	// Faults are what is other than configured though all is started, such
 	// as "device gnv0 is down".
 	Faults []string
 	// Drops are the packets that belong to no tunnel, Dropped all.
@@ -39,6 +40,7 @@ type TunnelState struct {
 	MTUAuto bool
 	Accept  []netip.Prefix // from where anybody may speak
 	Failed  bool           // the device was deleted under us
+	Faults  []string       // what is other than configured about the device
 	Up      bool           // the device is administratively up
 	Offload packet.Offload
 	Since   time.Time
@@ -134,7 +136,8 @@ func (e *Endpoint) State() State {
 		s.Tunnels = append(s.Tunnels, t.report(e))
 		last := &s.Tunnels[len(s.Tunnels)-1]
 		s.Dropped.join(&last.Drops)
-		s.Faults = append(s.Faults, deviceFaults(t.port.name, last.Failed, last.Up || t.config.Device.Down)...)
+		broken, unmet := t.port.faults()
+		s.Faults = append(append(s.Faults, broken...), unmet...)
 	}
 	for _, sock := range e.sockets {
 		state := SocketState{
@@ -154,22 +157,22 @@ func (e *Endpoint) State() State {
 		}
 		s.Sockets = append(s.Sockets, state)
 	}
-	s.Ready = e.ready.Load() && len(s.Faults) == 0
+	s.Running = e.ready.Load()
+	s.Ready = s.Running && len(s.Faults) == 0
 	slices.SortFunc(s.Sockets, func(a, b SocketState) int { return a.Local.Compare(b.Local) })
 	return s
 }
 
 // report is the tunnel as it is now.
 func (t *tunnel) report(e *Endpoint) TunnelState {
-	d, seg := t.device, t.port.segment
+	d, seg := t.device.State(), t.port.segment
+	failed := d.Deleted || t.state.failed.Load()
+	broken, unmet := t.port.deviceFaults()
 	s := TunnelState{
-		Config: t.config, Ifindex: d.Ifindex(), LLAddr: d.LLAddr(),
-		MTU: t.mtu, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: t.state.failed.Load(),
+		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
+		MTU: d.MTU, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
 		Offload: packet.Offload(t.state.offload.Load()), Since: t.since, Answered: t.state.answered.Load(), TooBig: t.state.toldTooBig.Load(),
 	}
-	mtu, up, deleted := linkOf(d)
-	s.Failed = s.Failed || deleted
-	s.MTU, s.Up = mtu, up && !s.Failed
 	s.Stats = t.gone
 	for i := range seg.drops {
 		s.Drops.add(&seg.drops[i])

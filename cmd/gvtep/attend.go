@@ -166,7 +166,15 @@ func (a *attendant) look(round int) {
 	}
 	a.store.checkRoom()
 	a.remember(now)
-	a.say(fmt.Sprintf("%s up, %d of %s seen", count(up, "tunnel"), seen, count(peers, "peer")))
+	status := fmt.Sprintf("%s up, %d of %s seen", count(up, "tunnel"), seen, count(peers, "peer"))
+	if h := a.endpoint.Health(); !h.Ready && len(h.Faults)+len(h.Unmet) > 0 {
+		faults := append(h.Faults, h.Unmet...)
+		status = "not ready: " + faults[0]
+		if n := len(faults) - 1; n > 0 {
+			status += fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+	a.say(status)
 }
 
 // follow does what a tunnel that goes up or down asks for. The file comes first:

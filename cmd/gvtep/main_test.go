@@ -232,7 +232,11 @@ func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
 	if err != nil {
 		return control.Reload{}, &control.InvalidError{Text: err.Error(), Faults: 1}
 	}
-	out := reloadOf("/etc/gvtep/p1.toml", config.Diff(running, cfg), cfg)
+	changes, drift := config.Diff(running, cfg), []control.DeviceFault(nil)
+	if !changes.Empty() {
+		drift = append(drift, control.DeviceFault{Ifname: "gnv0", Fault: "device gnv0 lacks address 192.0.2.1/24: it was deleted by hand"})
+	}
+	out := reloadOf("/etc/gvtep/p1.toml", changes, cfg, drift)
 	out.Applied = !req.DryRun
 	return out, nil
 }

@@ -129,10 +129,34 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if r.daemon.named || cfg.Instance == "" {
 		cfg.Instance = r.running.Instance
 	}
-	changes := config.Diff(r.running, cfg)
-	out = reloadOf(path, changes, cfg)
+	// A tunnel whose device was deleted carries nothing: it is made anew.
+	running, dead := r.running, []string(nil)
+	running.Tunnels = slices.Clone(running.Tunnels)
+	for _, t := range r.endpoint.State().Tunnels {
+		name := t.Config.Device.Name
+		isIt := func(c config.Tunnel) bool { return c.Name == name }
+		switch {
+		case !slices.ContainsFunc(cfg.Tunnels, isIt):
+		case t.Failed:
+			dead = append(dead, name)
+			running.Tunnels = slices.DeleteFunc(running.Tunnels, isIt)
+			fallthrough
+		default:
+			for _, fault := range t.Faults {
+				out.Faults = append(out.Faults, control.DeviceFault{Ifname: name, Fault: fault})
+			}
+		}
+	}
+	changes := config.Diff(running, cfg)
+	out = reloadOf(path, changes, cfg, out.Faults)
 	if req.DryRun {
 		return out, nil
+	}
+	if len(dead) > 0 {
+		if err := r.endpoint.Apply(vtep.Change{Remove: dead}); err != nil {
+			return control.Reload{}, err
+		}
+		r.running = running
 	}
 
 	now := cfg
@@ -151,6 +175,15 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if err := r.endpoint.Apply(change); err != nil {
 		return control.Reload{}, err
 	}
+	var others []string
+	for _, f := range out.Faults {
+		if !slices.Contains(dead, f.Ifname) {
+			others = append(others, f.Ifname)
+		}
+	}
+	if err := r.endpoint.Restore(others...); err != nil {
+		r.daemon.log.Warn("a device is not as configured", zap.NamedError("err", err))
+	}
 	r.daemon.level.configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
 	r.running, r.path = config.KeepProcess(r.running, now), path
@@ -161,10 +194,11 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 }
 
 // reloadOf tells of changes in the words of the control socket.
-func reloadOf(path string, c config.Changes, cfg config.Config) control.Reload {
+func reloadOf(path string, c config.Changes, cfg config.Config, faults []control.DeviceFault) control.Reload {
 	out := control.Reload{
 		Config: path, Tunnels: len(cfg.Tunnels), Restart: c.Restart(),
 		Added: []string{}, Removed: []string{}, Changed: []control.TunnelChange{}, Process: keysOf(c.Process),
+		Faults: append([]control.DeviceFault{}, faults...),
 	}
 	for _, t := range c.Added {
 		out.Added = append(out.Added, t.Name)
@@ -243,7 +277,10 @@ func (a *app) printReload(r control.Reload) {
 	for _, t := range r.Changed {
 		keys(t.Ifname+" ", t.Keys)
 	}
-	if len(r.Removed)+len(r.Added)+len(r.Changed)+len(r.Process) == 0 {
+	for _, f := range r.Faults {
+		fmt.Fprintln(a.out, a.paint(yellow, "~"), f.Fault)
+	}
+	if len(r.Removed)+len(r.Added)+len(r.Changed)+len(r.Process)+len(r.Faults) == 0 {
 		fmt.Fprintln(a.out, "no change")
 	}
 }

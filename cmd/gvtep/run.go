@@ -21,6 +21,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/internal/service"
+	"gvtep/tap"
 	"gvtep/udp"
 	"gvtep/vtep"
 	"gvtep/vtep/control"
@@ -219,7 +220,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	defer under.Close()
 	kept := newStore(d.manager, d.log)
 	memory, age := d.recall(dir, kept)
-	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: tapDevices{kept}, Underlay: newUnderlay(under, kept), Log: d.log})
+	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: tapDevices{kept, tap.NewWatcher()}, Underlay: newUnderlay(under, kept), Log: d.log})
 	if err != nil {
 		return err
 	}
@@ -394,7 +395,11 @@ func (d *daemon) warnHooks(h *config.Hooks) {
 // announce logs that packets can flow, and returns false if they never did.
 func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
 	for {
-		if s := ep.State(); s.Ready && len(s.Tunnels) == 1 {
+		if s := ep.State(); s.Running && len(s.Faults) > 0 {
+			// It waits for nobody: what is wrong may be so for long.
+			d.log.Warn("running, but not ready", zap.String("instance", d.instance), zap.Int("tunnels", len(s.Tunnels)), zap.Strings("reasons", s.Faults))
+			return true
+		} else if s.Ready && len(s.Tunnels) == 1 {
 			t := s.Tunnels[0]
 			vni := zap.Uint32("vni", uint32(t.Config.VNI))
 			if t.Config.NoVNI {

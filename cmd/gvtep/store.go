@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -215,7 +216,25 @@ func (s *store) stays(name string) bool {
 }
 
 // tapDevices is package tap as netio.Devices.
-type tapDevices struct{ *store }
+type tapDevices struct {
+	*store
+	watcher *tap.Watcher
+}
+
+// Watch follows the devices, and logs what it has mended.
+func (t tapDevices) Watch(ctx context.Context, changed func()) {
+	t.watcher.Run(ctx, changed, func(n tap.Note) {
+		fields := []zap.Field{zap.String("device", n.Device)}
+		if n.Device == "" {
+			fields = nil
+		}
+		if n.Err != nil {
+			t.log.Warn(n.Text, append(fields, zap.NamedError("err", n.Err))...)
+			return
+		}
+		t.log.Info(n.Text, append(fields, zap.Stringers("addresses", n.Addresses), zap.String("why", n.Why))...)
+	})
+}
 
 func (t tapDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
 	t.mu.Lock()
@@ -234,6 +253,7 @@ func (t tapDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
 	for i, fd := range writers {
 		t.keep(queueName(tapwPrefix, o.Name, i), fd)
 	}
+	t.watcher.Add(d)
 	return tapDevice{d}, nil
 }
 
@@ -304,6 +324,7 @@ func (t tapDevices) CloseAll(devices []netio.Device) error {
 	var errs []error
 	for _, v := range devices {
 		d := v.(tapDevice).Device
+		t.watcher.Remove(d)
 		stays := t.stays(queueName(tapPrefix, d.Name(), 0))
 		readers, _ := d.Queues()
 		for i := range readers {

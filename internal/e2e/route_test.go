@@ -124,7 +124,8 @@ func TestRouteIntoTunnel(t *testing.T) {
 	}
 }
 
-// The route is there before the tunnel is: refused, or harmless.
+// The route is there before the tunnel is: refused, or harmless, and status says that the
+// tunnel reaches nobody.
 func TestRouteIntoTunnelAtStart(t *testing.T) {
 	need(t)
 	for _, f := range families {
@@ -134,12 +135,12 @@ func TestRouteIntoTunnelAtStart(t *testing.T) {
 			p.a.must("route", p.a.nl.RouteAdd(route))
 			g := p.a.launch(p.ga.binary, newInstance(), "gnv0", "--id", "42", "--local", f.near, "--remote", f.far, "--persist", "on")
 			if !soon(3*time.Second, func() bool {
-				var s statusAnswer
-				return g.ask("/v1/status", &s) == nil && s.Ready
+				var s healthAnswer
+				return g.ask("/v1/status", &s) == nil && !s.Ready && strings.Contains(s.Reason, "leads into a tunnel")
 			}) {
 				code, err := g.end(syscall.SIGTERM, time.Second)
 				if err != nil || code != 2 || !oneLine(g.stderr.String()) {
-					t.Errorf("neither ready nor refused: exit status %d, %v, %q", code, err, g.stderr.String())
+					t.Errorf("neither running and not ready nor refused: exit status %d, %v, %q", code, err, g.stderr.String())
 				}
 				return
 			}

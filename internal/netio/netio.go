@@ -17,6 +17,10 @@ type Devices interface {
 	Open(DeviceOptions) (Device, error)
 	// CloseAll closes devices together, which is quicker than one by one.
 	CloseAll([]Device) error
+	// Watch follows what others do with open devices until ctx ends, and calls changed,
+	// which returns at once, when the State of some has become another. Addresses that
+	// the kernel has removed as a side effect it sets again.
+	Watch(ctx context.Context, changed func())
 }
 
 // DeviceOptions is what a tunnel wants of its device.
@@ -39,19 +43,13 @@ type DeviceOptions struct {
 // Device is an open tunnel device.
 type Device interface {
 	Name() string
-	// Ifindex is its index in the namespace it is in now.
-	Ifindex() int
-	// Here reports whether it is in the namespace of the sockets, where
-	// Ifindex can be compared with the arrival device of a datagram.
-	Here() bool
-	LLAddr() packet.MAC
+	// State is what the device is like. It asks the kernel nothing.
+	State() DeviceState
 	// Offload tells what may be written to and will be read from it.
 	Offload() packet.Offload
 	// Queue is the i-th of as many queues as were asked for.
 	Queue(i int) Queue
 	MTU() (int, error)
-	// Link tells the MTU and whether the device is administratively up.
-	Link() (mtu int, up bool, err error)
 	SetMTU(int) error
 	// Bridged reports whether it is a port of a bridge.
 	Bridged() bool
@@ -60,8 +58,26 @@ type Device interface {
 	// SetIsolated sets or clears the flag of the bridge port that the device
 	// is. Setting it where there is no bridge is an error.
 	SetIsolated(bool) error
+	// Restore gives the device again what its options say, also what was taken away
+	// by hand. The MTU stays.
+	Restore() error
 	// Close detaches all queues; the device goes unless it persists.
 	Close() error
+}
+
+// DeviceState is what a device is like.
+type DeviceState struct {
+	Ifindex int // in the namespace it is in
+	// Here reports whether that is the namespace of the sockets, where Ifindex can be
+	// compared with the arrival device of a datagram.
+	Here    bool
+	LLAddr  packet.MAC
+	MTU     int
+	Up      bool // administratively
+	Bridged bool // it is a port of a bridge
+	Deleted bool
+	// Faults say what else is other than its options say, one sentence each.
+	Faults []string
 }
 
 // Queue is one queue of a device. One worker at a time reads from it, and one,

@@ -153,6 +153,7 @@ func (fake) Reload(r ReloadRequest) (Reload, error) {
 		Config: "/etc/gvtep/p1.toml" + r.Config, Applied: !r.DryRun, Tunnels: 2, Added: []string{"gnv1"}, Removed: []string{},
 		Changed: []TunnelChange{{"gnv0", []KeyChange{{"ttl", "64", `"inherit"`, true}, {"id", "5", "6", false}}}},
 		Process: []KeyChange{{"socket.workers", `"auto"`, "2", false}}, Restart: true,
+		Faults: []DeviceFault{{"gnv0", "device gnv0 lacks address 192.0.2.1/24: it was deleted by hand"}},
 	}, nil
 }
 

@@ -153,8 +153,8 @@ func watched(mux *http.ServeMux, src Source) {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		h := src.Health()
 		reason := "starting or stopping"
-		if len(h.Faults) > 0 {
-			reason = strings.Join(h.Faults, "\n")
+		if faults := append(h.Faults, h.Unmet...); len(faults) > 0 {
+			reason = strings.Join(faults, "\n")
 		}
 		health(w, h.Ready, reason)
 	})

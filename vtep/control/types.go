@@ -85,8 +85,16 @@ type Reload struct {
 	Removed []string       `json:"removed"`
 	Changed []TunnelChange `json:"changed"`
 	Process []KeyChange    `json:"process"` // of [log] and [socket]
+	// Faults are what is other than configured about devices that stay.
+	Faults []DeviceFault `json:"faults"`
 	// Restart says that some changes take a restart. They are not applied.
 	Restart bool `json:"restart"`
+}
+
+// DeviceFault is something about a device that is other than configured.
+type DeviceFault struct {
+	Ifname string `json:"ifname"`
+	Fault  string `json:"fault"` // one sentence
 }
 
 // TunnelChange is what changed of a tunnel.
@@ -368,8 +376,9 @@ type Event struct {
 
 // Health is whether packets can flow.
 type Health struct {
-	Ready  bool     // all is started and nothing is wrong
-	Faults []string // what is wrong
+	Ready  bool     // the configured state is true
+	Faults []string // what keeps the process from carrying packets
+	Unmet  []string // what else is other than configured
 }
 
 // LogLevel is from which level on messages are logged.
