@@ -30,7 +30,7 @@ func BenchmarkRoute(b *testing.B) {
 	newNetwork(b)
 	u := newUnderlay(b, Config{})
 	for b.Loop() {
-		_, err := u.Route(there4, netip.Addr{}, "", 0)
+		_, err := u.Route(netip.AddrPortFrom(there4, 6081), fixed(4, 1))
 		must(b, err)
 	}
 }

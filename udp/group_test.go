@@ -152,7 +152,9 @@ func (l *lan) station(i, family, workers, groups int) *station {
 		s.set, err = s.u.Ports(fixed(family, 4))
 		must(l.t, err)
 		s.sender = s.u.Sender(0)
-		r, err := s.u.Route(all[0], netip.Addr{}, "v0", 0)
+		o := fixed(family, 4)
+		o.Device = "v0"
+		r, err := s.u.Route(netip.AddrPortFrom(all[0], 6081), o)
 		must(l.t, err)
 		s.index, s.local = int32(r.Ifindex), r.Source
 	})
@@ -618,11 +620,12 @@ func TestRouteByDevice(t *testing.T) {
 		{groups6[0], netip.Addr{}, "d0", Route{Ifindex: d0, Source: a86, MTU: 1400}},
 		{groups6[0], any6, "d0", Route{Ifindex: d0, Source: a86, MTU: 1400}},
 	} {
-		if got, err := u.Route(c.remote, c.local, c.dev, 0); err != nil || got != c.want {
+		c.want.Link = c.want.MTU
+		if got, err := routeOf(u, c.remote, c.local, c.dev); err != nil || got != c.want {
 			t.Errorf("Route(%v, %v, %q) = %+v, %v, want %+v", c.remote, c.local, c.dev, got, err, c.want)
 		}
 	}
-	if _, err := u.Route(there4, netip.Addr{}, "nosuch", 0); err == nil {
+	if _, err := routeOf(u, there4, netip.Addr{}, "nosuch"); err == nil {
 		t.Error("a route by a device that is not there")
 	}
 }

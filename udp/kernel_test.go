@@ -587,7 +587,7 @@ func TestPathErrors(t *testing.T) {
 			t.Errorf("%s: failures %q, want %q", c.remote, got, want)
 		}
 		take(t, l, 1)
-		_, err := u.Route(bad.Remote.Addr(), netip.Addr{}, "", 0)
+		_, err := u.Route(bad.Remote, fixed(4, 1))
 		if !errors.Is(err, c.want) {
 			t.Errorf("Route %s: %v, want %v", c.remote, err, c.want)
 		}
@@ -605,14 +605,14 @@ func TestPathMTU(t *testing.T) {
 		must(t, err)
 		s := u.Sender(0)
 		path := &packet.Path{Remote: netip.AddrPortFrom(remote, 6081), Set: set}
-		r, err := u.Route(remote, netip.Addr{}, "", 0)
+		r, err := u.Route(path.Remote, fixed(family, 1))
 		must(t, err)
 		v0 := n.link(n.nl, "v0")
-		if want := (Route{Ifindex: v0.Attrs().Index, Source: local, MTU: 1500}); r != want {
+		if want := (Route{Ifindex: v0.Attrs().Index, Source: local, MTU: 1500, Link: 1500}); r != want {
 			t.Errorf("Route = %+v, want %+v", r, want)
 		}
 		must(t, n.nl.LinkSetMTU(v0, 1400))
-		if r, err = u.Route(remote, netip.Addr{}, "", 0); err != nil || r.MTU != 1400 {
+		if r, err = u.Route(path.Remote, fixed(family, 1)); err != nil || r.MTU != 1400 {
 			t.Errorf("Route after change: MTU %d, %v, want 1400", r.MTU, err)
 		}
 		big, small := make([]byte, 1440), make([]byte, 1340)
@@ -670,9 +670,12 @@ func TestLearntMTU(t *testing.T) {
 			if fs := s.Flush(); len(fs) != 0 && fs[0].Err != unix.EMSGSIZE {
 				t.Fatal(describe(fs))
 			}
-			r, err := u.Route(peer, netip.Addr{}, "", 0)
+			r, err := u.Route(path.Remote, fixed(family, 1))
 			must(t, err)
 			if mtu = r.MTU; mtu == 1300 {
+				if !r.Learned || r.Link != 1500 {
+					t.Errorf("Route to %v = %+v; want it learned, on a link of 1500", peer, r)
+				}
 				return
 			}
 			time.Sleep(10 * time.Millisecond)
@@ -689,7 +692,7 @@ func TestRouteType(t *testing.T) {
 		"10.9.0.1": {Local: true}, "fd09::1": {Local: true}, "127.1.2.3": {Local: true}, "::1": {Local: true},
 		"10.9.0.2": {}, "fd09::2": {}, "10.9.0.255": {Broadcast: true},
 	} {
-		r, err := u.Route(netip.MustParseAddr(addr), netip.Addr{}, "", 0)
+		r, err := routeOf(u, netip.MustParseAddr(addr), netip.Addr{}, "")
 		must(t, err)
 		if r.Local != want.Local || r.Broadcast != want.Broadcast {
 			t.Errorf("Route(%s): local %v, broadcast %v, want %v, %v", addr, r.Local, r.Broadcast, want.Local, want.Broadcast)

@@ -145,6 +145,16 @@ func newUnderlay(t testing.TB, cfg Config) *Underlay {
 	return u
 }
 
+// routeOf asks for the route from a socket of one port.
+func routeOf(u *Underlay, remote, local netip.Addr, dev string) (Route, error) {
+	o := fixed(4, 1)
+	if remote.Is6() {
+		o.Family = 6
+	}
+	o.Local, o.Device = local, dev
+	return u.Route(netip.AddrPortFrom(remote, 6081), o)
+}
+
 func fixed(family, count int) PortOptions {
 	return PortOptions{Family: family, DF: true, Min: 49152, Max: 65535, Count: count}
 }

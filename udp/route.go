@@ -1,7 +1,9 @@
 package udp
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,69 +13,318 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// Route asks the kernel how a datagram to remote would leave now, from local
-// if that is a specific address, by device dev if that is not "", with mark if
-// that is not 0. A link-local remote needs a zone or dev, and so does a
-// multicast group, else some device is taken. The error is the kernel's errno: unix.ENETUNREACH
-// without a route, unix.EHOSTUNREACH, EACCES or EINVAL by an unreachable,
-// prohibit or blackhole one.
+// Route asks the kernel how datagrams to remote leave now from the source ports
+// that Ports made for o; before there are any, from some port. A multicast group
+// and a link-local remote need a device or a zone. The error is the kernel's errno:
+// unix.ENETUNREACH without a route, unix.EHOSTUNREACH, EACCES or EINVAL by an
+// unreachable, prohibit or blackhole one.
 //
-// Two netlink requests; not for the path of a packet.
-func (u *Underlay) Route(remote, local netip.Addr, dev string, mark uint32) (Route, error) {
-	o := netlink.RouteGetOptions{Mark: mark}
-	if local.IsValid() && !local.IsUnspecified() {
-		o.SrcAddr = local.AsSlice()
+// Two questions are asked. A socket that is connected, and so has a route, but sends
+// nothing knows the MTU: all that the kernel looks at for a datagram counts, policy
+// rules by port or user and IPsec included. Only rtnetlink knows what kind of route it
+// is, by which device, and what of the MTU was learned.
+//
+// Not for the path of a packet: it takes about 15 system calls.
+func (u *Underlay) Route(remote netip.AddrPort, o PortOptions) (Route, error) {
+	ports := u.portsOf(o)
+	route, multipath, err := u.routeFrom(remote, o, ports[0])
+	if err != nil || !multipath {
+		return route, err
 	}
-	if dev != "" {
-		link, err := u.routes.LinkByName(dev)
+	for _, port := range ports[1:] {
+		other, _, err := u.routeFrom(remote, o, port)
 		if err != nil {
-			return Route{}, fmt.Errorf("route to %s: device %s: %w", remote, dev, err)
+			continue // of many ways some may be down for a moment
 		}
-		o.OifIndex = link.Attrs().Index
-	} else if zone := remote.Zone(); zone != "" {
-		index, err := u.zoneIndex(zone)
-		if err != nil {
-			return Route{}, err
-		}
-		o.OifIndex = index
+		route.MTU, route.Link = min(route.MTU, other.MTU), min(route.Link, other.Link)
+		route.Learned = route.Learned || other.Learned
 	}
-	r, err := u.lookup(remote, &o)
-	if err != nil {
-		return Route{}, err
-	}
-	link, err := u.routes.LinkByIndex(r.LinkIndex)
-	if err != nil {
-		return Route{}, fmt.Errorf("route to %s: device %d: %w", remote, r.LinkIndex, err)
-	}
-	out := Route{
-		Ifindex: r.LinkIndex, MTU: link.Attrs().MTU,
-		Local: r.Type == unix.RTN_LOCAL, Broadcast: r.Type == unix.RTN_BROADCAST,
-	}
-	// A metric of the route, or what ICMP told about this remote. It may be
-	// above what the device can do, but that does not help.
-	if r.MTU > 0 && r.MTU < out.MTU {
-		out.MTU = r.MTU
-	}
-	if src, ok := netip.AddrFromSlice(r.Src); ok {
-		out.Source = src.Unmap()
-	} else if o.SrcAddr != nil {
-		out.Source = local
-	}
-	return out, nil
+	return route, nil
 }
 
-func (u *Underlay) lookup(remote netip.Addr, o *netlink.RouteGetOptions) (netlink.Route, error) {
-	routes, err := u.routes.RouteGetWithOptions(remote.AsSlice(), o)
+// portsOf returns the source ports of the set that is open for o, 0 if there is none.
+func (u *Underlay) portsOf(o PortOptions) []uint16 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, df := range []bool{o.DF, !o.DF} {
+		o.DF = df
+		if s := u.sets[o]; s != nil {
+			return s.set.Ports
+		}
+	}
+	return []uint16{0}
+}
+
+// routeFrom is Route for one source port. It tells as well whether other ports may take
+// other ways.
+func (u *Underlay) routeFrom(remote netip.AddrPort, o PortOptions, port uint16) (r Route, multipath bool, err error) {
+	q := fibQuestion{remote: remote, local: o.Local, mark: o.Mark, port: port}
+	if q.oif, err = u.oif(remote.Addr(), o.Device); err != nil {
+		return Route{}, false, fmt.Errorf("route to %s: %w", remote.Addr(), err)
+	}
+	found, fibErr := u.fib(q)
+	if fibErr == nil {
+		r = Route{
+			Ifindex: found.ifindex, Source: found.source, Learned: found.learned,
+			Local: found.kind == unix.RTN_LOCAL, Broadcast: found.kind == unix.RTN_BROADCAST,
+		}
+		if r.Local || r.Broadcast {
+			r.MTU = deviceMTU(found.ifindex)
+			r.Link = r.MTU
+			return r, false, nil
+		}
+	}
+	mtu, source, err := u.connect(remote, o, port)
 	if err != nil {
-		return netlink.Route{}, fmt.Errorf("route to %s: %w", remote, err)
+		return Route{}, false, fmt.Errorf("route to %s: %w", remote.Addr(), err)
 	}
-	if len(routes) == 0 {
-		return netlink.Route{}, fmt.Errorf("route to %s: %w", remote, unix.ENETUNREACH)
+	r.MTU, r.Link = mtu, mtu
+	if !r.Source.IsValid() {
+		r.Source = source
 	}
-	return routes[0], nil
+	if fibErr != nil { // an old kernel, which does not look for ports
+		return r, false, nil
+	}
+	spread := hashesPorts(remote.Addr())
+	if found.learned || spread {
+		// What an administrator wrote, without what was learned.
+		q.match = true
+		if written, err := u.fib(q); err == nil {
+			found.mtu, multipath = written.mtu, spread && written.multipath
+		}
+	}
+	r.Link = deviceMTU(found.ifindex)
+	if found.mtu > 0 && (found.mtu < r.Link || r.Link == 0) {
+		r.Link = found.mtu
+	}
+	// Neither may be above what the device can do, whatever a route says.
+	r.MTU = min(r.MTU, cmp.Or(r.Link, r.MTU))
+	r.Link = cmp.Or(r.Link, r.MTU)
+	return r, multipath, nil
+}
+
+// oif is the device by which a datagram has to leave, 0 if the route decides.
+func (u *Underlay) oif(remote netip.Addr, device string) (int, error) {
+	switch zone := remote.Zone(); {
+	case device != "":
+		link, err := u.routes.LinkByName(device)
+		if err != nil {
+			return 0, fmt.Errorf("device %s: %w", device, err)
+		}
+		return link.Attrs().Index, nil
+	case zone != "":
+		return u.zoneIndex(zone)
+	}
+	return 0, nil
+}
+
+// connect opens a socket with all that counts of those that send, connects it, and
+// returns the MTU of the path and the source address that the kernel has chosen.
+func (u *Underlay) connect(remote netip.AddrPort, o PortOptions, port uint16) (mtu int, source netip.Addr, err error) {
+	local, err := u.sockaddr(senderOf(o).local, port, o.Device)
+	if err != nil {
+		return 0, source, err
+	}
+	fd, err := unix.Socket(familyOf(remote.Addr()), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, source, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	opts := []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"}}
+	if o.Mark != 0 {
+		opts = append(opts, option{unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark), "SO_MARK (needs CAP_NET_ADMIN)"})
+	}
+	if err := setOptions(fd, opts); err != nil {
+		return 0, source, err
+	}
+	if o.Device != "" {
+		if err := unix.BindToDevice(fd, o.Device); err != nil {
+			return 0, source, fmt.Errorf("bind to device %s: %w", o.Device, err)
+		}
+	}
+	if err := unix.Bind(fd, local); err != nil {
+		return 0, source, os.NewSyscallError("bind", err)
+	}
+	to, err := u.sockaddr(remote.Addr(), remote.Port(), o.Device)
+	if err != nil {
+		return 0, source, err
+	}
+	if err := unix.Connect(fd, to); err != nil {
+		return 0, source, os.NewSyscallError("connect", err)
+	}
+	level, name := unix.SOL_IP, unix.IP_MTU
+	if remote.Addr().Is6() {
+		level, name = unix.SOL_IPV6, unix.IPV6_MTU
+	}
+	if mtu, err = unix.GetsockoptInt(fd, level, name); err != nil {
+		return 0, source, os.NewSyscallError("getsockopt IP_MTU", err)
+	}
+	switch sa, _ := unix.Getsockname(fd); sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		source = netip.AddrFrom4(sa.Addr)
+	case *unix.SockaddrInet6:
+		source = netip.AddrFrom16(sa.Addr)
+	}
+	return mtu, source, nil
+}
+
+// fibQuestion is what the kernel's tables are asked.
+type fibQuestion struct {
+	remote netip.AddrPort
+	local  netip.Addr // if specific
+	oif    int        // 0: the route decides
+	mark   uint32
+	port   uint16 // source port; 0: any
+	match  bool   // the route as it was written, without what was learned about remote
+}
+
+// fibRoute is their answer.
+type fibRoute struct {
+	kind      uint8 // unix.RTN_UNICAST and so on
+	ifindex   int
+	source    netip.Addr
+	mtu       int // 0: that of the device
+	learned   bool
+	multipath bool
+}
+
+// fib sends RTM_GETROUTE. The netlink package's RouteGet knows neither protocol nor ports.
+func (u *Underlay) fib(q fibQuestion) (fibRoute, error) {
+	remote := q.remote.Addr()
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+	msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(familyOf(remote)), Dst_len: uint8(remote.BitLen())}}
+	if q.match {
+		msg.Flags = unix.RTM_F_FIB_MATCH
+	}
+	req.AddData(msg)
+	add := func(kind int, data []byte) { req.AddData(nl.NewRtAttr(kind, data)) }
+	add(unix.RTA_DST, remote.AsSlice())
+	if q.local.IsValid() && !q.local.IsUnspecified() {
+		msg.Src_len = msg.Dst_len
+		add(unix.RTA_SRC, q.local.AsSlice())
+	}
+	if q.oif != 0 {
+		add(unix.RTA_OIF, nl.Uint32Attr(uint32(q.oif)))
+	}
+	if q.mark != 0 {
+		add(unix.RTA_MARK, nl.Uint32Attr(q.mark))
+	}
+	add(unix.RTA_IP_PROTO, []byte{unix.IPPROTO_UDP})
+	if q.port != 0 {
+		add(unix.RTA_SPORT, binary.BigEndian.AppendUint16(nil, q.port))
+	}
+	add(unix.RTA_DPORT, binary.BigEndian.AppendUint16(nil, q.remote.Port()))
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: u.tables}
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
+	if err != nil {
+		return fibRoute{}, err
+	}
+	if len(replies) == 0 {
+		return fibRoute{}, unix.ENETUNREACH
+	}
+	return parseFIB(replies[0])
+}
+
+// parseFIB reads struct rtmsg and the attributes behind it.
+func parseFIB(reply []byte) (r fibRoute, err error) {
+	if len(reply) < unix.SizeofRtMsg {
+		return r, unix.EBADMSG
+	}
+	msg := nl.DeserializeRtMsg(reply)
+	attrs, err := nl.ParseRouteAttr(reply[unix.SizeofRtMsg:])
+	if err != nil {
+		return r, err
+	}
+	r.kind = msg.Type
+	nexthop := false
+	for _, a := range attrs {
+		switch {
+		case a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4:
+			r.ifindex = int(binary.NativeEndian.Uint32(a.Value))
+		case a.Attr.Type == unix.RTA_PREFSRC:
+			if ip, ok := netip.AddrFromSlice(a.Value); ok {
+				r.source = ip
+			}
+		case a.Attr.Type == unix.RTA_METRICS:
+			metrics, err := nl.ParseRouteAttr(a.Value)
+			if err != nil {
+				return r, err
+			}
+			for _, m := range metrics {
+				if m.Attr.Type == unix.RTAX_MTU && len(m.Value) >= 4 {
+					r.mtu = int(binary.NativeEndian.Uint32(m.Value))
+				}
+			}
+		case a.Attr.Type == unix.RTA_MULTIPATH:
+			r.multipath = true
+		case a.Attr.Type == rtaNexthopID:
+			nexthop = true
+		case a.Attr.Type == unix.RTA_CACHEINFO && len(a.Value) >= sizeofCacheinfo && msg.Family == unix.AF_INET:
+			// struct rta_cacheinfo, rta_expires: IPv4 routes expire if they are
+			// exceptions only (net/ipv4/route.c, rt_fill_info).
+			r.learned = binary.NativeEndian.Uint32(a.Value[8:]) != 0
+		}
+	}
+	// Of IPv6 the default route from a router expires as well, but only exceptions are
+	// clones of what is in the tables (net/ipv6/route.c, rt6_fill_node).
+	if msg.Family == unix.AF_INET6 {
+		r.learned = msg.Flags&unix.RTM_F_CLONED != 0
+	}
+	// With net.ipv4.nexthop_compat_mode 0 the next hops of a group are not listed.
+	r.multipath = r.multipath || nexthop && r.ifindex == 0
+	return r, nil
+}
+
+// From linux/rtnetlink.h: the size of struct rta_cacheinfo, and RTA_NH_ID.
+const (
+	sizeofCacheinfo = 32
+	rtaNexthopID    = 30
+)
+
+// hashesPorts tells whether the kernel lets ports decide between the ways of a multipath
+// route. Otherwise addresses decide, and all ports of a set take the same.
+func hashesPorts(remote netip.Addr) bool {
+	version := "ipv4"
+	if remote.Is6() {
+		version = "ipv6"
+	}
+	// Of the thread's own network namespace. 1 is the 5-tuple, 3 what an administrator
+	// chose (ip-sysctl.rst, fib_multipath_hash_policy).
+	fd, err := unix.Open("/proc/sys/net/"+version+"/fib_multipath_hash_policy", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var policy [1]byte
+	n, _ := unix.Read(fd, policy[:])
+	return n == 1 && (policy[0] == '1' || policy[0] == '3')
+}
+
+// deviceMTU is the MTU of a device, 0 if that is not known.
+func deviceMTU(index int) int {
+	if index == 0 {
+		return 0
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return 0
+	}
+	ifr.SetUint32(uint32(index))
+	for _, request := range []uint{unix.SIOCGIFNAME, unix.SIOCGIFMTU} {
+		if unix.IoctlIfreq(fd, request, ifr) != nil {
+			return 0
+		}
+	}
+	return int(ifr.Uint32())
 }
 
 // Prefixes returns the networks that a device is on by its addresses, IPv4 and

@@ -281,14 +281,16 @@ func (s *Sender) failAll(msgs []message, errno unix.Errno) {
 // fail reports a message as lost. Neighbours with one cause are one Failure,
 // so a burst to an unreachable peer does not grow the list.
 func (s *Sender) fail(m message, errno unix.Errno) {
-	path := s.queue[m.first].path
+	first := &s.queue[m.first]
+	path, size := first.path, first.sizeOf(m.skip)
 	if n := len(s.failures); n > 0 {
 		if last := &s.failures[n-1]; last.Path == path && last.Err == error(errno) {
 			last.Count += int(m.count)
+			last.Size = min(last.Size, size)
 			return
 		}
 	}
-	s.failures = append(s.failures, packet.Failure{Path: path, Count: int(m.count), Err: errno})
+	s.failures = append(s.failures, packet.Failure{Path: path, Count: int(m.count), Size: size, Err: errno})
 }
 
 // encoder holds the kernel's form of up to chunkLen messages.

@@ -21,6 +21,8 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/netio"
@@ -64,9 +66,10 @@ type (
 // concurrently; none of them is for the path of a packet.
 type Underlay struct {
 	cfg     Config
-	maxSegs int             // datagrams one UDP_SEGMENT send may carry
-	noGSO   bool            // not wanted, or the kernel has no UDP_SEGMENT
-	routes  *netlink.Handle // its socket stays in the namespace of New
+	maxSegs int              // datagrams one UDP_SEGMENT send may carry
+	noGSO   bool             // not wanted, or the kernel has no UDP_SEGMENT
+	routes  *netlink.Handle  // its socket stays in the namespace of New
+	tables  *nl.SocketHandle // as well; for what routes has no call for
 
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
@@ -95,11 +98,17 @@ func New(cfg Config) (*Underlay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("udp: open a netlink socket: %w", err)
 	}
+	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("udp: open a netlink socket: %w", err)
+	}
 	return &Underlay{
 		cfg:       cfg,
 		maxSegs:   maxSegments(),
 		noGSO:     !cfg.GSO || !kernelHasGSO(),
 		routes:    h,
+		tables:    &nl.SocketHandle{Socket: s},
 		listeners: map[*Listener]struct{}{},
 		sets:      map[PortOptions]*sharedSet{},
 		held:      map[heldPort]int{},
@@ -125,6 +134,7 @@ func (u *Underlay) Close() error {
 		unix.Close(fd)
 	}
 	u.routes.Close()
+	u.tables.Close()
 	return nil
 }
 

@@ -28,9 +28,26 @@ type Change struct {
 // is unix.EEXIST, one that is not unix.ENOENT, and a setting that cannot
 // change while the tunnel is there unix.EBUSY.
 func (e *Endpoint) Apply(c Change) error {
+	e.askAhead(func() (all []question) {
+		for _, tunnels := range [][]Tunnel{c.Set, c.Add} {
+			for i := range tunnels {
+				all = append(all, tunnels[i].questions()...)
+			}
+		}
+		return all
+	})
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.apply(c)
+	err := e.apply(c)
+	e.mu.Unlock()
+	if err == nil && len(c.Add) > 0 {
+		// Their devices may have brought routes, to the peers even.
+		added := make(map[string]bool)
+		for i := range c.Add {
+			added[c.Add[i].Device.Name] = true
+		}
+		e.checkPaths(func(t *tunnel, _ *peer) bool { return added[t.config.Device.Name] })
+	}
+	return err
 }
 
 func (e *Endpoint) apply(c Change) (err error) {
@@ -131,7 +148,9 @@ func (e *Endpoint) apply(c Change) (err error) {
 	})
 	e.mu.progress()
 	e.commit()
-	e.checkPaths(append(opened, changed...), anyPeer)
+	for _, t := range append(opened, changed...) {
+		e.takeAnswers(t)
+	}
 	e.tell(opened, "new")
 	e.tell(changed, "changed")
 	e.tell(removed, "deleted")
@@ -139,7 +158,20 @@ func (e *Endpoint) apply(c Change) (err error) {
 }
 
 // Update changes the configuration of one tunnel; see Apply.
+//
+// edit may be called more than once; it changes nothing but what it is given.
 func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
+	e.askAhead(func() []question {
+		t, err := e.tunnel(name)
+		if err != nil {
+			return nil
+		}
+		cfg := t.config
+		if edit(&cfg) != nil {
+			return nil
+		}
+		return cfg.questions()
+	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t, err := e.tunnel(name)
@@ -166,8 +198,7 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	e.enter(t)
 	e.pool.afterwards(func() { e.settle(t, old) })
 	e.commit()
-	// The others have been asked for when they came, or when something changed.
-	e.checkPaths([]*tunnel{t}, func(p *peer) bool { return t.isNew(p, old) })
+	e.takeAnswers(t)
 	return nil
 }
 
@@ -178,12 +209,6 @@ func (e *Endpoint) commit() {
 	if err := e.publish(); err != nil {
 		e.log.Error("a change takes full effect only when all workers have taken it over", zap.NamedError("err", err))
 	}
-}
-
-// isNew reports whether a peer of t is none of an older version of it.
-func (t *tunnel) isNew(p *peer, old *tunnel) bool {
-	q := old.byDestination[p.dest]
-	return q == nil || q.peerState != p.peerState
 }
 
 // tell sends an event for each tunnel.

@@ -51,7 +51,8 @@ type Endpoint struct {
 	pool     *pool
 	started  time.Time
 
-	recheck chan struct{} // a path may have changed
+	recheck chan struct{} // there are doubtful peers
+	answers answers       // asked ahead of a change
 	// devicesMoved says that others have changed something about devices.
 	devicesMoved chan struct{}
 	failures     chan error // a tunnel or socket is of no more use

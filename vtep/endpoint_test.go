@@ -479,7 +479,7 @@ func TestSuperFrame(t *testing.T) {
 // TestSuperDropped: a super-frame that is not sent counts as the pieces that it stands
 // for, whatever the reason.
 func TestSuperDropped(t *testing.T) {
-	const pieces, size = 10, 1000
+	const pieces, size = 10, 1400
 	super, hdr := tcpSuper(pieces, size)
 	for _, tc := range []struct {
 		reason Reason

@@ -175,6 +175,12 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if entry.MAC.IsZero() {
 		return e.setFlood(name, verb, entry)
 	}
+	e.askAhead(func() []question {
+		if t, err := e.tunnel(name); err == nil && !entry.Local && entry.check(&t.config) == nil {
+			return []question{t.config.question(t.entryDestination(entry))}
+		}
+		return nil
+	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t, err := e.tunnel(name)

@@ -37,13 +37,7 @@ func (l listener) fail(err error) {
 	}
 }
 
-// PathChanged has the paths looked up again, soon.
-func (l listener) PathChanged() {
-	select {
-	case l.e.recheck <- struct{}{}:
-	default:
-	}
-}
+func (l listener) PathChanged() { l.e.recheckPaths() }
 
 func (l listener) Knock(p *port, source netip.Addr) bool {
 	select {

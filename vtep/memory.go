@@ -119,6 +119,26 @@ func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
 // another VNI, nothing is taken; the configuration goes before what was set by
 // hand, and the limits of the table hold.
 func (e *Endpoint) Recall(m Memory, elapsed time.Duration) (entries int) {
+	e.askAhead(func() (all []question) {
+		for i := range m.Tunnels {
+			tm := &m.Tunnels[i]
+			t := e.tunnels[tm.Device.Name]
+			if t == nil {
+				continue
+			}
+			for _, p := range tm.Peers {
+				if p.Dynamic {
+					all = append(all, t.config.question(t.destination(p.Remote.Addr(), 0)))
+				}
+			}
+			for _, entry := range tm.ByHand {
+				if !entry.Local && entry.check(&t.config) == nil {
+					all = append(all, t.config.question(t.entryDestination(entry)))
+				}
+			}
+		}
+		return all
+	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range m.Tunnels {

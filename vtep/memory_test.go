@@ -63,6 +63,7 @@ type memDevice struct {
 	bridged bool
 	refuse  error // of SetUp, SetIsolated and Restore
 	faults  []string
+	noIPv6  bool
 	closed  bool
 }
 
@@ -91,6 +92,12 @@ func (d *memDevice) Bridged() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.bridged
+}
+
+func (d *memDevice) IPv6() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.noIPv6
 }
 
 func (d *memDevice) SetMTU(mtu int) error {
@@ -277,9 +284,14 @@ type memUnderlay struct {
 
 	mu        sync.Mutex
 	mtu       int
-	routeVia  int // ifindex of every route
+	routeVia  int                        // ifindex of every route
+	routes    map[netip.Addr]netio.Route // of some other ones; guarded by mu
+	asking    func(netip.AddrPort)       // called with every question
+	asked     int                        // questions; guarded by mu
+	carries   int                        // if not 0, longer datagrams are refused; guarded by mu
 	listeners []*memListener
 	sets      int
+	cut       []int // IDs of sets without DF; guarded by mu
 	released  int
 	fail      error      // of every send
 	failTo    netip.Addr // if valid, of those to it only
@@ -330,25 +342,45 @@ func (u *memUnderlay) Listen(opts netio.ListenOptions) (netio.Listener, error) {
 	return l, nil
 }
 
-func (u *memUnderlay) Ports(netio.PortOptions) (*packet.PortSet, error) {
+func (u *memUnderlay) Ports(o netio.PortOptions) (*packet.PortSet, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.sets++
+	if !o.DF {
+		u.cut = append(u.cut, u.sets)
+	}
 	return &packet.PortSet{ID: u.sets, Ports: []uint16{50000, 50001}}, nil
+}
+
+// refuses reports whether a datagram of so many bytes is too long for the way, and may
+// not be cut.
+func (u *memUnderlay) refuses(set *packet.PortSet, size int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.carries > 0 && size > u.carries && !slices.Contains(u.cut, set.ID)
 }
 
 func (u *memUnderlay) Release(*packet.PortSet) { u.released++ }
 
 func (u *memUnderlay) Sender(int) netio.Sender { return &memSender{u: u} }
 
-func (u *memUnderlay) Route(remote, _ netip.Addr, _ string, _ uint32) (netio.Route, error) {
+func (u *memUnderlay) Route(remote netip.AddrPort, _ netio.PortOptions) (netio.Route, error) {
+	if u.asking != nil {
+		u.asking(remote)
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if slices.Contains(u.addr, remote) {
-		return netio.Route{Ifindex: 1, MTU: 65536, Local: true}, nil
+	u.asked++
+	if slices.Contains(u.addr, remote.Addr()) {
+		return netio.Route{Ifindex: 1, MTU: 65536, Link: 65536, Local: true}, nil
 	}
 	if u.mtu == 0 {
 		return netio.Route{}, unix.ENETUNREACH
 	}
-	return netio.Route{Ifindex: u.routeVia, MTU: u.mtu}, nil
+	if r, ok := u.routes[remote.Addr()]; ok {
+		return r, nil
+	}
+	return netio.Route{Ifindex: u.routeVia, MTU: u.mtu, Link: u.mtu}, nil
 }
 
 func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
@@ -484,7 +516,11 @@ func (s *memSender) Flush() []packet.Failure {
 	}
 	for i, d := range s.pending {
 		if s.u.fail != nil && (!s.u.failTo.IsValid() || s.u.failTo == d.to.Addr()) {
-			s.failures = append(s.failures, packet.Failure{Path: s.paths[i], Count: 1, Err: s.u.fail})
+			s.failures = append(s.failures, packet.Failure{Path: s.paths[i], Count: 1, Size: len(d.bytes), Err: s.u.fail})
+			continue
+		}
+		if s.u.refuses(s.paths[i].Set, len(d.bytes)) {
+			s.failures = append(s.failures, packet.Failure{Path: s.paths[i], Count: 1, Size: len(d.bytes), Err: unix.EMSGSIZE})
 			continue
 		}
 		if s.u.keep {

@@ -63,8 +63,8 @@ type outgoing struct {
 	pieces int
 	hash   uint32
 	flood  bool // it goes to each peer as a copy
-	// narrowest is the least limit of the paths that it is too big for; 0: of none.
-	narrowest int
+	fits   int  // the widest limit of the paths that it is too big for; 0: of none
+	found  bool // there was a path that it was not too big for
 }
 
 // outbound sends one frame or super-frame read from p, and returns how many pieces it is.
@@ -107,7 +107,7 @@ func (w *worker) outbound(p *port, hdr *packet.VirtioHdr, bytes []byte) (pieces 
 			w.sendFrame(&f, to)
 		}
 	}
-	if f.narrowest > 0 {
+	if f.fits > 0 && !f.found {
 		w.tellTooBig(&f)
 	}
 	return f.pieces
@@ -198,24 +198,38 @@ func (w *worker) way(f *outgoing, to *fpeer, size int) *packet.Path {
 	case limit == 0:
 		reason = DropNoRoute
 	case size <= limit && to.path != nil && (!seg.inheritDF || dontFragment(frame, &w.headers)):
+		f.found = true
 		return to.path
-	case to.pathFrag != nil && (!seg.inheritDF || !dontFragment(frame, &w.headers)) && size <= maxDatagram-to.outer:
+	case to.pathFrag != nil && seg.mayCut(frame, &w.headers, size) && size <= maxDatagram-to.outer:
+		f.found = true
 		return to.pathFrag
 	}
-	if reason == DropTooBig && (f.narrowest == 0 || limit < f.narrowest) {
-		f.narrowest = limit
+	if reason == DropTooBig {
+		f.fits = max(f.fits, limit)
 	}
 	w.lose(f, reason)
 	return nil
 }
 
-// tellTooBig tells the sender of a frame that was too big for a path how long its
-// packets may be, in the name of their destination.
+// mayCut reports whether outer fragments may carry a frame: if the DF policy says so, and
+// if there is no other way for what everybody may send.
+func (s *segment) mayCut(frame []byte, h *packet.Headers, size int) bool {
+	return s.unsetDF || s.inheritDF && !dontFragment(frame, h) || size-int(h.L3) <= minIPv6
+}
+
+// tellTooBig tells the sender of a frame that was too big for every path how long its
+// packets may be, in the name of their destination. Of several paths the widest counts:
+// the destination of a flooded frame is behind one of them, and one narrow path is no
+// reason for all flows to be slow.
 func (w *worker) tellTooBig(f *outgoing) {
-	if w.headers.Version == 0 {
+	fits := f.fits - int(w.headers.L3)
+	switch w.headers.Version {
+	case 0:
 		return
+	case 6:
+		fits = max(fits, minIPv6) // which go in fragments
 	}
-	answer, ok := icmp.TooBig(f.bytes, &w.headers, f.narrowest-int(w.headers.L3), w.reply[tagLen:])
+	answer, ok := icmp.TooBig(f.bytes, &w.headers, fits, w.reply[tagLen:])
 	if ok && f.port.tooBig.allow(w.now, 1) {
 		w.giveBack(f, answer)
 		f.port.toldTooBig.Add(1)

@@ -23,13 +23,22 @@ type peer struct {
 	// of flooded frames. dynamic: it was let in when it first spoke.
 	speaks, floods, dynamic bool
 	admissions              []admission
-	sources                 []source    // of a trunk's peer: where it may speak for any VLAN
-	route                   netio.Route // at the time of the configuration
+	sources                 []source // of a trunk's peer: where it may speak for any VLAN
+	question                question // about its route
 }
 
 // known is what lives on of a peer when the configuration changes, and workers do not
 // need; guarded by Endpoint.mu.
 type known struct {
+	// route is what was last said of the way, at routeAt, and link the MTU of the link as long as
+	// there was one: without what IPsec takes of it, overhead, as it was when nothing had been
+	// learned. loweredSince is when the ceiling was first seen to be below what the route
+	// allows, toldLowered that the log says so.
+	route          netio.Route
+	routeAt        int64
+	link, overhead int
+	loweredSince   int64
+	toldLowered    bool
 	// noRoute is what the log last said of the route.
 	noRoute bool
 	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if
@@ -159,16 +168,17 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 	}
 	p.outer = ipUDPLen(remote) + len(p.headers[0])
 	if before != nil {
-		p.peerState, p.known, p.nexthop, p.id, p.route = before.peerState, before.known, before.nexthop, before.id, before.route
+		p.peerState, p.known, p.nexthop, p.id = before.peerState, before.known, before.nexthop, before.id
 	} else {
-		if err := e.findRoute(t, p); err != nil {
-			return err
-		}
 		p.peerState, p.known = &peerState{traffic: make([]traffic, e.workers)}, &known{since: e.clock()}
 		p.nexthop = t.newNexthop()
 		e.lastID++
 		p.id = int32(e.lastID)
-		p.setRoute(p.route)
+	}
+	if p.question = cfg.question(p.dest); before == nil || before.question != p.question {
+		if err := e.findRoute(p); err != nil {
+			return err
+		}
 	}
 	p.bum = newRateLimit(p.config.BUMLimit, &p.bumDue)
 	s, err := e.listen(t, remote, netip.Addr{})
@@ -211,16 +221,22 @@ func (t *tunnel) admit(p *peer, s *socket) {
 	}
 }
 
-// findRoute looks up the way to a new peer. That there is none is no error:
-// the underlay may come later, and the watcher goes on asking.
-func (e *Endpoint) findRoute(t *tunnel, p *peer) error {
-	p.route, _ = e.underlay.Route(p.dest.remote.Addr(), t.config.Local, p.dest.via, t.config.Mark)
+// findRoute takes over what was asked ahead about the way to a new peer. That there is
+// none is no error: the underlay may come later, and the watcher goes on asking.
+func (e *Endpoint) findRoute(p *peer) error {
+	a, ok := e.answers.get(p.question)
 	switch {
-	case p.route.Local:
+	case !ok:
+		p.doubtful.Store(true)
+		e.recheckPaths()
+		return nil
+	case a.route.Local:
 		return fmt.Errorf("it is an address of this host; give the other host's: %w", unix.EINVAL)
-	case p.route.Broadcast:
+	case a.route.Broadcast:
 		return fmt.Errorf("it is a broadcast address; give the other host's: %w", unix.EINVAL)
 	}
+	p.routeAt = a.at
+	p.setRoute(a.route, e.clock())
 	return nil
 }
 
@@ -232,7 +248,7 @@ func (e *Endpoint) assemble(t *tunnel) {
 		drops:    t.drops,
 		nexthops: make([][]*fpeer, t.lastNexthop+1),
 		learning: cfg.Learning, ttl: uint8(cfg.TTL), tos: uint8(cfg.TOS) & 0xfc,
-		inheritTTL: cfg.TTL == Inherit, inheritTOS: cfg.TOS == Inherit, inheritDF: cfg.DF == DFInherit,
+		inheritTTL: cfg.TTL == Inherit, inheritTOS: cfg.TOS == Inherit, inheritDF: cfg.DF == DFInherit, unsetDF: cfg.DF == DFUnset,
 		l2ControlPass: cfg.L2ControlPass, locked: cfg.Locked,
 		noFlood: cfg.NoFlood, noMcastFlood: cfg.NoMcastFlood, noBcastFlood: cfg.NoBcastFlood,
 		accept: t.accept,
@@ -372,20 +388,26 @@ func (e *Endpoint) openSocket(s *socket, beside bool) error {
 	return nil
 }
 
-// openPaths opens the source ports that the tunnel's DF policy needs.
-func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
-	cfg, remote := &t.config, p.dest.remote.Addr()
+// portOptions are those of the source ports of datagrams to a destination.
+func (cfg *Tunnel) portOptions(d destination, df bool) netio.PortOptions {
 	opts := netio.PortOptions{
-		Family: 4, Device: p.dest.via, Mark: cfg.Mark,
+		Family: 4, Device: d.via, Mark: cfg.Mark, DF: df,
 		Min: cfg.SrcPortMin, Max: cfg.SrcPortMax, Count: cfg.SrcPorts,
 		ZeroCsum: !cfg.UDPCsum,
 	}
-	if remote.Is6() {
+	if d.remote.Addr().Is6() {
 		opts.Family, opts.ZeroCsum = 6, cfg.ZeroCsum6
 	}
 	if cfg.Local.IsValid() && !cfg.Local.IsUnspecified() {
 		opts.Local = cfg.Local
 	}
+	return opts
+}
+
+// openPaths opens the source ports that the tunnel's DF policy needs, and those for
+// fragments where the path does not carry what it must.
+func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
+	cfg, remote := &t.config, p.dest.remote.Addr()
 	var ifindex int32
 	if remote.IsMulticast() && p.dest.via == "" { // else the sockets are bound to the device, and follow it
 		ifindex = int32(p.route.Ifindex)
@@ -396,13 +418,12 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 		path   **packet.Path
 	}{
 		{cfg.DF != DFUnset, true, &p.path},
-		{cfg.DF != DFSet, false, &p.pathFrag},
+		{cfg.DF != DFSet || p.needsFragments(), false, &p.pathFrag},
 	} {
 		if !way.wanted {
 			continue
 		}
-		opts.DF = way.df
-		set, err := e.underlay.Ports(opts)
+		set, err := e.underlay.Ports(cfg.portOptions(p.dest, way.df))
 		if err != nil {
 			return err
 		}

@@ -222,7 +222,9 @@ func (p *pool) sendFailed(w *worker, f packet.Failure) {
 	switch f.Err {
 	case unix.EMSGSIZE:
 		reason = DropTooBig
-		p.Owner.PathChanged()
+		if f.Path != to.pathFrag && to.refuse(f.Size-len(to.headers[0])) {
+			p.Owner.PathChanged()
+		}
 	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
 		reason = DropSocketFull
 	}

@@ -3,45 +3,34 @@ package vtep
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
 	"gvtep/fdb"
-	"gvtep/internal/netio"
-	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
 )
 
-// What the kernel's routes say about the peers: how long a frame may be, and
-// whether the way to a peer leads into one of our own devices. It is looked
-// up when something changed, never per packet.
-
-// assumedMTU is used while there is no route to any peer: Ethernet's.
-const assumedMTU = 1500
+// The watcher: what it sees of the kernel and of time it brings into the
+// configuration, such as routes (paths.go), addresses, and entries that are too old.
 
 // tooBigRate is how many senders a second of one tunnel are told that a packet is too
 // big. A flow needs to hear it once.
 const tooBigRate = 100
 
-// minMTU is the least that a device's automatic MTU falls to: what every IPv4
-// host must take (RFC 791). A path that is smaller drops, and is counted.
-const minMTU = 576
-
-// pathPoll bounds how long a path MTU learnt from ICMP is believed after the
+// pathPoll bounds how long a path MTU learned from ICMP is believed after the
 // kernel has forgotten it, which it does silently (net.ipv4.route.mtu_expires,
 // 600 s).
 const pathPoll = 10 * time.Second
 
-// changePause is how long changes of routes and links are gathered: they come by the
-// hundred, and each look asks for the route to every peer.
-const changePause = 20 * time.Millisecond
-
-// gsoRetry is how long a peer goes without runs after the kernel has refused one.
-// What stood in the way, such as IPsec, may have gone; a try costs one more send.
-const gsoRetry = 10 * time.Minute
+// changePause is how long changes of routes and links are gathered at least: they come
+// by the hundred, and each look asks for the route to every peer. After a look that took
+// long it is lookShare times as long, but not above pathPoll, so that a host whose routes
+// are in motion has most of its time for other things.
+const (
+	changePause = 20 * time.Millisecond
+	lookShare   = 20
+)
 
 // watch keeps paths and own devices up to date, and tidies the tables, until
 // ctx ends.
@@ -56,6 +45,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 	defer sweep.Stop()
 	tidy := time.NewTicker(speakerTidy)
 	defer tidy.Stop()
+	pause := changePause
 	for {
 		select {
 		case <-ctx.Done():
@@ -79,11 +69,18 @@ func (e *Endpoint) watch(ctx context.Context) {
 				changes = nil // polling goes on
 				continue
 			}
-			time.Sleep(changePause)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
 		case <-e.recheck:
-			// One datagram too big per path is enough to ask; the rest of a
-			// burst need not.
-			time.Sleep(50 * time.Millisecond)
+			e.checkPaths(doubtfulPeer)
+			select { // who sends on and on what is refused cannot make us ask all the time
+			case <-ctx.Done():
+			case <-time.After(changePause):
+			}
+			continue
 		case <-poll.C:
 		}
 		e.mu.Lock()
@@ -95,8 +92,10 @@ func (e *Endpoint) watch(ctx context.Context) {
 		}
 		e.followGroups()
 		e.checkOwn()
-		e.checkPaths(e.sorted(), anyPeer)
 		e.mu.Unlock()
+		start := time.Now()
+		e.checkPaths(anyPeer)
+		pause = min(max(changePause, lookShare*time.Since(start)), pathPoll)
 	}
 }
 
@@ -279,152 +278,4 @@ func (e *Endpoint) checkOwn() {
 	if err := e.pool.publish(&next); err != nil {
 		e.log.Error("workers do not follow", zap.NamedError("err", err))
 	}
-}
-
-func anyPeer(*peer) bool { return true }
-
-// checkPaths looks up the routes to those peers of tunnels that which holds for, each
-// route once. e.mu is held.
-func (e *Endpoint) checkPaths(tunnels []*tunnel, which func(*peer) bool) {
-	type question struct {
-		remote, local netip.Addr
-		dev           string
-		mark          uint32
-	}
-	type answer struct {
-		route netio.Route
-		err   error
-	}
-	own := e.pool.snapshot().own
-	asked := make(map[question]answer)
-	for _, t := range tunnels {
-		for _, p := range t.peers {
-			if !which(p) {
-				continue
-			}
-			q := question{p.config.Remote, t.config.Local, p.dest.via, t.config.Mark}
-			a, ok := asked[q]
-			if !ok {
-				a.route, a.err = e.underlay.Route(q.remote, q.local, q.dev, q.mark)
-				asked[q] = a
-			}
-			if a.err != nil || a.route.Local {
-				a.route = netio.Route{}
-			}
-			// A device's own MTU says nothing of the path: following it would
-			// make it smaller with every look.
-			loop := slices.Contains(own, int32(a.route.Ifindex))
-			if !loop {
-				p.setRoute(a.route)
-			}
-			about := []zap.Field{zap.String("device", t.port.name), zap.Stringer("remote", q.remote)}
-			if p.blocked.Swap(loop) != loop {
-				if loop {
-					e.log.Error("the route to the peer leads into a tunnel; nothing is sent to it until it is mended", about...)
-				} else {
-					e.log.Warn("the route to the peer no longer leads into the tunnel", about...)
-				}
-			}
-			if p.checkRuns(e.clock()) {
-				e.log.Warn("the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", about...)
-			}
-			if none := p.limit.Load() == 0; none != p.noRoute {
-				p.noRoute = none
-				if none {
-					e.log.Warn("no route to the peer", append(about, zap.NamedError("err", a.err))...)
-				} else {
-					e.log.Info("a route to the peer has come", about...)
-				}
-			}
-		}
-		e.followMTU(t)
-	}
-}
-
-// runsRefused reports whether the kernel has refused a run to the peer.
-func (p *peer) runsRefused() bool {
-	return p.path != nil && p.path.NoGSO.Load() || p.pathFrag != nil && p.pathFrag.NoGSO.Load()
-}
-
-// checkRuns reports whether the kernel has refused runs to the peer for the first
-// time, and lets them be tried again gsoRetry later. Endpoint.mu is held.
-func (p *peer) checkRuns(now int64) (tell bool) {
-	switch {
-	case !p.runsRefused():
-		p.refusedSince = 0
-	case p.refusedSince == 0:
-		p.refusedSince = now
-		tell, p.toldRefused = !p.toldRefused, true
-	case now-p.refusedSince > int64(gsoRetry):
-		for _, path := range []*packet.Path{p.path, p.pathFrag} {
-			if path != nil {
-				path.NoGSO.Store(false)
-			}
-		}
-	}
-	return tell
-}
-
-// setRoute takes over what a route says about the path.
-func (p *peer) setRoute(r netio.Route) {
-	p.limit.Store(int32(max(0, r.MTU-p.outer)))
-}
-
-// autoMTU is the device MTU at which no frame is too big for any peer.
-func (t *tunnel) autoMTU() int {
-	link := ethernetLen
-	if t.config.Device.L3 {
-		link = 0
-	}
-	if len(t.peers) == 0 {
-		// Who will speak is not known yet: the longer headers leave room for both.
-		outer := ipUDPLen(netip.IPv6Unspecified())
-		if t.config.Local.Is4() {
-			outer = ipUDPLen(t.config.Local)
-		}
-		return assumedMTU - outer - geneve.HeaderLen - link
-	}
-	mtu := 0
-	for _, p := range t.peers {
-		limit := int(p.limit.Load())
-		if limit == 0 {
-			limit = assumedMTU - p.outer
-		}
-		if m := max(limit-link, minMTU); mtu == 0 || m < mtu {
-			mtu = m
-		}
-	}
-	return mtu
-}
-
-// follow returns what a device's automatic MTU becomes from was. A bridge drops what
-// is longer than its port's MTU without a word (net/bridge/br_forward.c): while the device
-// is in one it does not become less, and those who send too much are told.
-func (t *tunnel) follow(was int) int {
-	if mtu := t.autoMTU(); mtu >= was || !t.device.Bridged() {
-		return mtu
-	}
-	return was
-}
-
-// followMTU sets the device's MTU after the paths have changed, unless the
-// user fixed it, in the configuration or since then by hand.
-func (e *Endpoint) followMTU(t *tunnel) {
-	if !t.mtuAuto || !slices.ContainsFunc(t.peers, func(p *peer) bool { return p.limit.Load() != 0 }) {
-		return
-	}
-	mtu := t.follow(t.mtu)
-	if mtu == t.mtu {
-		return
-	}
-	name := zap.String("device", t.config.Device.Name)
-	if now, err := t.device.MTU(); err != nil || now != t.mtu {
-		return
-	}
-	if err := t.device.SetMTU(mtu); err != nil {
-		e.log.Warn("cannot set the MTU that the path asks for", name, zap.Int("mtu", mtu), zap.NamedError("err", err))
-	} else {
-		e.log.Info("MTU follows the path", name, zap.Int("mtu", mtu), zap.Int("was", t.mtu))
-	}
-	t.mtu = mtu
 }

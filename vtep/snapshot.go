@@ -130,6 +130,7 @@ type rules struct {
 	// that are not IP.
 	ttl, tos                          uint8
 	inheritTTL, inheritTOS, inheritDF bool
+	unsetDF                           bool
 	l2ControlPass                     bool
 	locked                            bool
 	groups                            bool // the table has entries for group addresses
@@ -164,8 +165,14 @@ type fpeer struct {
 // peerState is what changes about a peer while snapshots come and go.
 type peerState struct {
 	// limit is the longest inner frame that the path carries whole, in
-	// bytes; 0 while there is no route. Written by the route watcher.
+	// bytes; 0 while there is no route.
 	limit atomic.Int32
+	// refused is the size of the last frame that the kernel refused although it was
+	// within the limit, ceiling what the limit became then, 0: none, and refusals how
+	// often that was in a row.
+	refused, ceiling, refusals atomic.Int32
+	// doubtful: its route is to be asked for again at once.
+	doubtful atomic.Bool
 	// blocked says that the route leads into a tunnel device of ours.
 	blocked atomic.Bool
 	// bumDue is the state of the limit of what it floods, and flooded counts
@@ -198,4 +205,31 @@ func (s *segment) nexthopPeers(nh fdb.Nexthop) []*fpeer {
 // that is pinned to nh: one host can be several destinations.
 func (s *segment) learnedFrom(nh fdb.Nexthop, from *fpeer) bool {
 	return slices.ContainsFunc(s.nexthopPeers(nh), func(p *fpeer) bool { return p.dest.remote.Addr() == from.dest.remote.Addr() })
+}
+
+// refuse takes note of a frame of size bytes that the kernel refused as too long for
+// the path: from now on what is sent is shorter. It reports whether the route is to be
+// asked for again. Workers call it.
+func (p *fpeer) refuse(size int) bool {
+	least := minMTU
+	if p.dest.remote.Addr().Is6() {
+		least = minIPv6
+	}
+	for {
+		limit := p.limit.Load()
+		if int(limit) < size {
+			return false // an older one, which was under way when the first was refused
+		}
+		if size <= least-p.outer {
+			return !p.doubtful.Swap(true)
+		}
+		lower := int32(max(size-refusedStep<<min(p.refusals.Load(), 10), least-p.outer))
+		if p.limit.CompareAndSwap(limit, lower) {
+			p.refused.Store(int32(size))
+			p.ceiling.Store(lower)
+			p.refusals.Add(1)
+			p.doubtful.Store(true)
+			return true
+		}
+	}
 }

@@ -69,6 +69,16 @@ func (e *Endpoint) letIn(s speaker) {
 			more = false
 		}
 	}
+	e.askAhead(func() (all []question) {
+		for p, sources := range waiting {
+			if t := e.tunnels[p.name]; t != nil {
+				for _, a := range sources {
+					all = append(all, t.config.question(t.destination(a, 0)))
+				}
+			}
+		}
+		return all
+	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for p, sources := range waiting {

@@ -150,7 +150,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	case !t.mtuAuto:
 		t.mtu = t.config.Device.MTU
 	case old.mtuAuto:
-		t.mtu = t.follow(old.mtu)
+		t.mtu = t.nextMTU(old.mtu)
 	default:
 		t.mtu = t.autoMTU()
 	}

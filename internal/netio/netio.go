@@ -53,6 +53,8 @@ type Device interface {
 	SetMTU(int) error
 	// Bridged reports whether it is a port of a bridge.
 	Bridged() bool
+	// IPv6 reports whether it has IPv6 or may get it.
+	IPv6() bool
 	// SetUp brings the device up, with the addresses of its options, or down.
 	SetUp(bool) error
 	// SetIsolated sets or clears the flag of the bridge port that the device
@@ -104,9 +106,9 @@ type Underlay interface {
 	Release(*packet.PortSet)
 	// Sender is the sending half of a worker, made once per worker.
 	Sender(worker int) Sender
-	// Route asks the kernel how a datagram to remote would leave now, by
-	// device dev unless that is "". A multicast group needs one.
-	Route(remote, local netip.Addr, dev string, mark uint32) (Route, error)
+	// Route asks the kernel how datagrams to remote leave now from the ports that
+	// Ports returns for opts. A multicast group needs a device. It may take its time.
+	Route(remote netip.AddrPort, opts PortOptions) (Route, error)
 	// Prefixes returns the networks that a device has addresses in.
 	Prefixes(dev string) ([]netip.Prefix, error)
 	// Renew binds and joins again source ports and groups that were bound to
@@ -199,7 +201,13 @@ type Sender interface {
 type Route struct {
 	Ifindex int
 	Source  netip.Addr
-	MTU     int // of the path: device MTU, or a smaller one learnt from ICMP
+	MTU     int // of the path, in bytes of IP packet, as a socket has it
+	// Link is the MTU of the device, or a smaller one that an administrator set on the
+	// route. MTU may be below it without Learned: IPsec takes its part, or a router
+	// told the MTU of an IPv6 link.
+	Link int
+	// Learned says that the kernel has learned something about the remote by ICMP.
+	Learned bool
 	// Local and Broadcast say that the remote is no other host: one of our own
 	// addresses, or the broadcast address of a network that we are on.
 	Local, Broadcast bool

@@ -94,6 +94,7 @@ type Path struct {
 type Failure struct {
 	Path  *Path
 	Count int   // datagrams lost
+	Size  int   // of the smallest of them
 	Err   error // a syscall.Errno
 }
 

@@ -1,0 +1,394 @@
+package vtep
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"gvtep/internal/netio"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
+)
+
+// What the kernel's routes say about the peers: how long a frame may be, and
+// whether the way to a peer leads into one of our own devices. It is looked up
+// when something changed, never per packet.
+//
+// A look has three steps: gather the questions under Endpoint.mu, ask the kernel
+// without it, apply the answers under it, to those who are still there. A change that
+// brings peers asks ahead, so that they can send from the start.
+
+const (
+	// assumedMTU is used while there is no route to any peer: Ethernet's.
+	assumedMTU = 1500
+
+	// minMTU is the least that a device's automatic MTU falls to, and the least path
+	// that is believed without IPv6: what every IPv4 host must take (RFC 791). minIPv6
+	// is the same of IPv6 (RFC 8200 section 5): the kernel takes IPv6 from a device
+	// below it. Packets of that size are carried on any path, in outer fragments if it
+	// has to be (RFC 2473 section 7.1).
+	minMTU  = 576
+	minIPv6 = 1280
+
+	// maxLink is the longest link header of an inner frame: Ethernet with two tags.
+	maxLink = ethernetLen + 2*tagLen
+)
+
+// gsoRetry is how long a peer goes without runs after the kernel has refused one.
+// What stood in the way, such as IPsec, may have gone; a try costs one more send.
+const gsoRetry = 10 * time.Minute
+
+// A peer to which the kernel refuses to send what its route allows gets less, first by
+// refusedStep and then by twice as much each time: a path of 1400 bytes on a link of
+// 1500 is found with two refusals, on one of 9000 with seven. It gets more again once
+// the route is another one, or after refusedRetry (RFC 1191 section 6.3).
+const (
+	refusedStep  = 64
+	refusedRetry = 10 * time.Minute
+)
+
+// question is what decides how datagrams leave to a peer.
+type question struct {
+	remote netip.AddrPort
+	ports  netio.PortOptions
+}
+
+// answer is what the kernel says.
+type answer struct {
+	route netio.Route
+	err   error
+	at    int64 // Endpoint.clock when it was asked for
+}
+
+// answers are kept for as long as the change takes that they were asked for.
+type answers struct {
+	mu   sync.Mutex
+	all  map[question]answer
+	till time.Time
+}
+
+// answersLast is how long answers that were asked for ahead are taken for the kernel's.
+const answersLast = 5 * time.Second
+
+// put keeps answers, with those that another change may still need.
+func (a *answers) put(more map[question]answer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	if a.all == nil || now.After(a.till) {
+		a.all = make(map[question]answer)
+	}
+	for q, answer := range more {
+		a.all[q] = answer
+	}
+	a.till = now.Add(answersLast)
+}
+
+// get returns the answer to a question if it is there and not too old.
+func (a *answers) get(q question) (answer, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Now().After(a.till) {
+		a.all = nil
+	}
+	found, ok := a.all[q]
+	return found, ok
+}
+
+// ask asks the kernel, each question once. Endpoint.mu is not held.
+func (e *Endpoint) ask(questions []question) map[question]answer {
+	asked := make(map[question]answer, len(questions))
+	for _, q := range questions {
+		if _, ok := asked[q]; !ok {
+			at := e.clock()
+			r, err := e.underlay.Route(q.remote, q.ports)
+			asked[q] = answer{r, err, at}
+		}
+	}
+	return asked
+}
+
+// question is what to ask about a destination of a tunnel.
+func (cfg *Tunnel) question(d destination) question {
+	return question{d.remote, cfg.portOptions(d, true)}
+}
+
+// questions are those about all peers of a configuration.
+func (cfg *Tunnel) questions() (all []question) {
+	t := &tunnel{config: *cfg}
+	for _, p := range cfg.Peers {
+		all = append(all, cfg.question(t.destination(p.Remote, p.Port)))
+	}
+	if cfg.Group.IsValid() {
+		all = append(all, cfg.question(t.destination(cfg.Group, 0)))
+	}
+	for _, entry := range cfg.Entries {
+		if !entry.Local {
+			all = append(all, cfg.question(t.entryDestination(entry)))
+		}
+	}
+	return all
+}
+
+// askAhead asks about peers that a change is about to bring, unless the tunnels have
+// them. gather is called with e.mu held, which then is not.
+func (e *Endpoint) askAhead(gather func() []question) {
+	e.mu.Lock()
+	questions := gather()
+	if len(questions) > 0 {
+		known := make(map[question]bool)
+		for _, t := range e.tunnels {
+			for _, p := range t.peers {
+				known[p.question] = true
+			}
+		}
+		questions = slices.DeleteFunc(questions, func(q question) bool { return known[q] })
+	}
+	e.mu.Unlock()
+	if len(questions) > 0 {
+		e.answers.put(e.ask(questions))
+	}
+}
+
+// recheckPaths asks for the routes of doubtful peers to be looked up again at once.
+func (e *Endpoint) recheckPaths() {
+	select {
+	case e.recheck <- struct{}{}:
+	default:
+	}
+}
+
+func anyPeer(*tunnel, *peer) bool { return true }
+
+// doubtfulPeer holds for a peer once after something was refused to be sent to it,
+// or that has come without being asked about.
+func doubtfulPeer(_ *tunnel, p *peer) bool { return p.doubtful.Swap(false) }
+
+// checkPaths asks for the routes to those peers that which holds for, each route once, and
+// acts on the answers. e.mu is not held.
+func (e *Endpoint) checkPaths(which func(*tunnel, *peer) bool) {
+	var questions []question
+	e.mu.Lock()
+	for _, t := range e.tunnels {
+		for _, p := range t.peers {
+			if which(t, p) {
+				questions = append(questions, p.question)
+			}
+		}
+	}
+	e.mu.Unlock()
+	if len(questions) == 0 {
+		return
+	}
+	asked := e.ask(questions)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
+	for _, t := range e.sorted() {
+		for _, p := range t.peers {
+			if a, ok := asked[p.question]; ok {
+				e.takeAnswer(t, p, a)
+			}
+		}
+		e.follow(t)
+	}
+}
+
+// takeAnswer acts on what the kernel says about the way to a peer, unless something newer
+// is known. e.mu is held.
+func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
+	if a.at < p.routeAt {
+		return
+	}
+	p.routeAt = a.at
+	if a.err != nil || a.route.Local {
+		a.route = netio.Route{}
+	}
+	about := []zap.Field{zap.String("device", t.port.name), zap.Stringer("remote", p.config.Remote)}
+	// A device's own MTU says nothing of the path: following it would make it smaller
+	// with every look.
+	loop := slices.Contains(e.pool.snapshot().own, int32(a.route.Ifindex))
+	if !loop && p.setRoute(a.route, e.clock()) {
+		e.log.Warn("the kernel refuses to send to the peer what the route allows: less is sent; IPsec, or a firewall?",
+			append(about, zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.limit.Load()+int32(p.outer)))...)
+	}
+	if p.blocked.Swap(loop) != loop {
+		if loop {
+			e.log.Error("the route to the peer leads into a tunnel; nothing is sent to it until it is mended", about...)
+		} else {
+			e.log.Warn("the route to the peer no longer leads into the tunnel", about...)
+		}
+	}
+	if p.checkRuns(e.clock()) {
+		e.log.Warn("the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", about...)
+	}
+	if none := p.limit.Load() == 0; none != p.noRoute {
+		p.noRoute = none
+		if none {
+			e.log.Warn("no route to the peer", append(about, zap.NamedError("err", a.err))...)
+		} else {
+			e.log.Info("a route to the peer has come", about...)
+		}
+	}
+}
+
+// takeAnswers acts on what was asked ahead about the peers of a tunnel that has come or
+// changed. e.mu is held.
+func (e *Endpoint) takeAnswers(t *tunnel) {
+	for _, p := range t.peers {
+		if a, ok := e.answers.get(p.question); ok {
+			e.takeAnswer(t, p, a)
+		}
+	}
+	e.followMTU(t)
+}
+
+// follow adapts a tunnel to the routes of its peers. e.mu is held.
+func (e *Endpoint) follow(t *tunnel) {
+	if slices.ContainsFunc(t.peers, (*peer).narrow) && e.stuckError() == nil {
+		if err := e.rewire(t, func(*tunnel) {}); err != nil {
+			e.log.Error("no source ports for outer fragments: what exceeds the path is lost", zap.String("device", t.port.name), zap.NamedError("err", err))
+			return
+		}
+		t = e.tunnels[t.config.Device.Name]
+	}
+	e.followMTU(t)
+}
+
+// narrow reports whether a peer lacks the source ports for outer fragments although its
+// path does not carry every packet of minIPv6 bytes whole.
+func (p *peer) narrow() bool {
+	return p.pathFrag == nil && p.needsFragments()
+}
+
+// needsFragments reports whether the path does not carry every packet of minIPv6 bytes
+// whole.
+func (p *peer) needsFragments() bool {
+	limit := p.limit.Load()
+	return limit > 0 && limit < minIPv6+maxLink
+}
+
+// runsRefused reports whether the kernel has refused a run to the peer.
+func (p *peer) runsRefused() bool {
+	return p.path != nil && p.path.NoGSO.Load() || p.pathFrag != nil && p.pathFrag.NoGSO.Load()
+}
+
+// checkRuns reports whether the kernel has refused runs to the peer for the first
+// time, and lets them be tried again gsoRetry later. Endpoint.mu is held.
+func (p *peer) checkRuns(now int64) (tell bool) {
+	switch {
+	case !p.runsRefused():
+		p.refusedSince = 0
+	case p.refusedSince == 0:
+		p.refusedSince = now
+		tell, p.toldRefused = !p.toldRefused, true
+	case now-p.refusedSince > int64(gsoRetry):
+		for _, path := range []*packet.Path{p.path, p.pathFrag} {
+			if path != nil {
+				path.NoGSO.Store(false)
+			}
+		}
+	}
+	return tell
+}
+
+// setRoute takes over what a route says about the path, and reports if that cannot be
+// all of the truth for the first time. Endpoint.mu is held.
+func (p *peer) setRoute(r netio.Route, now int64) (tell bool) {
+	limit := int32(max(0, r.MTU-p.outer))
+	if !r.Learned && r.Link > 0 {
+		p.overhead = r.Link - r.MTU
+	}
+	if r.Link > 0 {
+		p.link = r.Link - p.overhead
+	}
+	changed := r != p.route
+	p.route = r
+	ceiling := p.ceiling.Load()
+	switch {
+	case ceiling == 0:
+		p.loweredSince = 0
+	case limit < p.refused.Load() || changed || p.loweredSince != 0 && now-p.loweredSince > int64(refusedRetry):
+		// The route explains it by now, or it is time for another try.
+		p.ceiling.Store(0)
+		p.refusals.Store(0)
+		p.loweredSince, p.toldLowered = 0, p.toldLowered && !changed
+	case ceiling < limit:
+		if limit = ceiling; p.loweredSince == 0 {
+			p.loweredSince = max(now, 1)
+			tell, p.toldLowered = !p.toldLowered, true
+		}
+	}
+	p.limit.Store(limit)
+	return tell
+}
+
+// autoMTU is the device MTU at which no frame is too big for the link to any peer, as
+// far as links and administrators decide. What the kernel has learned of one path does
+// not count: anybody can claim it, it passes, and it concerns one peer.
+func (t *tunnel) autoMTU() int {
+	link := ethernetLen
+	if t.config.Device.L3 {
+		link = 0
+	}
+	if len(t.peers) == 0 {
+		// Who will speak is not known yet: the longer headers leave room for both.
+		outer := ipUDPLen(netip.IPv6Unspecified())
+		if t.config.Local.Is4() {
+			outer = ipUDPLen(t.config.Local)
+		}
+		return assumedMTU - outer - geneve.HeaderLen - link
+	}
+	mtu := 0
+	for _, p := range t.peers {
+		of := p.link
+		if of == 0 {
+			of = assumedMTU
+		}
+		if m := of - p.outer - link; mtu == 0 || m < mtu {
+			mtu = m
+		}
+	}
+	// Below minIPv6 the kernel takes IPv6 and its addresses from the device.
+	if mtu < minIPv6 && (t.device == nil || t.device.IPv6()) {
+		return minIPv6
+	}
+	return max(mtu, minMTU)
+}
+
+// nextMTU returns what a device's automatic MTU becomes from was. A bridge drops what
+// is longer than its port's MTU without a word (net/bridge/br_forward.c): while the device
+// is in one it does not become less, and those who send too much are told.
+func (t *tunnel) nextMTU(was int) int {
+	if mtu := t.autoMTU(); mtu >= was || !t.device.Bridged() {
+		return mtu
+	}
+	return was
+}
+
+// followMTU sets the device's MTU after the links have changed, unless the
+// user fixed it, in the configuration or since then by hand.
+func (e *Endpoint) followMTU(t *tunnel) {
+	if !t.mtuAuto || !slices.ContainsFunc(t.peers, func(p *peer) bool { return p.link != 0 }) {
+		return
+	}
+	mtu := t.nextMTU(t.mtu)
+	if mtu == t.mtu {
+		return
+	}
+	name := zap.String("device", t.config.Device.Name)
+	if now, err := t.device.MTU(); err != nil || now != t.mtu {
+		return
+	}
+	if err := t.device.SetMTU(mtu); err != nil {
+		e.log.Warn("cannot set the MTU that the underlay asks for", name, zap.Int("mtu", mtu), zap.NamedError("err", err))
+	} else {
+		e.log.Info("MTU follows the underlay", name, zap.Int("mtu", mtu), zap.Int("was", t.mtu))
+	}
+	t.mtu = mtu
+}
