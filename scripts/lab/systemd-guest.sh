@@ -163,6 +163,35 @@ check "pidfd_getfd under the unit" "$(journalctl -q -o cat -u gvtep@filter | gre
 rm -r /etc/systemd/system/gvtep@filter.service.d
 systemctl daemon-reload
 
+echo "# IPsec"
+# esp IP-COMMAND NEAR FAR: ESP in transport mode between two addresses.
+esp() {
+  local ip=$1 near=$2 far=$3 ends
+  for ends in "src $near dst $far" "src $far dst $near"; do
+    # shellcheck disable=SC2086 # words they are
+    $ip xfrm state add $ends proto esp spi 1 mode transport \
+      auth 'hmac(sha256)' "0x$(printf '%064d' 1)" enc 'cbc(aes)' "0x$(printf '%032d' 2)" || return
+  done
+  $ip xfrm policy add src "$near" dst "$far" dir out tmpl proto esp mode transport &&
+    $ip xfrm policy add src "$far" dst "$near" dir in tmpl proto esp mode transport
+}
+esp "ip" 10.77.0.1 10.77.0.2 && esp "ip -n far" 10.77.0.2 10.77.0.1
+check "ESP in transport mode" "exit $?" "exit 0"
+check "ESP: ping of 1400 bytes" "$(until_ok 30 "ping -n -c 1 -W 1 -s 1372 $far")" "after *"
+check "ESP: ping of 1400 bytes, again" "$(ping -q -n -c 10 -i 0.2 -W 5 -s 1372 $far | loss)" "10 packets transmitted, 10 received, 0% packet loss"
+head -c 2000000 /tmp/carry >/tmp/less
+rm -f /tmp/carried
+ip netns exec far timeout 150 socat -u TCP4-LISTEN:7001,reuseaddr CREATE:/tmp/carried &
+receiver=$!
+check "ESP: send" "exit $(status socat -u OPEN:/tmp/less "TCP4:$far:7001,retry=300,interval=0.1")" "exit 0"
+wait "$receiver"
+check "ESP: 2 MB by TCP" "$(stat -c %s /tmp/carried) $(sha256sum </tmp/carried)" "2000000 $(sha256sum </tmp/less)"
+check "ESP is what was on the wire" "$(ip -s xfrm state | sed -n 's/.*(bytes), \([0-9]*\)(packets).*/\1/p' | sort -n | tail -n 1) packets" "[1-9][0-9][0-9]* packets"
+check "ESP: path MTU" "$(gvtep -i demo show | grep -om 1 'path mtu [0-9]*')" "path mtu 14[0-9][0-9]"
+for ip in "ip" "ip -n far"; do $ip xfrm policy flush && $ip xfrm state flush; done
+check "without ESP: path MTU" "$(until_ok 60 "gvtep -i demo show | grep -q 'path mtu 1500'")" "after *"
+check "without ESP: ping of 1450 bytes" "$(until_ok 30 "ping -n -c 1 -W 1 -s 1422 $far")" "after *"
+
 echo "# reloading"
 config 10.77.0.1 10.77.0.2 $near $near6 'ttl = 9' >/etc/gvtep/demo.toml
 same 1500 "reload" systemctl reload gvtep@demo
