@@ -33,8 +33,9 @@ type sharedSet struct {
 //
 // The numbers are picked at random from Min to Max, without those that are
 // busy or in net.ipv4.ip_local_reserved_ports. Sets of one family prefer the
-// numbers that we hold already, so that one fixed port can serve tunnels
-// with and without DF, say. It is an error if no port at all can be had.
+// numbers that we hold already, so that one fixed port can serve several
+// tunnels. Two sets that differ in DF only have the same numbers in the same order, so
+// that a hash picks the same from both. It is an error if no port at all can be had.
 func (u *Underlay) Ports(o PortOptions) (*packet.PortSet, error) {
 	if err := checkPorts(o); err != nil {
 		return nil, err
@@ -146,11 +147,16 @@ func (u *Underlay) openPorts(o PortOptions) (*packet.PortSet, error) {
 	return set, nil
 }
 
-// candidates yields the ports of the range in the order to try them: held
-// ones, then all others at random; reserved ones are left out. Only as much
+// candidates yields the ports of the range in the order to try them: those of the twin,
+// held ones, then all others at random; reserved ones are left out. Only as much
 // is shuffled as is asked for: it is on the way of every start.
 func (u *Underlay) candidates(o PortOptions) iter.Seq[uint16] {
-	var ours []uint16
+	twin := o
+	twin.DF = !o.DF
+	var ours, first []uint16
+	if s := u.sets[twin]; s != nil {
+		first = s.set.Ports
+	}
 	for h := range u.held {
 		if h.family == o.Family && o.Min <= h.port && h.port <= o.Max {
 			ours = append(ours, h.port)
@@ -164,16 +170,20 @@ func (u *Underlay) candidates(o PortOptions) iter.Seq[uint16] {
 			free = append(free, uint16(p))
 		}
 	}
+	tried := make(map[uint16]bool, len(first))
 	return func(yield func(uint16) bool) {
-		for _, p := range ours {
-			if !yield(p) {
-				return
+		for _, list := range [][]uint16{first, ours} {
+			for _, p := range list {
+				if !tried[p] && !yield(p) {
+					return
+				}
+				tried[p] = true
 			}
 		}
 		for i := range free {
 			j := i + rand.IntN(len(free)-i)
 			free[i], free[j] = free[j], free[i]
-			if _, held := slices.BinarySearch(ours, free[i]); !held && !yield(free[i]) {
+			if !tried[free[i]] && !yield(free[i]) {
 				return
 			}
 		}

@@ -167,3 +167,28 @@ func fragNeeded(dst, peer netip.Addr, port uint16, mtu int) []byte {
 	m[2], m[3] = byte(sum>>8), byte(sum)
 	return ip(unix.IPPROTO_ICMP, peer, dst, m)
 }
+
+// TestTwinSets: a flow whose packets differ in DF keeps its source port, so the two sets
+// of one tunnel have the same ports in the same order, whatever else is held.
+func TestTwinSets(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		newNetwork(t)
+		u := newUnderlay(t, Config{})
+		for _, mark := range []uint32{7, 8} { // others hold ports as well
+			o := fixed(4, 16)
+			o.Mark = mark
+			_, err := u.Ports(o)
+			must(t, err)
+		}
+		o := fixed(4, 64)
+		o.DF = first
+		a, err := u.Ports(o)
+		must(t, err)
+		o.DF = !first
+		b, err := u.Ports(o)
+		must(t, err)
+		if !slices.Equal(a.Ports, b.Ports) {
+			t.Errorf("DF %v first: ports %v, then %v", first, a.Ports, b.Ports)
+		}
+	}
+}
