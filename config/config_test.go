@@ -323,7 +323,7 @@ func TestParse(t *testing.T) {
 		"192.0.2.2 routes none": {Remote: addr("192.0.2.2"), Routes: []netip.Prefix{}},
 	} {
 		words := strings.Fields(line)
-		if got, err := ParsePeer(Peer{}, words[0], words[1:]); err != nil || !got.equal(want) {
+		if got, err := ParsePeer(Peer{}, words[0], words[1:]); err != nil || !got.Equal(want) {
 			t.Errorf("%s: %+v, %v", line, got, err)
 		}
 	}

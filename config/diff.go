@@ -109,7 +109,7 @@ func Diff(from, to Config) Changes {
 		if before.SrcPorts != t.SrcPorts && before.SrcPortMin == t.SrcPortMin && before.SrcPortMax == t.SrcPortMax {
 			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
 		}
-		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.equal, func(p *Peer) string { return p.Remote.String() })...)
+		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.Equal, func(p *Peer) string { return p.Remote.String() })...)
 		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, entryKey)...)
 		if len(keys) > 0 {
 			now := *t

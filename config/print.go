@@ -23,7 +23,7 @@ func Print(cfg Config, all bool) string {
 	base.DstPort = cfg.Socket.Port
 	for _, t := range cfg.Tunnels {
 		peers := t.Peers
-		if slices.ContainsFunc(peers, func(p Peer) bool { return !p.equal(Peer{Remote: p.Remote}) }) {
+		if slices.ContainsFunc(peers, func(p Peer) bool { return !p.Equal(Peer{Remote: p.Remote}) }) {
 			t.Peers = nil
 		}
 		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\n", quote(t.Name))

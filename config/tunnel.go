@@ -14,15 +14,17 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"gvtep/vtep/spec"
 )
 
 // Inherit as TTL or TOS takes the value of the inner packet.
-const Inherit = -1
+const Inherit = spec.Inherit
 
 // Defaults of the keywords.
 const (
 	DefaultDstPort    = 6081 // RFC 8926 section 3.3
-	DefaultTTL        = 64
+	DefaultTTL        = spec.DefaultTTL
 	DefaultSrcPortMin = 49152 // the dynamic ports of RFC 6335
 	DefaultSrcPortMax = 65535
 	DefaultSrcPorts   = 64
@@ -88,24 +90,7 @@ type Socket struct {
 }
 
 // Peer is one remote VTEP of a tunnel.
-type Peer struct {
-	Name    string // for people; may be empty
-	Remote  netip.Addr
-	Port    uint16 // sent to; 0: the tunnel's DstPort
-	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
-	// Routes are the networks behind a peer of a mode l3 tunnel; nil: not said,
-	// which is all of them if it is the only peer. Empty, it has none.
-	Routes []netip.Prefix
-	// BUMLimit is how many broadcast, unknown unicast and multicast frames a
-	// second it may send; 0: no limit.
-	BUMLimit int
-}
-
-// equal reports whether two peers are the same in all.
-func (p Peer) equal(o Peer) bool {
-	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood && p.BUMLimit == o.BUMLimit &&
-		(p.Routes == nil) == (o.Routes == nil) && slices.Equal(p.Routes, o.Routes)
-}
+type Peer = spec.Peer
 
 // Entry is an entry of a tunnel's forwarding table.
 type Entry struct {

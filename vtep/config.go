@@ -7,6 +7,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/spec"
 )
 
 // Tunnel is the checked configuration of one tunnel: one device, and one port
@@ -69,12 +70,11 @@ type Tunnel struct {
 	VLANDrop      bool // drop frames with a VLAN tag, both ways
 }
 
-// Inherit as TTL or TOS takes the value of the inner packet.
-const Inherit = -1
-
-// DefaultTTL is the outer TTL of "auto" (RFC 1700), and of packets that are
-// not IP where the setting is Inherit.
-const DefaultTTL = 64
+// Inherit and DefaultTTL are those of spec.
+const (
+	Inherit    = spec.Inherit
+	DefaultTTL = spec.DefaultTTL
+)
 
 // DF is the policy for the outer Don't Fragment bit.
 type DF uint8
@@ -87,18 +87,7 @@ const (
 )
 
 // Peer is the configuration of one remote VTEP of a tunnel.
-type Peer struct {
-	Name    string // for people; may be empty
-	Remote  netip.Addr
-	Port    uint16 // 0: the tunnel's DstPort
-	NoFlood bool   // no copies of broadcast, unknown unicast and multicast
-	// Routes are the networks behind a peer of an L3 tunnel. The only peer may
-	// have nil: all. A list without elements is none.
-	Routes []netip.Prefix
-	// BUMLimit is how many broadcast, unknown unicast and multicast frames of
-	// it are let in in a second; 0: no limit.
-	BUMLimit int
-}
+type Peer = spec.Peer
 
 // Neighbour is a station and its address.
 type Neighbour struct {

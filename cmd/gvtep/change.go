@@ -391,7 +391,7 @@ func configPeers(peers []vtep.Peer) []config.Peer {
 	all := make([]config.Peer, len(peers))
 	for i, p := range peers {
 		p.Remote = p.Remote.WithZone("")
-		all[i] = config.Peer(p)
+		all[i] = p
 	}
 	return all
 }

@@ -478,7 +478,7 @@ func vtepTunnel(t *config.Tunnel) vtep.Tunnel {
 		if p.Remote.Is6() && p.Remote.IsLinkLocalUnicast() {
 			p.Remote = p.Remote.WithZone(t.Dev)
 		}
-		v.Peers = append(v.Peers, vtep.Peer(p))
+		v.Peers = append(v.Peers, p)
 	}
 	return v
 }
