@@ -63,7 +63,7 @@ image() {
   for path in "${without[@]}"; do options+=("--dpkgopt=path-exclude=$path/*"); done
   proxy=$(apt-config dump --format '%v%n' Acquire::http::Proxy)
   [ -z "$proxy" ] || options+=("--aptopt=Acquire::http::Proxy \"$proxy\"")
-  KERNEL=$work/vmlinuz timeout 300 mmdebstrap --quiet --variant=essential --include="$packages" "${options[@]}" \
+  KERNEL=$work/vmlinuz timeout 900 mmdebstrap --quiet --variant=essential --include="$packages" "${options[@]}" \
     --customize-hook="$(realpath "$0") populate \"\$1\"" "$SUITE" "$work/root" ${MIRROR:+"$MIRROR"} >"$work/log" 2>&1 ||
     { cat "$work/log" >&2; fail "could not make the image"; }
   rm -rf "$work/root/var/cache/apt" "$work/root/var/lib/apt/lists" "$work/root"/{boot,dev}/*
