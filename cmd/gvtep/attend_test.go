@@ -8,8 +8,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"gvtep/cmd/internal/service"
 	"gvtep/config"
-	"gvtep/internal/service"
 	"gvtep/vtep"
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
 )
 
 // maxCommand is the longest command of a batch in bytes: what a file may need

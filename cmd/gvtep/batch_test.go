@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
 )
 
 func TestBatchReader(t *testing.T) {

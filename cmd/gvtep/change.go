@@ -9,11 +9,11 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
-	"gvtep/vtep/control"
 	"gvtep/vtep/geneve"
 )
 

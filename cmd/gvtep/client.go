@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 // asking makes the RunE of a command that asks the daemon: with a client, a

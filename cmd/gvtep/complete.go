@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 // completeTimeout is how long somebody who pressed the tab key waits for the

@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 func (a *app) fdbCmd() *cobra.Command {

@@ -13,8 +13,8 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 // newLogger logs to w, or to the journal, from a level on that can be changed.

@@ -15,8 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 func main() { os.Exit(newApp(control.RunDir).execute(os.Args[1:])) }

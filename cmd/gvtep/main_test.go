@@ -24,13 +24,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"gvtep/cmd/internal/control"
+	scrapes "gvtep/cmd/internal/metrics"
 	"gvtep/config"
 	"gvtep/fdb"
-	scrapes "gvtep/internal/metrics"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
-	"gvtep/vtep/control"
 )
 
 var update = flag.Bool("update", false, "write what the scripts expect anew")

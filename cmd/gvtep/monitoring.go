@@ -17,8 +17,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"gvtep/internal/metrics"
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/metrics"
 )
 
 // monitoring is what the source tells those who watch.

@@ -14,9 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
 	"gvtep/vtep"
-	"gvtep/vtep/control"
 )
 
 // reloader brings a running endpoint in line with its configuration.

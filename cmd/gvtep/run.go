@@ -17,14 +17,14 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/service"
 	"gvtep/config"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
-	"gvtep/internal/service"
 	"gvtep/tap"
 	"gvtep/udp"
 	"gvtep/vtep"
-	"gvtep/vtep/control"
 	"gvtep/vtep/geneve"
 )
 

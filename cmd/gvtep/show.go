@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
 )
 
 func (a *app) showCmd() *cobra.Command {

@@ -12,11 +12,11 @@ import (
 	"sync"
 	"time"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
-	"gvtep/vtep/control"
 )
 
 // source tells the control socket what the endpoint is doing.

@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/cmd/internal/service"
 	"gvtep/internal/netio"
-	"gvtep/internal/service"
 	"gvtep/tap"
 	"gvtep/udp"
 )

@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 // verb makes a command that changes something: check refuses wrong words

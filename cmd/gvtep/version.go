@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
 )
 
 // version is for the linker (-X main.version=v1.2.3) where a package is made of

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
 )
 
 // The views of gvtep show for scripts: a record a line, its columns separated

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/config"
-	"gvtep/vtep/control"
 )
 
 // VLANs of a trunk, in the words of "bridge vlan".

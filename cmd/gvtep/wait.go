@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gvtep/vtep/control"
+	"gvtep/cmd/internal/control"
 )
 
 func (a *app) waitCmd() *cobra.Command {
