@@ -30,7 +30,7 @@ func (e *Endpoint) Health() (h Health) {
 	h.Faults = append(h.Faults, e.unpolledFault()...)
 	h.Faults = append(h.Faults, e.heldFault()...)
 	for _, p := range e.pool.snapshot().ports {
-		broken, unmet := p.faults()
+		broken, unmet := faultsOf(p)
 		h.Faults = append(h.Faults, broken...)
 		h.Unmet = append(h.Unmet, unmet...)
 	}
@@ -46,17 +46,17 @@ func (e *Endpoint) unpolledFault() []string {
 	return nil
 }
 
-// faults says what is wrong with a tunnel: what keeps its device from carrying packets,
+// faultsOf says what is wrong with a tunnel: what keeps its device from carrying packets,
 // and what else is other than configured.
-func (p *port) faults() (broken, unmet []string) {
-	broken, unmet = p.deviceFaults()
-	if path := p.pathFault(); path != "" {
+func faultsOf(p *port) (broken, unmet []string) {
+	broken, unmet = deviceFaults(p)
+	if path := pathFault(p); path != "" {
 		unmet = append(unmet, path)
 	}
 	return broken, unmet
 }
 
-func (p *port) deviceFaults() (broken, unmet []string) {
+func deviceFaults(p *port) (broken, unmet []string) {
 	state := p.device.State()
 	switch {
 	case state.Deleted || p.failed.Load():
@@ -73,13 +73,11 @@ func (p *port) deviceFaults() (broken, unmet []string) {
 
 // pathFault says that none of the peers that are configured can be sent to. One of
 // several that cannot is a fault of that peer, and shows there.
-func (p *port) pathFault() string {
-	var first *peer
+func pathFault(p *port) string {
+	var first *fpeer
 	n, looped := 0, 0
-	for _, q := range p.peers {
+	for _, q := range p.configured {
 		switch {
-		case !q.speaks && !q.floods || q.dynamic:
-			continue // nobody has configured it
 		case q.blocked.Load():
 			looped++
 		case q.limit.Load() != 0:
@@ -93,9 +91,9 @@ func (p *port) pathFault() string {
 	case n == 0 || p.down:
 		return ""
 	case n == 1 && looped == 1:
-		return fmt.Sprintf("tunnel %s reaches nobody: the route to its peer %s leads into a tunnel", p.name, first.config.Remote)
+		return fmt.Sprintf("tunnel %s reaches nobody: the route to its peer %s leads into a tunnel", p.name, first.dest.remote.Addr())
 	case n == 1:
-		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to its peer %s", p.name, first.config.Remote)
+		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to its peer %s", p.name, first.dest.remote.Addr())
 	case looped == n:
 		return fmt.Sprintf("tunnel %s reaches nobody: the routes to all %d peers lead into a tunnel", p.name, n)
 	case looped == 0:
@@ -115,8 +113,8 @@ func (e *Endpoint) devicesChanged() {
 // followDevices takes over what others have done to devices, and tells of it.
 func (e *Endpoint) followDevices() {
 	for _, p := range e.pool.snapshot().ports {
-		broken, unmet := p.deviceFaults()
-		p.tellFaults(e.log, append(broken, unmet...))
+		broken, unmet := deviceFaults(p)
+		tellFaults(p.portState, e.log, append(broken, unmet...))
 		if mac := p.device.State().LLAddr; mac != p.mac {
 			e.followLLAddr(p, mac)
 		}
@@ -125,7 +123,7 @@ func (e *Endpoint) followDevices() {
 
 // tellFaults logs what has become other than configured, and when all is well again.
 // Only the watcher calls it.
-func (p *portState) tellFaults(log *zap.Logger, now []string) {
+func tellFaults(p *portState, log *zap.Logger, now []string) {
 	for _, fault := range now {
 		if !slices.Contains(p.toldFaults, fault) {
 			log.Warn(fault)

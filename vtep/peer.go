@@ -263,7 +263,7 @@ func (e *Endpoint) assemble(t *tunnel) {
 	}
 	t.port = &port{
 		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.State().LLAddr,
-		device: t.device, mtu: fixedMTU, peers: t.peers, segment: &seg, portState: t.state,
+		device: t.device, mtu: fixedMTU, segment: &seg, portState: t.state,
 	}
 	for _, d := range t.domains {
 		d.fdb.SetOwn(t.port.mac)
@@ -277,6 +277,9 @@ func (e *Endpoint) assemble(t *tunnel) {
 	for _, p := range t.peers {
 		p.port = t.port
 		shared.nexthops[p.nexthop] = []*fpeer{p.fpeer}
+		if (p.speaks || p.floods) && !p.dynamic {
+			t.port.configured = append(t.port.configured, p.fpeer)
+		}
 		if p.floods {
 			shared.flood = append(shared.flood, p.fpeer)
 		}

@@ -56,17 +56,18 @@ type fsocket struct {
 
 // port is where a device meets a segment.
 type port struct {
-	id      uint32 // of the tunnel, never reused
-	name    string
-	device  netio.Device
-	queues  []netio.Queue // read by any worker, written to by worker
-	l3      bool
-	down    bool // its device is meant to be down
-	mac     packet.MAC
-	mtu     int // of the device, as configured; 0: it follows the paths
-	peers   []*peer
-	segment *segment // of a trunk: that of frames without a tag, whether or not it has one
-	trunk   *trunk   // nil: all frames are of one segment
+	id     uint32 // of the tunnel, never reused
+	name   string
+	device netio.Device
+	queues []netio.Queue // read by any worker, written to by worker
+	l3     bool
+	down   bool // its device is meant to be down
+	mac    packet.MAC
+	mtu    int // of the device, as configured; 0: it follows the paths
+	// configured are the peers that the tunnel should reach.
+	configured []*fpeer
+	segment    *segment // of a trunk: that of frames without a tag, whether or not it has one
+	trunk      *trunk   // nil: all frames are of one segment
 	*portState
 }
 

@@ -136,7 +136,7 @@ func (e *Endpoint) State() State {
 		s.Tunnels = append(s.Tunnels, t.report(e))
 		last := &s.Tunnels[len(s.Tunnels)-1]
 		s.Dropped.join(&last.Drops)
-		broken, unmet := t.port.faults()
+		broken, unmet := faultsOf(t.port)
 		s.Faults = append(append(s.Faults, broken...), unmet...)
 	}
 	for _, sock := range e.sockets {
@@ -167,7 +167,7 @@ func (e *Endpoint) State() State {
 func (t *tunnel) report(e *Endpoint) TunnelState {
 	d, seg := t.device.State(), t.port.segment
 	failed := d.Deleted || t.state.failed.Load()
-	broken, unmet := t.port.deviceFaults()
+	broken, unmet := deviceFaults(t.port)
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
 		MTU: d.MTU, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
