@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 )
 
 // TestNoAllocations: a worker's round allocates nothing, whichever way the
@@ -69,7 +70,7 @@ func TestNoAllocationsL3(t *testing.T) {
 		rounds++
 	})
 	s := h.State().Tunnels[0]
-	if allocs != 0 || s.Stats.TxPackets != 2*rounds || s.Stats.RxPackets != rounds || s.Drops.Tx[DropNoPeer] != rounds {
+	if allocs != 0 || s.Stats.TxPackets != 2*rounds || s.Stats.RxPackets != rounds || s.Drops.Tx[count.DropNoPeer] != rounds {
 		t.Errorf("%v allocations per round, want 0; in %d rounds %+v", allocs, rounds, s.Stats)
 	}
 }

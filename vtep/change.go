@@ -11,6 +11,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
+	"gvtep/vtep/internal/forward"
 )
 
 // Change is a set of changes that take effect together.
@@ -133,7 +134,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 	}
 	e.departing = nil
 	committed = true
-	e.pool.afterwards(func() {
+	e.pool.Afterwards(func() {
 		for i, t := range changed {
 			e.settle(t, replaced[i])
 		}
@@ -142,7 +143,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		}
 		for _, t := range removed {
 			for i := range t.drops {
-				e.goneDrops.add(&t.drops[i])
+				e.goneDrops.Add(&t.drops[i])
 			}
 		}
 	})
@@ -196,7 +197,7 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	}
 	e.leave(old)
 	e.enter(t)
-	e.pool.afterwards(func() { e.settle(t, old) })
+	e.pool.Afterwards(func() { e.settle(t, old) })
 	e.commit()
 	e.takeAnswers(t)
 	return nil
@@ -217,7 +218,7 @@ func (e *Endpoint) tell(tunnels []*tunnel, action string) {
 		return
 	}
 	for _, t := range tunnels {
-		e.events.send(Event{Object: "tunnel", Action: action, Tunnel: t.port.name})
+		e.events.send(Event{Object: "tunnel", Action: action, Tunnel: t.port.Name})
 	}
 }
 
@@ -226,10 +227,10 @@ func (e *Endpoint) enter(t *tunnel) {
 	e.tunnels[t.config.Device.Name] = t
 	for _, p := range t.peers {
 		for _, a := range p.admissions {
-			e.admit[a] = p.fpeer
+			e.admit[a] = p.Peer
 		}
 		for _, s := range p.sources {
-			e.sources[s] = append(slices.Clip(e.sources[s]), p.fpeer)
+			e.sources[s] = append(slices.Clip(e.sources[s]), p.Peer)
 		}
 	}
 }
@@ -242,7 +243,7 @@ func (e *Endpoint) leave(t *tunnel) {
 			delete(e.admit, a)
 		}
 		for _, s := range p.sources {
-			e.sources[s] = slices.DeleteFunc(slices.Clone(e.sources[s]), func(q *fpeer) bool { return q == p.fpeer })
+			e.sources[s] = slices.DeleteFunc(slices.Clone(e.sources[s]), func(q *forward.Peer) bool { return q == p.Peer })
 			if len(e.sources[s]) == 0 {
 				delete(e.sources, s)
 			}
@@ -262,21 +263,21 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		}
 	}
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
-		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
+		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.Name), zap.NamedError("err", err))
 	}
 	if err := t.settleNeighbours(old.config.Neighbours, e.clock()); err != nil {
-		e.log.Error("a neighbour could not be set", zap.String("device", t.port.name), zap.NamedError("err", err))
+		e.log.Error("a neighbour could not be set", zap.String("device", t.port.Name), zap.NamedError("err", err))
 	}
 	var left []fdb.Nexthop
 	for _, p := range old.peers {
-		gone := t.port.segment.nexthopPeers(p.nexthop) == nil
+		gone := t.port.Segment.NexthopPeers(p.Nexthop) == nil
 		if gone {
-			left = append(left, p.nexthop)
+			left = append(left, p.Nexthop)
 			stats, _ := p.told()
-			t.gone.add(stats)
+			t.gone.Add(stats)
 		}
 		if gone && e.events.wanted() {
-			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.name, Remote: p.dest.remote})
+			e.events.send(Event{Object: "peer", Action: "deleted", Tunnel: t.port.Name, Remote: p.Dest.Remote})
 		}
 	}
 	for of, nh := range old.sets {
@@ -290,8 +291,8 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	t.free = append(slices.Clip(t.free), left...) // no worker, and no entry, knows these any more
 	if e.events.wanted() {
 		for _, p := range t.peers {
-			if old.port.segment.nexthopPeers(p.nexthop) == nil {
-				e.events.send(Event{Object: "peer", Action: "new", Tunnel: t.port.name, Remote: p.dest.remote})
+			if old.port.Segment.NexthopPeers(p.Nexthop) == nil {
+				e.events.send(Event{Object: "peer", Action: "new", Tunnel: t.port.Name, Remote: p.Dest.Remote})
 			}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
 )
 
@@ -60,7 +61,7 @@ func TestSet(t *testing.T) {
 		t.Errorf("flooded to %v, want %v", to, want)
 	}
 	hear("192.0.2.3", macC)
-	if got := h.State().Drops.Rx[DropUnknownPeer]; got != 1 {
+	if got := h.State().Drops.Rx[count.DropUnknownPeer]; got != 1 {
 		t.Errorf("unknown_peer drops %d, want 1 from the peer that went", got)
 	}
 }

@@ -77,15 +77,15 @@ func TestUnmet(t *testing.T) {
 	}{
 		{"nothing", func() {}, ""},
 		{"another MTU", func() { mtu(1300) }, "device gnv0 has the MTU 1300, not 1400"},
-		{"one peer without a route", func() { mtu(1400); peers[0].limit.Store(0) }, ""},
-		{"both", func() { peers[1].limit.Store(0) }, "tunnel gnv0 reaches nobody: there is no route to any of its 2 peers"},
-		{"one of them with a loop", func() { peers[1].limit.Store(1450); peers[1].blocked.Store(true) },
+		{"one peer without a route", func() { mtu(1400); peers[0].Limit.Store(0) }, ""},
+		{"both", func() { peers[1].Limit.Store(0) }, "tunnel gnv0 reaches nobody: there is no route to any of its 2 peers"},
+		{"one of them with a loop", func() { peers[1].Limit.Store(1450); peers[1].Blocked.Store(true) },
 			"tunnel gnv0 reaches nobody: to 1 of its 2 peers there is no route, the others' lead into a tunnel"},
-		{"loops", func() { peers[0].blocked.Store(true) }, "tunnel gnv0 reaches nobody: the routes to all 2 peers lead into a tunnel"},
+		{"loops", func() { peers[0].Blocked.Store(true) }, "tunnel gnv0 reaches nobody: the routes to all 2 peers lead into a tunnel"},
 		{"mended", func() {
 			for _, p := range peers {
-				p.blocked.Store(false)
-				p.limit.Store(1450)
+				p.Blocked.Store(false)
+				p.Limit.Store(1450)
 			}
 		}, ""},
 	} {

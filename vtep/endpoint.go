@@ -2,10 +2,9 @@
 // between tunnel devices and peers on the underlay.
 //
 // An Endpoint has tunnels. Each has a device, a segment (its VNI, forwarding
-// table and flood list) and peers. Workers, one thread each, carry frames in
-// both directions from end to end. They share what is ready (poll.go); what they
-// read is one immutable snapshot (snapshot.go). outbound.go and inbound.go are
-// the way of a frame.
+// table and flood list) and peers. It opens what they need, makes an immutable snapshot of
+// them (package forward) and hands that to its workers (package work), which carry the
+// frames. What happens to a frame is decided there; what there is for frames, here.
 //
 // The package knows neither TAP devices nor sockets: it is given both behind
 // the interfaces of package netio.
@@ -27,6 +26,9 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/internal/work"
 )
 
 // Config is what an endpoint is made of.
@@ -48,7 +50,7 @@ type Endpoint struct {
 	underlay netio.Underlay
 	log      *zap.Logger
 	workers  int
-	pool     *pool
+	pool     *work.Pool
 	started  time.Time
 
 	recheck chan struct{} // there are doubtful peers
@@ -68,13 +70,13 @@ type Endpoint struct {
 	closed    bool
 	tunnels   map[string]*tunnel
 	sockets   map[netio.ListenOptions]*socket
-	departing departures           // nil but during a change
-	admit     map[admission]*fpeer // of all tunnels
-	sources   map[source][]*fpeer  // of all trunks
+	departing departures                          // nil but during a change
+	admit     map[forward.Admission]*forward.Peer // of all tunnels
+	sources   map[forward.Source][]*forward.Peer  // of all trunks
 	lastID    uint32
 	missing   bool // it was said that an address family is missing
 
-	goneDrops Drops // of tunnels that are no longer there
+	goneDrops count.Drops // of tunnels that are no longer there
 }
 
 // New makes an endpoint without tunnels. Close or Run must be called for its
@@ -93,14 +95,14 @@ func New(cfg Config) (*Endpoint, error) {
 		speakers:     make(chan speaker, speakerQueue),
 		tunnels:      make(map[string]*tunnel),
 		sockets:      make(map[netio.ListenOptions]*socket),
-		admit:        make(map[admission]*fpeer),
-		sources:      make(map[source][]*fpeer),
+		admit:        make(map[forward.Admission]*forward.Peer),
+		sources:      make(map[forward.Source][]*forward.Peer),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
 	}
 	var err error
-	e.pool, err = newPool(poolConfig{
+	e.pool, err = work.New(work.Config{
 		Workers: cfg.Workers, CPUs: cfg.CPUs, Sender: cfg.Underlay.Sender,
 		Clock: e.clock, Seed: rand.Uint64(), Owner: listener{e},
 	})
@@ -120,7 +122,7 @@ func (e *Endpoint) clock() int64 { return int64(time.Since(e.started)) }
 // on a sleeping processor, tens of microseconds on a virtual machine, for CPU
 // time that would otherwise be idle: the worker gives way to whoever else wants
 // to run.
-func (e *Endpoint) SetBusyPoll(d time.Duration) { e.pool.setBusyPoll(d) }
+func (e *Endpoint) SetBusyPoll(d time.Duration) { e.pool.SetBusyPoll(d) }
 
 // errClosed is returned for changes to an endpoint that is stopping.
 var errClosed = errors.New("the endpoint is shutting down")
@@ -138,7 +140,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 		return errClosed
 	}
 	e.running = true
-	e.pool.start()
+	e.pool.Start()
 	err := e.publish()
 	e.mu.Unlock()
 
@@ -169,52 +171,52 @@ func (e *Endpoint) shutdown() error {
 		return nil
 	}
 	e.closed = true
-	err := errors.Join(e.pool.stop(), e.closeTunnels(slices.Collect(maps.Values(e.tunnels))))
-	e.pool.close()
+	err := errors.Join(e.pool.Stop(), e.closeTunnels(slices.Collect(maps.Values(e.tunnels))))
+	e.pool.Close()
 	return err
 }
 
 // publish makes a snapshot of the configuration and hands it to the workers. When it returns
 // without an error, nobody uses what only older ones have. e.mu is held.
 func (e *Endpoint) publish() error {
-	snap := &snapshot{
-		admit:   maps.Clone(e.admit),
-		sources: maps.Clone(e.sources),
-		trunks:  make(map[uint32][]*port),
-		vnis:    make(map[vniKey]struct{}),
-		peers:   make(map[int32]*fpeer),
-		open:    make(map[vniKey]*port),
+	snap := &forward.Snapshot{
+		Admit:   maps.Clone(e.admit),
+		Sources: maps.Clone(e.sources),
+		Trunks:  make(map[uint32][]*forward.Port),
+		VNIs:    make(map[forward.VNIKey]struct{}),
+		Peers:   make(map[int32]*forward.Peer),
+		Open:    make(map[forward.VNIKey]*forward.Port),
 	}
 	for _, t := range e.sorted() {
-		snap.ports = append(snap.ports, t.port)
-		t.state.current.Store(t.port)
+		snap.Ports = append(snap.Ports, t.port)
+		t.state.Current.Store(t.port)
 		for _, p := range t.peers {
-			snap.peers[p.id] = p.fpeer
+			snap.Peers[p.ID] = p.Peer
 		}
 		for _, s := range t.sockets {
 			if !t.config.NoVNI {
-				key := vniKey{s.id, t.config.VNI}
-				snap.vnis[key] = struct{}{}
+				key := s.Key(t.config.VNI)
+				snap.VNIs[key] = struct{}{}
 				if len(t.accept) > 0 {
-					snap.open[key] = t.port
+					snap.Open[key] = t.port
 				}
 			}
-			if t.port.trunk != nil {
-				snap.trunks[s.id] = append(snap.trunks[s.id], t.port)
+			if t.port.Trunk != nil {
+				snap.Trunks[s.ID] = append(snap.Trunks[s.ID], t.port)
 			}
-			if !slices.Contains(snap.sockets, s.fsocket) {
-				snap.sockets = append(snap.sockets, s.fsocket)
+			if !slices.Contains(snap.Sockets, s.Socket) {
+				snap.Sockets = append(snap.Sockets, s.Socket)
 			}
 		}
 	}
-	snap.own = e.ownDevices()
-	return e.pool.publish(snap)
+	snap.Own = e.ownDevices()
+	return e.pool.Publish(snap)
 }
 
 // sorted returns all tunnels in the order of their names.
 func (e *Endpoint) sorted() []*tunnel {
 	return slices.SortedFunc(maps.Values(e.tunnels), func(a, b *tunnel) int {
-		return strings.Compare(a.port.name, b.port.name)
+		return strings.Compare(a.port.Name, b.port.Name)
 	})
 }
 

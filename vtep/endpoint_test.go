@@ -19,7 +19,9 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/work"
 )
 
 func TestMain(m *testing.M) {
@@ -83,7 +85,7 @@ func (h *host) add(cfg Tunnel) *memDevice {
 }
 
 // step lets every worker go round until nothing is left to do.
-func (h *host) step() { h.pool.step() }
+func (h *host) step() { h.pool.Step() }
 
 func frame(dst, src packet.MAC, etherType uint16, payload []byte) []byte {
 	b := slices.Concat(dst[:], src[:], binary.BigEndian.AppendUint16(nil, etherType), payload)
@@ -118,7 +120,7 @@ func TestDatagrams(t *testing.T) {
 	ip6 := make([]byte, 40)
 	ip6[0], ip6[6], ip6[7] = 0x60, 59, 64
 	from, stranger := addr("192.0.2.2"), addr("192.0.2.66")
-	none := DropShort + numReasons
+	none := count.DropShort + count.NumReasons
 	swap := func(b []byte, at int, with ...byte) []byte {
 		c := slices.Clone(b)
 		copy(c[at:], with)
@@ -129,49 +131,49 @@ func TestDatagrams(t *testing.T) {
 		from   netip.Addr
 		bytes  []byte
 		want   []byte // delivered, nil if dropped
-		reason Reason
+		reason count.Reason
 		adjust func(*Tunnel)
 	}{
 		{name: "V01a minimal", bytes: good(inner), want: inner},
 		{name: "V02a reserved bits", bytes: datagram(0, 0x3f, 0x6558, testVNI, nil, inner), want: inner},
 		{name: "V02b reserved octet", bytes: swap(good(inner), 7, 0xff), want: inner},
-		{name: "V03a version 1", bytes: datagram(0x40, 0, 0x6558, testVNI, nil, inner), reason: DropBadVersion},
-		{name: "V03c version 3", bytes: datagram(0xc0, 0, 0x6558, testVNI, nil, inner), reason: DropBadVersion},
-		{name: "V04a control", bytes: datagram(0, 0x80, 0x6558, testVNI, nil, inner), reason: DropControl},
+		{name: "V03a version 1", bytes: datagram(0x40, 0, 0x6558, testVNI, nil, inner), reason: count.DropBadVersion},
+		{name: "V03c version 3", bytes: datagram(0xc0, 0, 0x6558, testVNI, nil, inner), reason: count.DropBadVersion},
+		{name: "V04a control", bytes: datagram(0, 0x80, 0x6558, testVNI, nil, inner), reason: count.DropControl},
 		{name: "V05a option", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1, 0xde, 0xad, 0xbe, 0xef}, inner), want: inner},
-		{name: "V06a critical", bytes: datagram(2, 0x40, 0x6558, testVNI, []byte{0xff, 0, 0x81, 1, 0xde, 0xad, 0xbe, 0xef}, inner), reason: DropCriticalOption},
-		{name: "V07a critical without C", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 0x81, 1, 0xde, 0xad, 0xbe, 0xef}, inner), reason: DropCriticalOption},
+		{name: "V06a critical", bytes: datagram(2, 0x40, 0x6558, testVNI, []byte{0xff, 0, 0x81, 1, 0xde, 0xad, 0xbe, 0xef}, inner), reason: count.DropCriticalOption},
+		{name: "V07a critical without C", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 0x81, 1, 0xde, 0xad, 0xbe, 0xef}, inner), reason: count.DropCriticalOption},
 		{name: "V07b C without options", bytes: datagram(0, 0x40, 0x6558, testVNI, nil, inner), want: inner},
-		{name: "V09a Opt Len past the end", bytes: datagram(0x3f, 0, 0x6558, testVNI, nil, inner[:60-8]), reason: DropShort},
-		{name: "V09c option and no payload", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1, 0, 0, 0, 0}, nil), reason: DropShortInner},
-		{name: "V10a option over the area", bytes: datagram(1, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1}, inner), reason: DropBadOptions},
-		{name: "V12a empty", bytes: nil, reason: DropShort},
-		{name: "V12c seven bytes", bytes: good(nil)[:7], reason: DropShort},
-		{name: "V12d header only", bytes: good(nil), reason: DropShortInner},
-		{name: "V12e 13 bytes inside", bytes: good(inner[:13]), reason: DropShortInner},
+		{name: "V09a Opt Len past the end", bytes: datagram(0x3f, 0, 0x6558, testVNI, nil, inner[:60-8]), reason: count.DropShort},
+		{name: "V09c option and no payload", bytes: datagram(2, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1, 0, 0, 0, 0}, nil), reason: count.DropShortInner},
+		{name: "V10a option over the area", bytes: datagram(1, 0, 0x6558, testVNI, []byte{0xff, 0, 1, 1}, inner), reason: count.DropBadOptions},
+		{name: "V12a empty", bytes: nil, reason: count.DropShort},
+		{name: "V12c seven bytes", bytes: good(nil)[:7], reason: count.DropShort},
+		{name: "V12d header only", bytes: good(nil), reason: count.DropShortInner},
+		{name: "V12e 13 bytes inside", bytes: good(inner[:13]), reason: count.DropShortInner},
 		{name: "V12f 14 bytes inside", bytes: good(inner[:14]), want: inner[:14]},
-		{name: "V13a protocol", bytes: datagram(0, 0, 0x88b5, testVNI, nil, inner), reason: DropBadProtocol},
-		{name: "V14a IPv4 on L2", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: DropBadProtocol},
+		{name: "V13a protocol", bytes: datagram(0, 0, 0x88b5, testVNI, nil, inner), reason: count.DropBadProtocol},
+		{name: "V14a IPv4 on L2", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: count.DropBadProtocol},
 		{name: "V14a IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) { c.Device.L3 = true }},
 		{name: "V14b IPv6 on L3", bytes: datagram(0, 0, 0x86dd, testVNI, nil, ip6), want: ip6, adjust: func(c *Tunnel) { c.Device.L3 = true }},
-		{name: "V14c IPv6 as IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, ip6), reason: DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "V14c IPv6 as IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, ip6), reason: count.DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
 		{name: "a source that is routed to its peer", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) {
 			c.Device.L3, c.Peers[0].Routes = true, []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}
 		}},
-		{name: "a source that is not", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: DropBadSource, adjust: func(c *Tunnel) {
+		{name: "a source that is not", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: count.DropBadSource, adjust: func(c *Tunnel) {
 			c.Device.L3, c.Peers[0].Routes = true, []netip.Prefix{netip.MustParsePrefix("10.98.0.0/24")}
 		}},
-		{name: "Ethernet on L3", bytes: good(inner), reason: DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
-		{name: "V15a other VNI", bytes: datagram(0, 0, 0x6558, testVNI+1, nil, inner), reason: DropUnknownVNI},
-		{name: "V16a group source", bytes: good(swap(inner, 6, 0x03)), reason: DropBadSourceMAC},
-		{name: "V16c zero source", bytes: good(swap(inner, 6, 0, 0, 0, 0, 0, 0)), reason: DropBadSourceMAC},
-		{name: "V16d own source", bytes: good(swap(inner, 6, macA[:]...)), reason: DropBadSourceMAC},
+		{name: "Ethernet on L3", bytes: good(inner), reason: count.DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "V15a other VNI", bytes: datagram(0, 0, 0x6558, testVNI+1, nil, inner), reason: count.DropUnknownVNI},
+		{name: "V16a group source", bytes: good(swap(inner, 6, 0x03)), reason: count.DropBadSourceMAC},
+		{name: "V16c zero source", bytes: good(swap(inner, 6, 0, 0, 0, 0, 0, 0)), reason: count.DropBadSourceMAC},
+		{name: "V16d own source", bytes: good(swap(inner, 6, macA[:]...)), reason: count.DropBadSourceMAC},
 		{name: "V17a tagged", bytes: good(frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))), want: frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))},
-		{name: "V17a tagged, not wanted", bytes: good(frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))), reason: DropVLAN, adjust: func(c *Tunnel) { c.VLANDrop = true }},
-		{name: "V18a BPDU", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0)), reason: DropReservedAddress},
+		{name: "V17a tagged, not wanted", bytes: good(frame(macA, macB, 0x8100, append([]byte{0, 100, 8, 0}, inner[14:]...))), reason: count.DropVLAN, adjust: func(c *Tunnel) { c.VLANDrop = true }},
+		{name: "V18a BPDU", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0)), reason: count.DropReservedAddress},
 		{name: "V18a BPDU, passed", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0)), want: swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 0), adjust: func(c *Tunnel) { c.L2ControlPass = true }},
-		{name: "V18c PAUSE, passed never", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 1)), reason: DropReservedAddress, adjust: func(c *Tunnel) { c.L2ControlPass = true }},
-		{name: "V20c stranger", from: stranger, bytes: good(inner), reason: DropUnknownPeer},
+		{name: "V18c PAUSE, passed never", bytes: good(swap(inner, 0, 0x01, 0x80, 0xc2, 0, 0, 1)), reason: count.DropReservedAddress, adjust: func(c *Tunnel) { c.L2ControlPass = true }},
+		{name: "V20c stranger", from: stranger, bytes: good(inner), reason: count.DropUnknownPeer},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newHost(t, new(memWire), 1, "192.0.2.1")
@@ -197,10 +199,10 @@ func TestDatagrams(t *testing.T) {
 			}
 			state := h.State()
 			drops := state.Drops
-			for r := range numReasons {
+			for r := range count.NumReasons {
 				drops.Rx[r] += state.Tunnels[0].Drops.Rx[r]
 			}
-			want := Drops{}
+			want := count.Drops{}
 			if tc.want == nil {
 				want.Rx[tc.reason] = 1
 			}
@@ -301,7 +303,7 @@ func TestTwoEndpoints(t *testing.T) {
 			t.Errorf("A did not learn %s at %s: %v", macB, family[1], a.FDB())
 		}
 		s := a.State().Tunnels[0]
-		want := Stats{RxPackets: 1, RxBytes: uint64(len(back)), TxPackets: 1, TxBytes: uint64(len(there)), TxFlood: 1, TxFloodBytes: uint64(len(there))}
+		want := count.Stats{RxPackets: 1, RxBytes: uint64(len(back)), TxPackets: 1, TxBytes: uint64(len(there)), TxFlood: 1, TxFloodBytes: uint64(len(there))}
 		if diff := cmp.Diff(want, s.Stats); diff != "" {
 			t.Errorf("counters of A (-want +got):\n%s", diff)
 		}
@@ -394,7 +396,7 @@ func TestForwarding(t *testing.T) {
 	sentTo()
 	dev.queues[0].feed(memFrame{bytes: toB})
 	expect("local", sentTo())
-	if got := h.State().Tunnels[0].Drops.Tx[DropLoop]; got != 1 {
+	if got := h.State().Tunnels[0].Drops.Tx[count.DropLoop]; got != 1 {
 		t.Errorf("tx loop drops %d, want 1", got)
 	}
 	dev.queues[0].feed(memFrame{bytes: frame(packet.MAC{0x01, 0x80, 0xc2}, macA, 0x0027, make([]byte, 46))})
@@ -482,14 +484,14 @@ func TestSuperDropped(t *testing.T) {
 	const pieces, size = 10, 1400
 	super, hdr := tcpSuper(pieces, size)
 	for _, tc := range []struct {
-		reason Reason
+		reason count.Reason
 		mtu    int // of the path
 		cfg    func(*Tunnel)
 	}{
-		{DropTooBig, 20 + 8 + 8 + 54 + size - 1, nil},
-		{DropNoRoute, 0, nil},
-		{DropFloodOff, 1500, func(c *Tunnel) { c.NoFlood = true }},
-		{numReasons, 20 + 8 + 8 + 54 + size, nil},
+		{count.DropTooBig, 20 + 8 + 8 + 54 + size - 1, nil},
+		{count.DropNoRoute, 0, nil},
+		{count.DropFloodOff, 1500, func(c *Tunnel) { c.NoFlood = true }},
+		{count.NumReasons, 20 + 8 + 8 + 54 + size, nil},
 	} {
 		h := newHost(t, new(memWire), 1, "192.0.2.1")
 		h.underlay.keep, h.underlay.mtu = true, tc.mtu
@@ -503,8 +505,8 @@ func TestSuperDropped(t *testing.T) {
 		dev.queues[0].feed(memFrame{hdr: hdr, bytes: super})
 		h.step()
 		s := h.State().Tunnels[0]
-		want, sent := Drops{}, pieces
-		if tc.reason != numReasons {
+		want, sent := count.Drops{}, pieces
+		if tc.reason != count.NumReasons {
 			want.Tx[tc.reason], sent = pieces, 0
 		}
 		if s.Drops != want || s.Stats.TxPackets != uint64(sent) || len(h.underlay.sent) != sent {
@@ -519,19 +521,19 @@ func TestSuperDropped(t *testing.T) {
 func TestSendFailed(t *testing.T) {
 	for _, tc := range []struct {
 		err     error
-		reason  Reason
+		reason  count.Reason
 		recheck bool
 	}{
-		{unix.EMSGSIZE, DropTooBig, true},
-		{unix.ENOBUFS, DropSocketFull, false},
-		{unix.EAGAIN, DropSocketFull, false},
-		{unix.ENOMEM, DropSocketFull, false},
-		{unix.EPERM, DropNoRoute, false},
-		{unix.EACCES, DropNoRoute, false},
-		{unix.ENETUNREACH, DropNoRoute, false},
-		{unix.EHOSTUNREACH, DropNoRoute, false},
-		{unix.EINVAL, DropNoRoute, false},
-		{unix.ECONNREFUSED, DropNoRoute, false},
+		{unix.EMSGSIZE, count.DropTooBig, true},
+		{unix.ENOBUFS, count.DropSocketFull, false},
+		{unix.EAGAIN, count.DropSocketFull, false},
+		{unix.ENOMEM, count.DropSocketFull, false},
+		{unix.EPERM, count.DropNoRoute, false},
+		{unix.EACCES, count.DropNoRoute, false},
+		{unix.ENETUNREACH, count.DropNoRoute, false},
+		{unix.EHOSTUNREACH, count.DropNoRoute, false},
+		{unix.EINVAL, count.DropNoRoute, false},
+		{unix.ECONNREFUSED, count.DropNoRoute, false},
 	} {
 		l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
 		l.host.underlay.failTo = addr("192.0.2.3")
@@ -540,7 +542,7 @@ func TestSendFailed(t *testing.T) {
 		l.dev.queues[0].feed(packetTo, packetTo)
 		l.step()
 		s := l.State().Tunnels[0]
-		want := Drops{}
+		want := count.Drops{}
 		want.Tx[tc.reason] = 2
 		if s.Drops != want || len(l.underlay.sent) != 2 {
 			t.Errorf("%v: drops %v, %d sent; want %v, 2 to the other peer", tc.err, s.Drops.Tx, len(l.underlay.sent), want.Tx)
@@ -566,7 +568,7 @@ func TestRunsRefused(t *testing.T) {
 	l := newLab(t, testTunnel("gnv0", "192.0.2.2", "192.0.2.3"))
 	p := l.tunnels["gnv0"].peers[1]
 	minute := int64(time.Minute)
-	p.path.NoGSO.Store(true)
+	p.Path.NoGSO.Store(true)
 	if s := l.State().Tunnels[0]; s.Peers[0].NoGSO || !s.Peers[1].NoGSO {
 		t.Errorf("NoGSO %v and %v, want it for the second peer", s.Peers[0].NoGSO, s.Peers[1].NoGSO)
 	}
@@ -585,7 +587,7 @@ func TestRunsRefused(t *testing.T) {
 		{25 * minute, false, false, false},
 	} {
 		if step.refuse {
-			p.path.NoGSO.Store(true)
+			p.Path.NoGSO.Store(true)
 		}
 		if tell, refused := p.checkRuns(step.now), p.runsRefused(); tell != step.tell || refused != step.refused {
 			t.Errorf("step %d: told %v, refused %v; want %v, %v", i, tell, refused, step.tell, step.refused)
@@ -601,8 +603,8 @@ func TestTurnRoom(t *testing.T) {
 	h.underlay.keep = true
 	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
 	h.step()
-	for range turnReads - 1 { // with its header each takes one byte of its last 64
-		dev.queues[0].feed(memFrame{bytes: make([]byte, turnBytes/(turnReads-1)&^63+1-packet.VirtioHdrLen)})
+	for range work.TurnReads - 1 { // with its header each takes one byte of its last 64
+		dev.queues[0].feed(memFrame{bytes: make([]byte, work.TurnBytes/(work.TurnReads-1)&^63+1-packet.VirtioHdrLen)})
 	}
 	super, hdr := tcpSuper(pieces, size)
 	dev.queues[0].feed(memFrame{hdr: hdr, bytes: super})
@@ -678,7 +680,7 @@ func TestTrainOrSingle(t *testing.T) {
 		{name: "congestion that was not to be marked", outer: 3, change: func(i int, b []byte) { ect(b, 2*min(byte(i)%10, 1)) }, frames: 2},
 		{name: "limit of what is flooded", cfg: func(c *Tunnel) { c.Peers[0].BUMLimit = 10 }, change: func(i int, b []byte) { b[8] |= 1 }},
 	} {
-		run := func(train bool) ([]memFrame, TunnelState, []Reason) {
+		run := func(train bool) ([]memFrame, TunnelState, []count.Reason) {
 			h := newHost(t, new(memWire), 1, "192.0.2.2")
 			h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 			cfg := testTunnel("gnv0", "192.0.2.1")
@@ -713,8 +715,8 @@ func TestTrainOrSingle(t *testing.T) {
 			h.step()
 			state := h.State().Tunnels[0]
 			state.Peers[0].LastSeen = time.Time{}
-			var drops []Reason
-			for r := range numReasons {
+			var drops []count.Reason
+			for r := range count.NumReasons {
 				if h.State().Drops.Rx[r] > 0 {
 					drops = append(drops, r)
 				}
@@ -803,7 +805,7 @@ func TestTrainOrSingle(t *testing.T) {
 	h.underlay.inject(addr("192.0.2.66"), 6081, 0, 2, n, slices.Concat(sent[10:]...))
 	h.step()
 	got := dev.queues[0].take()
-	if len(got) != 1 || len(got[0].bytes) != 54+10*size || h.State().Drops.Rx[DropUnknownPeer] != pieces-10 {
+	if len(got) != 1 || len(got[0].bytes) != 54+10*size || h.State().Drops.Rx[count.DropUnknownPeer] != pieces-10 {
 		t.Errorf("a stranger went on: %d frames, drops %v; want one of 10 pieces, and %d dropped", len(got), h.State().Drops.Rx, pieces-10)
 	}
 }
@@ -831,14 +833,14 @@ func TestPaths(t *testing.T) {
 	h.underlay.reroute(2, 1400)
 	until("path MTU 1400", func(s TunnelState) bool { return s.Peers[0].PathMTU == 1400 && s.MTU == 1350 })
 	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 1351))})
-	until("too_big", func(s TunnelState) bool { return s.Drops.Tx[DropTooBig] == 1 })
+	until("too_big", func(s TunnelState) bool { return s.Drops.Tx[count.DropTooBig] == 1 })
 	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 1350))})
 	until("1350 bytes pass", func(s TunnelState) bool { return s.Stats.TxPackets == 1 })
 
 	h.underlay.reroute(dev.index, 1500)
 	until("loop", func(s TunnelState) bool { return s.Peers[0].Error != "" })
 	dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, make([]byte, 100))})
-	until("loop drop", func(s TunnelState) bool { return s.Drops.Tx[DropLoop] == 1 })
+	until("loop drop", func(s TunnelState) bool { return s.Drops.Tx[count.DropLoop] == 1 })
 	h.underlay.reroute(2, 0)
 	until("no route", func(s TunnelState) bool { return s.Peers[0].Error == "no route" })
 	h.underlay.reroute(2, 1500)
@@ -860,7 +862,7 @@ func TestOwnFlow(t *testing.T) {
 	if n := len(h.underlay.sent); n != 1 {
 		t.Errorf("%d datagrams sent, want only the tenant's", n)
 	}
-	if got := h.State().Tunnels[0].Drops.Tx[DropLoop]; got != 1 {
+	if got := h.State().Tunnels[0].Drops.Tx[count.DropLoop]; got != 1 {
 		t.Errorf("tx loop drops %d, want 1", got)
 	}
 }
@@ -876,7 +878,7 @@ func TestReinjected(t *testing.T) {
 	if n := len(dev.queues[0].take()); n != 0 {
 		t.Errorf("%d frames delivered, want none", n)
 	}
-	if got := h.State().Drops.Rx[DropReinjected]; got != 1 {
+	if got := h.State().Drops.Rx[count.DropReinjected]; got != 1 {
 		t.Errorf("reinjected drops %d, want 1", got)
 	}
 }
@@ -919,9 +921,9 @@ func TestCountsStayApart(t *testing.T) {
 	h.step()
 	s := h.State()
 	a, b := s.Tunnels[0].Peers[0].Stats.RxPackets, s.Tunnels[0].Peers[1].Stats.RxPackets
-	if a != 2 || b != 4 || s.Drops.Rx[DropControl] != 3 || s.Drops.Rx[DropUnknownVNI] != 3 {
+	if a != 2 || b != 4 || s.Drops.Rx[count.DropControl] != 3 || s.Drops.Rx[count.DropUnknownVNI] != 3 {
 		t.Errorf("packets of the peers %d and %d, control %d, unknown_vni %d; want 2, 4, 3, 3",
-			a, b, s.Drops.Rx[DropControl], s.Drops.Rx[DropUnknownVNI])
+			a, b, s.Drops.Rx[count.DropControl], s.Drops.Rx[count.DropUnknownVNI])
 	}
 }
 

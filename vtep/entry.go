@@ -12,6 +12,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // Entry is an entry of a forwarding table that somebody sets, in the words of
@@ -55,13 +56,13 @@ func (entry *Entry) initial() bool { return entry.State == fdb.Dynamic && !entry
 // entries are what the tables of a tunnel are held to. Versions of a tunnel that have the
 // same share them.
 type entries struct {
-	at map[station][]Entry // only group addresses have several
-	to map[destination]int // how many point there
+	at map[station][]Entry         // only group addresses have several
+	to map[forward.Destination]int // how many point there
 }
 
 // newEntries are the entries at all stations of t.
 func (t *tunnel) newEntries(at map[station][]Entry) *entries {
-	all := &entries{at: at, to: make(map[destination]int)}
+	all := &entries{at: at, to: make(map[forward.Destination]int)}
 	for _, list := range at {
 		t.point(all, list, 1)
 	}
@@ -156,15 +157,15 @@ func (silent) Error() string { return "" }
 func (s silent) Unwrap() error { return s.Errno }
 
 // entryDestination is where an entry of t points to.
-func (t *tunnel) entryDestination(e Entry) destination {
+func (t *tunnel) entryDestination(e Entry) forward.Destination {
 	d := t.destination(e.Remote, e.Port)
 	if e.HasVNI {
 		if own, _ := t.config.vni(e.VLAN); e.VNI != own {
-			d.vni, d.hasVNI = e.VNI, true
+			d.VNI, d.HasVNI = e.VNI, true
 		}
 	}
 	if e.Via != "" {
-		d.via = e.Via
+		d.Via = e.Via
 	}
 	return d
 }
@@ -266,7 +267,7 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 			}
 			t = e.tunnels[name]
 		}
-		nexthop = t.byDestination[d].nexthop
+		nexthop = t.byDestination[d].Nexthop
 	}
 	table, now := t.domain(of.vid).fdb, e.clock()
 	have, _ := table.Get(of.mac, now)
@@ -283,8 +284,8 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 		list = nil
 	}
 	t.hold(t.entries, of, list)
-	for _, p := range t.port.segment.nexthopPeers(have.Nexthop) {
-		if !t.needs(t.byDestination[p.dest]) {
+	for _, p := range t.port.Segment.NexthopPeers(have.Nexthop) {
+		if !t.needs(t.byDestination[p.Dest]) {
 			return e.rewire(t, func(*tunnel) {})
 		}
 	}
@@ -296,12 +297,12 @@ func (p *peer) implicit() bool { return !p.speaks && !p.floods }
 
 // pointedAt reports whether entries that no configuration holds point to a peer of t.
 func (t *tunnel) pointedAt(p *peer) bool {
-	return slices.ContainsFunc(t.domains, func(d domain) bool { _, dynamic := d.fdb.Behind(p.nexthop); return dynamic > 0 })
+	return slices.ContainsFunc(t.domains, func(d domain) bool { _, dynamic := d.fdb.Behind(p.Nexthop); return dynamic > 0 })
 }
 
 // needs reports whether there would be a peer p if there were none.
 func (t *tunnel) needs(p *peer) bool {
-	return !p.implicit() || t.entries.to[p.dest] > 0 || t.pointedAt(p)
+	return !p.implicit() || t.entries.to[p.Dest] > 0 || t.pointedAt(p)
 }
 
 // dropUnpointed removes the peers that were needed by entries that are gone. e.mu is held.
@@ -336,7 +337,7 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	list := t.entries.at[of]
 	if entry.Remote.IsValid() {
 		d := t.entryDestination(entry)
-		if len(list) == 0 && !slices.ContainsFunc(t.port.segment.nexthopPeers(have.Nexthop), func(p *fpeer) bool { return p.dest == d }) {
+		if len(list) == 0 && !slices.ContainsFunc(t.port.Segment.NexthopPeers(have.Nexthop), func(p *forward.Peer) bool { return p.Dest == d }) {
 			return errNotFound
 		}
 		rest := slices.DeleteFunc(slices.Clone(list), func(o Entry) bool { return t.entryDestination(o) == d })
@@ -475,7 +476,7 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 		table, p := t.domainOf(entry), t.byDestination[t.entryDestination(entry)]
 		nh := fdb.Local
 		if !entry.Local && p != nil {
-			nh = p.nexthop
+			nh = p.Nexthop
 		}
 		// One that has moved is no longer the configuration's.
 		if have, ok := table.Get(entry.MAC, now); ok && have.State == fdb.Dynamic && have.Nexthop == nh && (entry.Local || p != nil) {
@@ -485,7 +486,7 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 	for _, entry := range t.initial {
 		nh := fdb.Local
 		if !entry.Local {
-			nh = t.byDestination[t.entryDestination(entry)].nexthop
+			nh = t.byDestination[t.entryDestination(entry)].Nexthop
 		}
 		errs = append(errs, t.domainOf(entry).Replace(entry.at(nh), now))
 	}
@@ -506,7 +507,7 @@ func (t *tunnel) settleHeld(old *entries, now int64) error {
 	for of, list := range t.entries.at {
 		nh, table := t.sets[of], t.domain(of.vid).fdb
 		if nh == 0 && !list[0].Local {
-			nh = t.byDestination[t.entryDestination(list[0])].nexthop
+			nh = t.byDestination[t.entryDestination(list[0])].Nexthop
 		}
 		want := list[0].at(nh)
 		have, ok := table.Get(of.mac, now)
@@ -538,20 +539,20 @@ func (t *tunnel) nameSets() {
 // describe resolves the nexthop of an entry in a domain: one for each
 // destination.
 func (t *tunnel) describe(d *domain, entry fdb.Entry) []FDBEntry {
-	fe := FDBEntry{Entry: entry, Tunnel: t.port.name, VLAN: d.vid, ID: d.vni}
-	peers := t.port.segment.nexthopPeers(entry.Nexthop)
+	fe := FDBEntry{Entry: entry, Tunnel: t.port.Name, VLAN: d.vid, ID: d.vni}
+	peers := t.port.Segment.NexthopPeers(entry.Nexthop)
 	if entry.Nexthop == fdb.Local || len(peers) == 0 {
 		fe.Local = true
 		return []FDBEntry{fe}
 	}
 	all := make([]FDBEntry, 0, len(peers))
 	for _, p := range peers {
-		fe.Remote = p.dest.remote
-		fe.VNI, fe.Via = d.vni, p.dest.via
-		if p.dest.hasVNI {
-			fe.VNI = p.dest.vni
+		fe.Remote = p.Dest.Remote
+		fe.VNI, fe.Via = d.vni, p.Dest.Via
+		if p.Dest.HasVNI {
+			fe.VNI = p.Dest.VNI
 		}
-		fe.OtherVNI, fe.OtherPort = p.dest.hasVNI, p.dest.remote.Port() != t.config.DstPort
+		fe.OtherVNI, fe.OtherPort = p.Dest.HasVNI, p.Dest.Remote.Port() != t.config.DstPort
 		all = append(all, fe)
 	}
 	return all
@@ -559,10 +560,10 @@ func (t *tunnel) describe(d *domain, entry fdb.Entry) []FDBEntry {
 
 // floodList is the flood list as entries of the zero address.
 func (t *tunnel) floodList() (all []FDBEntry) {
-	for _, p := range t.port.segment.flood {
+	for _, p := range t.port.Segment.Flood {
 		all = append(all, FDBEntry{
-			Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: t.port.name, Flood: true,
-			ID: t.config.VNI, Remote: p.dest.remote, VNI: t.config.VNI, Via: p.dest.via, OtherPort: p.dest.remote.Port() != t.config.DstPort,
+			Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: t.port.Name, Flood: true,
+			ID: t.config.VNI, Remote: p.Dest.Remote, VNI: t.config.VNI, Via: p.Dest.Via, OtherPort: p.Dest.Remote.Port() != t.config.DstPort,
 		})
 	}
 	return all

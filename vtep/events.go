@@ -8,6 +8,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/internal/forward"
 )
 
 // Event is one change that somebody may want to follow.
@@ -93,7 +94,7 @@ func (ev *events) send(event Event) {
 
 // fdbChanged passes on a change of a tunnel's table. The table calls it
 // locked, from a worker too.
-func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *portState, c fdb.Event) {
+func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *forward.PortState, c fdb.Event) {
 	if !e.events.wanted() {
 		return
 	}
@@ -101,17 +102,9 @@ func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *portState, c fdb
 		Object: "fdb", Action: c.Kind.String(), Tunnel: tunnel,
 		MAC: c.MAC, VLAN: vid, State: c.State, Flags: c.Flags, Local: c.Nexthop == fdb.Local,
 	}
-	if port := state.current.Load(); port != nil {
-		event.Remote = port.segment.remote(c.Nexthop)
-		event.From = port.segment.remote(c.From)
+	if port := state.Current.Load(); port != nil {
+		event.Remote = port.Segment.Remote(c.Nexthop)
+		event.From = port.Segment.Remote(c.From)
 	}
 	e.events.send(event)
-}
-
-// remote returns the address of the first peer behind nh.
-func (s *segment) remote(nh fdb.Nexthop) netip.AddrPort {
-	for _, p := range s.nexthopPeers(nh) {
-		return p.dest.remote
-	}
-	return netip.AddrPort{}
 }

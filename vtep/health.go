@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/internal/forward"
 )
 
 // Health is whether packets can flow.
@@ -24,12 +25,12 @@ type Health struct {
 // Health tells how devices, peers and workers are. It asks the kernel nothing, and waits
 // for no change that is under way, not even one that hangs.
 func (e *Endpoint) Health() (h Health) {
-	if stuck := e.pool.stuckWorkers(); len(stuck) > 0 {
+	if stuck := e.pool.Stuck(); len(stuck) > 0 {
 		h.Faults = append(h.Faults, StuckText(stuck))
 	}
 	h.Faults = append(h.Faults, e.unpolledFault()...)
 	h.Faults = append(h.Faults, e.heldFault()...)
-	for _, p := range e.pool.snapshot().ports {
+	for _, p := range e.pool.Snapshot().Ports {
 		broken, unmet := faultsOf(p)
 		h.Faults = append(h.Faults, broken...)
 		h.Unmet = append(h.Unmet, unmet...)
@@ -40,7 +41,7 @@ func (e *Endpoint) Health() (h Health) {
 
 // unpolledFault says what is wrong if workers cannot wait for all that they should.
 func (e *Endpoint) unpolledFault() []string {
-	if n := e.pool.countUnpolled(); n > 0 {
+	if n := e.pool.Unpolled(); n > 0 {
 		return []string{fmt.Sprintf("%d queues or sockets cannot be waited for and carry nothing: raise fs.epoll.max_user_watches, or free memory", n)}
 	}
 	return nil
@@ -48,7 +49,7 @@ func (e *Endpoint) unpolledFault() []string {
 
 // faultsOf says what is wrong with a tunnel: what keeps its device from carrying packets,
 // and what else is other than configured.
-func faultsOf(p *port) (broken, unmet []string) {
+func faultsOf(p *forward.Port) (broken, unmet []string) {
 	broken, unmet = deviceFaults(p)
 	if path := pathFault(p); path != "" {
 		unmet = append(unmet, path)
@@ -56,31 +57,31 @@ func faultsOf(p *port) (broken, unmet []string) {
 	return broken, unmet
 }
 
-func deviceFaults(p *port) (broken, unmet []string) {
-	state := p.device.State()
+func deviceFaults(p *forward.Port) (broken, unmet []string) {
+	state := p.Device.State()
 	switch {
-	case state.Deleted || p.failed.Load():
-		return []string{fmt.Sprintf("device %s was deleted", p.name)}, nil
-	case !state.Up && !p.down:
-		broken = []string{fmt.Sprintf("device %s is down", p.name)}
+	case state.Deleted || p.Failed.Load():
+		return []string{fmt.Sprintf("device %s was deleted", p.Name)}, nil
+	case !state.Up && !p.Down:
+		broken = []string{fmt.Sprintf("device %s is down", p.Name)}
 	}
 	unmet = slices.Clip(state.Faults)
-	if p.mtu != 0 && p.mtu != state.MTU {
-		unmet = append(unmet, fmt.Sprintf("device %s has the MTU %d, not %d", p.name, state.MTU, p.mtu))
+	if p.Mtu != 0 && p.Mtu != state.MTU {
+		unmet = append(unmet, fmt.Sprintf("device %s has the MTU %d, not %d", p.Name, state.MTU, p.Mtu))
 	}
 	return broken, unmet
 }
 
 // pathFault says that none of the peers that are configured can be sent to. One of
 // several that cannot is a fault of that peer, and shows there.
-func pathFault(p *port) string {
-	var first *fpeer
+func pathFault(p *forward.Port) string {
+	var first *forward.Peer
 	n, looped := 0, 0
-	for _, q := range p.configured {
+	for _, q := range p.Configured {
 		switch {
-		case q.blocked.Load():
+		case q.Blocked.Load():
 			looped++
-		case q.limit.Load() != 0:
+		case q.Limit.Load() != 0:
 			return ""
 		}
 		if n++; first == nil {
@@ -88,18 +89,18 @@ func pathFault(p *port) string {
 		}
 	}
 	switch {
-	case n == 0 || p.down:
+	case n == 0 || p.Down:
 		return ""
 	case n == 1 && looped == 1:
-		return fmt.Sprintf("tunnel %s reaches nobody: the route to its peer %s leads into a tunnel", p.name, first.dest.remote.Addr())
+		return fmt.Sprintf("tunnel %s reaches nobody: the route to its peer %s leads into a tunnel", p.Name, first.Dest.Remote.Addr())
 	case n == 1:
-		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to its peer %s", p.name, first.dest.remote.Addr())
+		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to its peer %s", p.Name, first.Dest.Remote.Addr())
 	case looped == n:
-		return fmt.Sprintf("tunnel %s reaches nobody: the routes to all %d peers lead into a tunnel", p.name, n)
+		return fmt.Sprintf("tunnel %s reaches nobody: the routes to all %d peers lead into a tunnel", p.Name, n)
 	case looped == 0:
-		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to any of its %d peers", p.name, n)
+		return fmt.Sprintf("tunnel %s reaches nobody: there is no route to any of its %d peers", p.Name, n)
 	}
-	return fmt.Sprintf("tunnel %s reaches nobody: to %d of its %d peers there is no route, the others' lead into a tunnel", p.name, n-looped, n)
+	return fmt.Sprintf("tunnel %s reaches nobody: to %d of its %d peers there is no route, the others' lead into a tunnel", p.Name, n-looped, n)
 }
 
 // devicesChanged has the watcher look at the devices.
@@ -112,10 +113,10 @@ func (e *Endpoint) devicesChanged() {
 
 // followDevices takes over what others have done to devices, and tells of it.
 func (e *Endpoint) followDevices() {
-	for _, p := range e.pool.snapshot().ports {
+	for _, p := range e.pool.Snapshot().Ports {
 		broken, unmet := deviceFaults(p)
-		tellFaults(p.portState, e.log, append(broken, unmet...))
-		if mac := p.device.State().LLAddr; mac != p.mac {
+		tellFaults(p.PortState, e.log, append(broken, unmet...))
+		if mac := p.Device.State().LLAddr; mac != p.MAC {
 			e.followLLAddr(p, mac)
 		}
 	}
@@ -123,27 +124,27 @@ func (e *Endpoint) followDevices() {
 
 // tellFaults logs what has become other than configured, and when all is well again.
 // Only the watcher calls it.
-func tellFaults(p *portState, log *zap.Logger, now []string) {
+func tellFaults(p *forward.PortState, log *zap.Logger, now []string) {
 	for _, fault := range now {
-		if !slices.Contains(p.toldFaults, fault) {
+		if !slices.Contains(p.ToldFaults, fault) {
 			log.Warn(fault)
 		}
 	}
-	if len(now) == 0 && len(p.toldFaults) > 0 {
-		log.Info("the device is as configured again", zap.String("device", p.current.Load().name))
+	if len(now) == 0 && len(p.ToldFaults) > 0 {
+		log.Info("the device is as configured again", zap.String("device", p.Current.Load().Name))
 	}
-	p.toldFaults = now
+	p.ToldFaults = now
 }
 
 // followLLAddr makes the address that a device has been given by others our own.
-func (e *Endpoint) followLLAddr(p *port, mac packet.MAC) {
+func (e *Endpoint) followLLAddr(p *forward.Port, mac packet.MAC) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	t := e.tunnels[p.name]
-	if t == nil || t.id != p.id || t.port.mac == mac {
+	t := e.tunnels[p.Name]
+	if t == nil || t.id != p.ID || t.port.MAC == mac {
 		return
 	}
-	about := []zap.Field{zap.String("device", p.name), zap.Stringer("address", mac), zap.Stringer("was", t.port.mac)}
+	about := []zap.Field{zap.String("device", p.Name), zap.Stringer("address", mac), zap.Stringer("was", t.port.MAC)}
 	if err := e.rewire(t, func(*tunnel) {}); err != nil {
 		e.log.Error("the device has another address, and the table does not know", append(about, zap.NamedError("err", err))...)
 		time.AfterFunc(devicesRetry, e.devicesChanged)
@@ -158,16 +159,16 @@ const devicesRetry = time.Second
 // Restore gives devices again what is configured, also what was taken away by hand.
 // It tries all, and returns the first error.
 func (e *Endpoint) Restore(names ...string) (first error) {
-	for _, p := range e.pool.snapshot().ports {
-		if !slices.Contains(names, p.name) {
+	for _, p := range e.pool.Snapshot().Ports {
+		if !slices.Contains(names, p.Name) {
 			continue
 		}
-		err := p.device.Restore()
-		if err == nil && p.mtu != 0 && p.mtu != p.device.State().MTU {
-			err = p.device.SetMTU(p.mtu)
+		err := p.Device.Restore()
+		if err == nil && p.Mtu != 0 && p.Mtu != p.Device.State().MTU {
+			err = p.Device.SetMTU(p.Mtu)
 		}
 		if err != nil && first == nil {
-			first = fmt.Errorf("%s: %w", p.name, err)
+			first = fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
 	e.devicesChanged()

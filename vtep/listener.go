@@ -5,28 +5,30 @@ import (
 	"net/netip"
 
 	"go.uber.org/zap"
+
+	"gvtep/vtep/internal/forward"
 )
 
 // listener is the endpoint as the owner of its workers: what they come upon is logged, or
 // taken up by Run and the watcher.
 type listener struct{ e *Endpoint }
 
-func (l listener) DeviceFailed(p *port, err error) {
-	if p.failed.Swap(true) {
+func (l listener) DeviceFailed(p *forward.Port, err error) {
+	if p.Failed.Swap(true) {
 		return
 	}
 	l.e.log.Error("the device is gone; its tunnel carries nothing any more",
-		zap.String("device", p.name), zapErr(err))
-	for _, other := range l.e.pool.snapshot().ports {
-		if !other.failed.Load() {
+		zap.String("device", p.Name), zapErr(err))
+	for _, other := range l.e.pool.Snapshot().Ports {
+		if !other.Failed.Load() {
 			return
 		}
 	}
-	l.fail(fmt.Errorf("%s: the device was deleted: %w", p.name, err))
+	l.fail(fmt.Errorf("%s: the device was deleted: %w", p.Name, err))
 }
 
-func (l listener) SocketFailed(s *fsocket, err error) {
-	l.fail(fmt.Errorf("receive socket %s: %w", s.name, err))
+func (l listener) SocketFailed(s *forward.Socket, err error) {
+	l.fail(fmt.Errorf("receive socket %s: %w", s.Name, err))
 }
 
 // fail ends Run.
@@ -39,7 +41,7 @@ func (l listener) fail(err error) {
 
 func (l listener) PathChanged() { l.e.recheckPaths() }
 
-func (l listener) Knock(p *port, source netip.Addr) bool {
+func (l listener) Knock(p *forward.Port, source netip.Addr) bool {
 	select {
 	case l.e.speakers <- speaker{p, source}:
 		return true

@@ -11,7 +11,9 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // Memory is what an endpoint was told and has heard while it ran, for another
@@ -47,8 +49,8 @@ type Learned struct {
 	Updated, Used time.Duration // ago
 }
 
-func (l *Learned) destination() destination {
-	return destination{l.Remote, l.VNI, l.HasVNI, l.Via}
+func (l *Learned) destination() forward.Destination {
+	return forward.Destination{Remote: l.Remote, VNI: l.VNI, HasVNI: l.HasVNI, Via: l.Via}
 }
 
 // PeerMemory is a peer that was heard.
@@ -80,7 +82,7 @@ func (e *Endpoint) Memory() Memory {
 		}
 		for _, p := range t.peers {
 			if seen := p.lastSeen(e); !seen.IsZero() {
-				tm.Peers = append(tm.Peers, PeerMemory{p.dest.remote, time.Since(seen), p.dynamic})
+				tm.Peers = append(tm.Peers, PeerMemory{p.Dest.Remote, time.Since(seen), p.dynamic})
 			}
 		}
 		m.Tunnels = append(m.Tunnels, tm)
@@ -101,12 +103,12 @@ func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
 			Moves: entry.Moves, Updated: entry.Updated, Used: entry.Used,
 		}
 		if !l.Local {
-			peers := t.port.segment.nexthopPeers(entry.Nexthop)
+			peers := t.port.Segment.NexthopPeers(entry.Nexthop)
 			if len(peers) != 1 {
 				continue
 			}
-			to := peers[0].dest
-			l.Remote, l.VNI, l.HasVNI, l.Via = to.remote, to.vni, to.hasVNI, to.via
+			to := peers[0].Dest
+			l.Remote, l.VNI, l.HasVNI, l.Via = to.Remote, to.VNI, to.HasVNI, to.Via
 			l.NoPeer = t.byDestination[to].implicit()
 		}
 		all = append(all, l)
@@ -164,7 +166,7 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 	dynamic := slices.Clone(t.dynamic)
 	for _, p := range tm.Peers {
 		a := p.Remote.Addr()
-		if p.Dynamic && accepted(t.accept, a) && !speaks[a] && len(dynamic) < maxSpeakers {
+		if p.Dynamic && forward.Accepted(t.accept, a) && !speaks[a] && len(dynamic) < maxSpeakers {
 			dynamic = append(dynamic, a)
 		}
 	}
@@ -174,7 +176,7 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 			byHand[at] = append(byHand[at], entry)
 		}
 	}
-	var pointed []destination
+	var pointed []forward.Destination
 	for i := range tm.Table {
 		if l := &tm.Table[i]; l.NoPeer && (!t.config.Local.IsValid() || t.config.Local.Is4() == l.Remote.Addr().Is4()) {
 			pointed = append(pointed, l.destination())
@@ -197,7 +199,7 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 		silent[old.Remote] = old.Silent
 	}
 	for _, p := range t.peers {
-		if before, ok := silent[p.dest.remote]; ok && before >= 0 {
+		if before, ok := silent[p.Dest.Remote]; ok && before >= 0 {
 			p.seenBefore = e.started.Add(-before - elapsed)
 		}
 	}
@@ -207,9 +209,9 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 // recallTable fills the tables with what is not too old.
 func (e *Endpoint) recallTable(t *tunnel, tm *TunnelMemory, elapsed time.Duration) (n int) {
 	now, own := e.clock(), t.device.State().LLAddr
-	nexthops := make(map[destination]fdb.Nexthop)
+	nexthops := make(map[forward.Destination]fdb.Nexthop)
 	for _, p := range t.peers {
-		nexthops[p.dest] = p.nexthop
+		nexthops[p.Dest] = p.Nexthop
 	}
 	for _, l := range tm.Table {
 		i, found := slices.BinarySearchFunc(t.domains, l.VLAN, domain.compare)
@@ -240,7 +242,7 @@ func (e *Endpoint) recallTable(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 // lastSeen is when a peer was last heard, by this endpoint or, as far as it
 // was told, another; zero: never.
 func (p *peer) lastSeen(e *Endpoint) time.Time {
-	if _, seen := sumTraffic(p.traffic); seen != 0 {
+	if _, seen := count.SumTraffic(p.Traffic); seen != 0 {
 		return e.started.Add(time.Duration(seen))
 	}
 	return p.seenBefore
@@ -270,10 +272,10 @@ func (e *Endpoint) Brief() []Brief {
 	defer e.mu.Unlock()
 	all := make([]Brief, 0, len(e.tunnels))
 	for _, t := range e.sorted() {
-		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, NoVNI: t.config.NoVNI, MTU: t.device.State().MTU, Up: !t.config.Device.Down && !t.state.failed.Load()}
+		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, NoVNI: t.config.NoVNI, MTU: t.device.State().MTU, Up: !t.config.Device.Down && !t.state.Failed.Load()}
 		for _, p := range t.peers {
 			if p.speaks {
-				b.Peers = append(b.Peers, BriefPeer{p.config.Name, p.dest.remote, p.lastSeen(e)})
+				b.Peers = append(b.Peers, BriefPeer{p.config.Name, p.Dest.Remote, p.lastSeen(e)})
 			}
 		}
 		all = append(all, b)

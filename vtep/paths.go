@@ -11,6 +11,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // What the kernel's routes say about the peers: how long a frame may be, and
@@ -21,34 +22,9 @@ import (
 // without it, apply the answers under it, to those who are still there. A change that
 // brings peers asks ahead, so that they can send from the start.
 
-const (
-	// assumedMTU is used while there is no route to any peer: Ethernet's.
-	assumedMTU = 1500
-
-	// minMTU is the least that a device's automatic MTU falls to, and the least path
-	// that is believed without IPv6: what every IPv4 host must take (RFC 791). minIPv6
-	// is the same of IPv6 (RFC 8200 section 5): the kernel takes IPv6 from a device
-	// below it. Packets of that size are carried on any path, in outer fragments if it
-	// has to be (RFC 2473 section 7.1).
-	minMTU  = 576
-	minIPv6 = 1280
-
-	// maxLink is the longest link header of an inner frame: Ethernet with two tags.
-	maxLink = ethernetLen + 2*tagLen
-)
-
 // gsoRetry is how long a peer goes without runs after the kernel has refused one.
 // What stood in the way, such as IPsec, may have gone; a try costs one more send.
 const gsoRetry = 10 * time.Minute
-
-// A peer to which the kernel refuses to send what its route allows gets less, first by
-// refusedStep and then by twice as much each time: a path of 1400 bytes on a link of
-// 1500 is found with two refusals, on one of 9000 with seven. It gets more again once
-// the route is another one, or after refusedRetry (RFC 1191 section 6.3).
-const (
-	refusedStep  = 64
-	refusedRetry = 10 * time.Minute
-)
 
 // question is what decides how datagrams leave to a peer.
 type question struct {
@@ -112,8 +88,8 @@ func (e *Endpoint) ask(questions []question) map[question]answer {
 }
 
 // question is what to ask about a destination of a tunnel.
-func (cfg *Tunnel) question(d destination) question {
-	return question{d.remote, cfg.portOptions(d, true)}
+func (cfg *Tunnel) question(d forward.Destination) question {
+	return question{d.Remote, cfg.portOptions(d, true)}
 }
 
 // questions are those about all peers of a configuration.
@@ -165,7 +141,7 @@ func anyPeer(*tunnel, *peer) bool { return true }
 
 // doubtfulPeer holds for a peer once after something was refused to be sent to it,
 // or that has come without being asked about.
-func doubtfulPeer(_ *tunnel, p *peer) bool { return p.doubtful.Swap(false) }
+func doubtfulPeer(_ *tunnel, p *peer) bool { return p.Doubtful.Swap(false) }
 
 // checkPaths asks for the routes to those peers that which holds for, each route once, and
 // acts on the answers. e.mu is not held.
@@ -209,15 +185,15 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
 	if a.err != nil || a.route.Local {
 		a.route = netio.Route{}
 	}
-	about := []zap.Field{zap.String("device", t.port.name), zap.Stringer("remote", p.config.Remote)}
+	about := []zap.Field{zap.String("device", t.port.Name), zap.Stringer("remote", p.config.Remote)}
 	// A device's own MTU says nothing of the path: following it would make it smaller
 	// with every look.
-	loop := slices.Contains(e.pool.snapshot().own, int32(a.route.Ifindex))
+	loop := slices.Contains(e.pool.Snapshot().Own, int32(a.route.Ifindex))
 	if !loop && p.setRoute(a.route, e.clock()) {
 		e.log.Warn("the kernel refuses to send to the peer what the route allows: less is sent; IPsec, or a firewall?",
-			append(about, zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.limit.Load()+int32(p.outer)))...)
+			append(about, zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.Limit.Load()+int32(p.Outer)))...)
 	}
-	if p.blocked.Swap(loop) != loop {
+	if p.Blocked.Swap(loop) != loop {
 		if loop {
 			e.log.Error("the route to the peer leads into a tunnel; nothing is sent to it until it is mended", about...)
 		} else {
@@ -227,7 +203,7 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
 	if p.checkRuns(e.clock()) {
 		e.log.Warn("the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", about...)
 	}
-	if none := p.limit.Load() == 0; none != p.noRoute {
+	if none := p.Limit.Load() == 0; none != p.noRoute {
 		p.noRoute = none
 		if none {
 			e.log.Warn("no route to the peer", append(about, zap.NamedError("err", a.err))...)
@@ -252,7 +228,7 @@ func (e *Endpoint) takeAnswers(t *tunnel) {
 func (e *Endpoint) follow(t *tunnel) {
 	if slices.ContainsFunc(t.peers, (*peer).narrow) && e.stuckError() == nil {
 		if err := e.rewire(t, func(*tunnel) {}); err != nil {
-			e.log.Error("no source ports for outer fragments: what exceeds the path is lost", zap.String("device", t.port.name), zap.NamedError("err", err))
+			e.log.Error("no source ports for outer fragments: what exceeds the path is lost", zap.String("device", t.port.Name), zap.NamedError("err", err))
 			return
 		}
 		t = e.tunnels[t.config.Device.Name]
@@ -263,19 +239,19 @@ func (e *Endpoint) follow(t *tunnel) {
 // narrow reports whether a peer lacks the source ports for outer fragments although its
 // path does not carry every packet of minIPv6 bytes whole.
 func (p *peer) narrow() bool {
-	return p.pathFrag == nil && p.needsFragments()
+	return p.PathFrag == nil && p.needsFragments()
 }
 
 // needsFragments reports whether the path does not carry every packet of minIPv6 bytes
 // whole.
 func (p *peer) needsFragments() bool {
-	limit := p.limit.Load()
-	return limit > 0 && limit < minIPv6+maxLink
+	limit := p.Limit.Load()
+	return limit > 0 && limit < forward.MinIPv6+forward.MaxLink
 }
 
 // runsRefused reports whether the kernel has refused a run to the peer.
 func (p *peer) runsRefused() bool {
-	return p.path != nil && p.path.NoGSO.Load() || p.pathFrag != nil && p.pathFrag.NoGSO.Load()
+	return p.Path != nil && p.Path.NoGSO.Load() || p.PathFrag != nil && p.PathFrag.NoGSO.Load()
 }
 
 // checkRuns reports whether the kernel has refused runs to the peer for the first
@@ -288,7 +264,7 @@ func (p *peer) checkRuns(now int64) (tell bool) {
 		p.refusedSince = now
 		tell, p.toldRefused = !p.toldRefused, true
 	case now-p.refusedSince > int64(gsoRetry):
-		for _, path := range []*packet.Path{p.path, p.pathFrag} {
+		for _, path := range []*packet.Path{p.Path, p.PathFrag} {
 			if path != nil {
 				path.NoGSO.Store(false)
 			}
@@ -300,7 +276,7 @@ func (p *peer) checkRuns(now int64) (tell bool) {
 // setRoute takes over what a route says about the path, and reports if that cannot be
 // all of the truth for the first time. Endpoint.mu is held.
 func (p *peer) setRoute(r netio.Route, now int64) (tell bool) {
-	limit := int32(max(0, r.MTU-p.outer))
+	limit := int32(max(0, r.MTU-p.Outer))
 	if !r.Learned && r.Link > 0 {
 		p.overhead = r.Link - r.MTU
 	}
@@ -309,14 +285,14 @@ func (p *peer) setRoute(r netio.Route, now int64) (tell bool) {
 	}
 	changed := r != p.route
 	p.route = r
-	ceiling := p.ceiling.Load()
+	ceiling := p.Ceiling.Load()
 	switch {
 	case ceiling == 0:
 		p.loweredSince = 0
-	case limit < p.refused.Load() || changed || p.loweredSince != 0 && now-p.loweredSince > int64(refusedRetry):
+	case limit < p.Refused.Load() || changed || p.loweredSince != 0 && now-p.loweredSince > int64(forward.RefusedRetry):
 		// The route explains it by now, or it is time for another try.
-		p.ceiling.Store(0)
-		p.refusals.Store(0)
+		p.Ceiling.Store(0)
+		p.Refusals.Store(0)
 		p.loweredSince, p.toldLowered = 0, p.toldLowered && !changed
 	case ceiling < limit:
 		if limit = ceiling; p.loweredSince == 0 {
@@ -324,7 +300,7 @@ func (p *peer) setRoute(r netio.Route, now int64) (tell bool) {
 			tell, p.toldLowered = !p.toldLowered, true
 		}
 	}
-	p.limit.Store(limit)
+	p.Limit.Store(limit)
 	return tell
 }
 
@@ -332,7 +308,7 @@ func (p *peer) setRoute(r netio.Route, now int64) (tell bool) {
 // far as links and administrators decide. What the kernel has learned of one path does
 // not count: anybody can claim it, it passes, and it concerns one peer.
 func (t *tunnel) autoMTU() int {
-	link := ethernetLen
+	link := forward.EthernetLen
 	if t.config.Device.L3 {
 		link = 0
 	}
@@ -342,23 +318,23 @@ func (t *tunnel) autoMTU() int {
 		if t.config.Local.Is4() {
 			outer = ipUDPLen(t.config.Local)
 		}
-		return assumedMTU - outer - geneve.HeaderLen - link
+		return forward.AssumedMTU - outer - geneve.HeaderLen - link
 	}
 	mtu := 0
 	for _, p := range t.peers {
 		of := p.link
 		if of == 0 {
-			of = assumedMTU
+			of = forward.AssumedMTU
 		}
-		if m := of - p.outer - link; mtu == 0 || m < mtu {
+		if m := of - p.Outer - link; mtu == 0 || m < mtu {
 			mtu = m
 		}
 	}
 	// Below minIPv6 the kernel takes IPv6 and its addresses from the device.
-	if mtu < minIPv6 && (t.device == nil || t.device.IPv6()) {
-		return minIPv6
+	if mtu < forward.MinIPv6 && (t.device == nil || t.device.IPv6()) {
+		return forward.MinIPv6
 	}
-	return max(mtu, minMTU)
+	return max(mtu, forward.MinMTU)
 }
 
 // nextMTU returns what a device's automatic MTU becomes from was. A bridge drops what

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"gvtep/internal/netio"
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
 )
 
 // to makes the routes to a remote what r says.
@@ -94,7 +96,7 @@ func TestRefusedSend(t *testing.T) {
 		size, tries := tc.link-50, 0
 		for ; tries < 20; tries++ {
 			l.underlay.sent = nil
-			l.tunnels["gnv0"].state.tooBigDue.Store(0) // time has passed
+			l.tunnels["gnv0"].state.TooBigDue.Store(0) // time has passed
 			for range 3 {                              // a burst is one refusal
 				l.dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 7, 9, strings.Repeat("x", size-28)))})
 			}
@@ -153,16 +155,16 @@ func TestRefusedSendExplained(t *testing.T) {
 		t.Errorf("path %d after the kernel has forgotten, want 1500", path)
 	}
 	p := l.tunnels["gnv0"].peers[0]
-	p.refuse(1450)
+	p.Refuse(1450)
 	now := l.clock()
 	r := netio.Route{Ifindex: l.underlay.routeVia, MTU: 1500, Link: 1500}
 	for _, step := range []struct {
 		after int64
 		want  int32
 		tell  bool
-	}{{0, 1386, true}, {int64(refusedRetry) / 2, 1386, false}, {int64(refusedRetry) + 1, 1464, false}} {
-		if tell := p.setRoute(r, now+step.after); p.limit.Load() != step.want || tell != step.tell {
-			t.Errorf("%d ns after a refusal: limit %d, told %v; want %d, %v", step.after, p.limit.Load(), tell, step.want, step.tell)
+	}{{0, 1386, true}, {int64(forward.RefusedRetry) / 2, 1386, false}, {int64(forward.RefusedRetry) + 1, 1464, false}} {
+		if tell := p.setRoute(r, now+step.after); p.Limit.Load() != step.want || tell != step.tell {
+			t.Errorf("%d ns after a refusal: limit %d, told %v; want %d, %v", step.after, p.Limit.Load(), tell, step.want, step.tell)
 		}
 	}
 }
@@ -186,7 +188,7 @@ func TestFragments(t *testing.T) {
 				copy(p[8:], addr("fd99::1").AsSlice())
 				copy(p[24:], addr("fd99::2").AsSlice())
 			}
-			before := l.State().Tunnels[0].Drops.Tx[DropTooBig]
+			before := l.State().Tunnels[0].Drops.Tx[count.DropTooBig]
 			l.underlay.sent = nil
 			l.dev.queues[0].feed(memFrame{bytes: frame(macB, macA, kind, p)})
 			l.step()
@@ -196,9 +198,9 @@ func TestFragments(t *testing.T) {
 					told = int(binary.BigEndian.Uint32(answer[44:]))
 				}
 			}
-			return len(l.underlay.sent), int(l.State().Tunnels[0].Drops.Tx[DropTooBig] - before), told
+			return len(l.underlay.sent), int(l.State().Tunnels[0].Drops.Tx[count.DropTooBig] - before), told
 		}
-		if l.tunnels["gnv0"].peers[0].pathFrag != nil {
+		if l.tunnels["gnv0"].peers[0].PathFrag != nil {
 			t.Error("source ports for fragments are open on a path of 1500")
 		}
 		for _, path := range []int{1300, 1200, 600} {

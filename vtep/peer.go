@@ -11,20 +11,22 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // peer is a remote VTEP of a tunnel: what workers see of it, and what they do not.
 type peer struct {
-	*fpeer
+	*forward.Peer
 	*known
 	config Peer
 	// speaks: what it sends is let in, by admissions. floods: it gets copies
 	// of flooded frames. dynamic: it was let in when it first spoke.
 	speaks, floods, dynamic bool
-	admissions              []admission
-	sources                 []source // of a trunk's peer: where it may speak for any VLAN
-	question                question // about its route
+	admissions              []forward.Admission
+	sources                 []forward.Source // of a trunk's peer: where it may speak for any VLAN
+	question                question         // about its route
 }
 
 // known is what lives on of a peer when the configuration changes, and workers do not
@@ -49,15 +51,15 @@ type known struct {
 	since int64
 	// seenBefore is when another process last heard it; zero: not known.
 	seenBefore time.Time
-	last       Stats // as last reported
+	last       count.Stats // as last reported
 }
 
 // destination completes a remote of t: port 0 is the tunnel's.
-func (t *tunnel) destination(remote netip.Addr, port uint16) destination {
+func (t *tunnel) destination(remote netip.Addr, port uint16) forward.Destination {
 	if port == 0 {
 		port = t.config.DstPort
 	}
-	return destination{remote: netip.AddrPortFrom(remote, port), via: t.config.Dev}
+	return forward.Destination{Remote: netip.AddrPortFrom(remote, port), Via: t.config.Dev}
 }
 
 // wanted lists the peers that a tunnel needs, without anything opened for
@@ -65,30 +67,30 @@ func (t *tunnel) destination(remote netip.Addr, port uint16) destination {
 // of the table point that is none of these.
 func (t *tunnel) wanted() (all []*peer) {
 	cfg := &t.config
-	to := func(d destination) *fpeer { return &fpeer{dest: d} }
+	to := func(d forward.Destination) *forward.Peer { return &forward.Peer{Dest: d} }
 	for _, pc := range cfg.Peers {
 		all = append(all, &peer{
-			config: pc, fpeer: to(t.destination(pc.Remote, pc.Port)),
+			config: pc, Peer: to(t.destination(pc.Remote, pc.Port)),
 			speaks: true, floods: !pc.NoFlood && !cfg.Group.IsValid() && !cfg.Device.L3,
 		})
 	}
 	for _, a := range t.dynamic {
 		all = append(all, &peer{
-			config: Peer{Remote: a}, fpeer: to(t.destination(a, 0)),
+			config: Peer{Remote: a}, Peer: to(t.destination(a, 0)),
 			speaks: true, floods: !cfg.Group.IsValid(), dynamic: true,
 		})
 	}
 	if cfg.Group.IsValid() {
-		all = append(all, &peer{config: Peer{Remote: cfg.Group}, fpeer: to(t.destination(cfg.Group, 0)), floods: true})
+		all = append(all, &peer{config: Peer{Remote: cfg.Group}, Peer: to(t.destination(cfg.Group, 0)), floods: true})
 	}
-	known := make(map[destination]bool, len(all))
+	known := make(map[forward.Destination]bool, len(all))
 	for _, p := range all {
-		known[p.dest] = true
+		known[p.Dest] = true
 	}
-	point := func(d destination) {
+	point := func(d forward.Destination) {
 		if !known[d] {
 			known[d] = true
-			all = append(all, &peer{config: Peer{Remote: d.remote.Addr()}, fpeer: to(d)})
+			all = append(all, &peer{config: Peer{Remote: d.Remote.Addr()}, Peer: to(d)})
 		}
 	}
 	for d := range t.entries.to {
@@ -107,7 +109,7 @@ func (t *tunnel) wanted() (all []*peer) {
 
 // openPeers opens sockets and source ports for all peers of t. Those that were
 // there before keep counters, nexthop and what is known of their route.
-func (e *Endpoint) openPeers(t *tunnel, before map[destination]*peer) error {
+func (e *Endpoint) openPeers(t *tunnel, before map[forward.Destination]*peer) error {
 	for _, prefix := range t.accept {
 		_, err := e.listen(t, prefix.Addr(), netip.Addr{})
 		if errors.Is(err, unix.EAFNOSUPPORT) && t.takesAny(prefix) {
@@ -119,18 +121,18 @@ func (e *Endpoint) openPeers(t *tunnel, before map[destination]*peer) error {
 		}
 	}
 	wanted := t.wanted()
-	t.byDestination = make(map[destination]*peer, len(wanted))
+	t.byDestination = make(map[forward.Destination]*peer, len(wanted))
 	speakers := make(map[netip.Addr]bool, len(wanted))
 	for _, p := range wanted {
 		if p.speaks && speakers[p.config.Remote] {
 			return fmt.Errorf("remote %s: it is given twice: %w", p.config.Remote, errExists)
 		}
-		if err := e.openPeer(t, p, before[p.dest]); err != nil {
+		if err := e.openPeer(t, p, before[p.Dest]); err != nil {
 			return fmt.Errorf("remote %s: %w", p.config.Remote, err)
 		}
 		speakers[p.config.Remote] = speakers[p.config.Remote] || p.speaks
 		t.peers = append(t.peers, p)
-		t.byDestination[p.dest] = p
+		t.byDestination[p.Dest] = p
 		if p.implicit() {
 			t.implicit = append(t.implicit, p)
 		}
@@ -161,26 +163,26 @@ func (e *Endpoint) sayMissing(a netip.Addr) {
 }
 
 func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
-	cfg, remote := &t.config, p.dest.remote.Addr()
-	p.remoteBytes, p.remotePort = string(remote.AsSlice()), p.dest.remote.Port()
-	if p.headers, err = headers(cfg.Device.L3, t.headerVNI(p)); err != nil {
+	cfg, remote := &t.config, p.Dest.Remote.Addr()
+	p.RemoteBytes, p.RemotePort = string(remote.AsSlice()), p.Dest.Remote.Port()
+	if p.Headers, err = headers(cfg.Device.L3, t.headerVNI(p)); err != nil {
 		return err
 	}
-	p.outer = ipUDPLen(remote) + len(p.headers[0])
+	p.Outer = ipUDPLen(remote) + len(p.Headers[0])
 	if before != nil {
-		p.peerState, p.known, p.nexthop, p.id = before.peerState, before.known, before.nexthop, before.id
+		p.PeerState, p.known, p.Nexthop, p.ID = before.PeerState, before.known, before.Nexthop, before.ID
 	} else {
-		p.peerState, p.known = &peerState{traffic: make([]traffic, e.workers)}, &known{since: e.clock()}
-		p.nexthop = t.newNexthop()
+		p.PeerState, p.known = &forward.PeerState{Traffic: make([]count.Traffic, e.workers)}, &known{since: e.clock()}
+		p.Nexthop = t.newNexthop()
 		e.lastID++
-		p.id = int32(e.lastID)
+		p.ID = int32(e.lastID)
 	}
-	if p.question = cfg.question(p.dest); before == nil || before.question != p.question {
+	if p.question = cfg.question(p.Dest); before == nil || before.question != p.question {
 		if err := e.findRoute(p); err != nil {
 			return err
 		}
 	}
-	p.bum = newRateLimit(p.config.BUMLimit, &p.bumDue)
+	p.BUM = forward.NewRateLimit(p.config.BUMLimit, &p.BUMDue)
 	s, err := e.listen(t, remote, netip.Addr{})
 	if err != nil {
 		return err
@@ -201,8 +203,8 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 // headerVNI is the VNI in the headers of datagrams to p: where the segment of
 // the frame has another one, it is put over it.
 func (t *tunnel) headerVNI(p *peer) geneve.VNI {
-	if p.dest.hasVNI {
-		return p.dest.vni
+	if p.Dest.HasVNI {
+		return p.Dest.VNI
 	}
 	return t.config.VNI
 }
@@ -212,12 +214,12 @@ func (t *tunnel) admit(p *peer, s *socket) {
 	if !p.speaks {
 		return
 	}
-	from := p.dest.remote.Addr().WithZone("")
+	from := p.Dest.Remote.Addr().WithZone("")
 	if !t.config.NoVNI {
-		p.admissions = append(p.admissions, admission{vniKey{s.id, t.config.VNI}, from})
+		p.admissions = append(p.admissions, s.Admission(t.config.VNI, from))
 	}
 	if t.config.isTrunk() {
-		p.sources = append(p.sources, source{s.id, from})
+		p.sources = append(p.sources, s.Source(from))
 	}
 }
 
@@ -227,7 +229,7 @@ func (e *Endpoint) findRoute(p *peer) error {
 	a, ok := e.answers.get(p.question)
 	switch {
 	case !ok:
-		p.doubtful.Store(true)
+		p.Doubtful.Store(true)
 		e.recheckPaths()
 		return nil
 	case a.route.Local:
@@ -244,56 +246,56 @@ func (e *Endpoint) findRoute(p *peer) error {
 // peers.
 func (e *Endpoint) assemble(t *tunnel) {
 	cfg := &t.config
-	shared := &rules{
-		drops:    t.drops,
-		nexthops: make([][]*fpeer, t.lastNexthop+1),
-		learning: cfg.Learning, ttl: uint8(cfg.TTL), tos: uint8(cfg.TOS) & 0xfc,
-		inheritTTL: cfg.TTL == Inherit, inheritTOS: cfg.TOS == Inherit, inheritDF: cfg.DF == DFInherit, unsetDF: cfg.DF == DFUnset,
-		l2ControlPass: cfg.L2ControlPass, locked: cfg.Locked,
-		noFlood: cfg.NoFlood, noMcastFlood: cfg.NoMcastFlood, noBcastFlood: cfg.NoBcastFlood,
-		accept: t.accept,
+	shared := &forward.Rules{
+		Drops:    t.drops,
+		Nexthops: make([][]*forward.Peer, t.lastNexthop+1),
+		Learning: cfg.Learning, TTL: uint8(cfg.TTL), TOS: uint8(cfg.TOS) & 0xfc,
+		InheritTTL: cfg.TTL == Inherit, InheritTOS: cfg.TOS == Inherit, InheritDF: cfg.DF == DFInherit, UnsetDF: cfg.DF == DFUnset,
+		L2ControlPass: cfg.L2ControlPass, Locked: cfg.Locked,
+		NoFlood: cfg.NoFlood, NoMcastFlood: cfg.NoMcastFlood, NoBcastFlood: cfg.NoBcastFlood,
+		Accept: t.accept,
 	}
-	if shared.inheritTTL {
-		shared.ttl = DefaultTTL
+	if shared.InheritTTL {
+		shared.TTL = DefaultTTL
 	}
 	seg := t.segment(&t.domains[0], shared)
 	fixedMTU := t.mtu
 	if t.mtuAuto {
 		fixedMTU = 0
 	}
-	t.port = &port{
-		id: t.id, name: cfg.Device.Name, l3: cfg.Device.L3, down: cfg.Device.Down, mac: t.device.State().LLAddr,
-		device: t.device, mtu: fixedMTU, segment: &seg, portState: t.state,
+	t.port = &forward.Port{
+		ID: t.id, Name: cfg.Device.Name, L3: cfg.Device.L3, Down: cfg.Device.Down, MAC: t.device.State().LLAddr,
+		Device: t.device, Mtu: fixedMTU, Segment: &seg, PortState: t.state,
 	}
 	for _, d := range t.domains {
-		d.fdb.SetOwn(t.port.mac)
+		d.fdb.SetOwn(t.port.MAC)
 	}
 	if cfg.isTrunk() {
-		t.port.trunk = t.newTrunk(&seg)
+		t.port.Trunk = t.newTrunk(&seg)
 	}
 	for i := range e.workers {
-		t.port.queues = append(t.port.queues, t.device.Queue(i))
+		t.port.Queues = append(t.port.Queues, t.device.Queue(i))
 	}
 	for _, p := range t.peers {
-		p.port = t.port
-		shared.nexthops[p.nexthop] = []*fpeer{p.fpeer}
+		p.Port = t.port
+		shared.Nexthops[p.Nexthop] = []*forward.Peer{p.Peer}
 		if (p.speaks || p.floods) && !p.dynamic {
-			t.port.configured = append(t.port.configured, p.fpeer)
+			t.port.Configured = append(t.port.Configured, p.Peer)
 		}
 		if p.floods {
-			shared.flood = append(shared.flood, p.fpeer)
+			shared.Flood = append(shared.Flood, p.Peer)
 		}
 		if cfg.Device.L3 {
-			shared.single = append(shared.single, p.fpeer)
-			shared.addRoutes(p.fpeer, p.config.Routes)
+			shared.Single = append(shared.Single, p.Peer)
+			shared.AddRoutes(p.Peer, p.config.Routes)
 		}
 	}
 	for of, list := range t.entries.at {
-		shared.groups = shared.groups || of.mac.IsGroup()
+		shared.Groups = shared.Groups || of.mac.IsGroup()
 		if nh := t.sets[of]; nh != 0 {
 			for _, entry := range list {
 				if !entry.Local {
-					shared.nexthops[nh] = append(shared.nexthops[nh], t.byDestination[t.entryDestination(entry)].fpeer)
+					shared.Nexthops[nh] = append(shared.Nexthops[nh], t.byDestination[t.entryDestination(entry)].Peer)
 				}
 			}
 		}
@@ -301,11 +303,11 @@ func (e *Endpoint) assemble(t *tunnel) {
 }
 
 // segment is a domain as workers see it.
-func (t *tunnel) segment(d *domain, shared *rules) segment {
-	return segment{
-		vni: d.vni, vid: d.vid, vlanDrop: t.config.VLANDrop, fdb: d.fdb, neighbours: d.neighbours, traffic: d.traffic,
-		bum:   newRateLimit(t.config.BUMLimit, d.bumDue),
-		rules: shared,
+func (t *tunnel) segment(d *domain, shared *forward.Rules) forward.Segment {
+	return forward.Segment{
+		VNI: d.vni, VID: d.vid, VLANDrop: t.config.VLANDrop, FDB: d.fdb, Neighbours: d.neighbours, Traffic: d.traffic,
+		BUM:   forward.NewRateLimit(t.config.BUMLimit, d.bumDue),
+		Rules: shared,
 	}
 }
 
@@ -364,7 +366,7 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 
 // socket is the receive sockets of one address.
 type socket struct {
-	*fsocket
+	*forward.Socket
 	options  netio.ListenOptions
 	listener netio.Listener
 	users    int // tunnels; guarded by Endpoint.mu
@@ -372,7 +374,7 @@ type socket struct {
 
 func newSocket(id uint32, o netio.ListenOptions, received []packet.Counter) *socket {
 	name := fmt.Sprintf("%s port %d", o.Local, o.Port)
-	return &socket{fsocket: &fsocket{id: id, name: name, received: received}, options: o}
+	return &socket{Socket: &forward.Socket{ID: id, Name: name, Received: received}, options: o}
 }
 
 // openSocket opens the receive sockets of s, one for each worker. Beside is
@@ -386,19 +388,19 @@ func (e *Endpoint) openSocket(s *socket, beside bool) error {
 	}
 	s.listener = l
 	for i := range e.workers {
-		s.receivers = append(s.receivers, l.Receiver(i))
+		s.Receivers = append(s.Receivers, l.Receiver(i))
 	}
 	return nil
 }
 
 // portOptions are those of the source ports of datagrams to a destination.
-func (cfg *Tunnel) portOptions(d destination, df bool) netio.PortOptions {
+func (cfg *Tunnel) portOptions(d forward.Destination, df bool) netio.PortOptions {
 	opts := netio.PortOptions{
-		Family: 4, Device: d.via, Mark: cfg.Mark, DF: df,
+		Family: 4, Device: d.Via, Mark: cfg.Mark, DF: df,
 		Min: cfg.SrcPortMin, Max: cfg.SrcPortMax, Count: cfg.SrcPorts,
 		ZeroCsum: !cfg.UDPCsum,
 	}
-	if d.remote.Addr().Is6() {
+	if d.Remote.Addr().Is6() {
 		opts.Family, opts.ZeroCsum = 6, cfg.ZeroCsum6
 	}
 	if cfg.Local.IsValid() && !cfg.Local.IsUnspecified() {
@@ -410,9 +412,9 @@ func (cfg *Tunnel) portOptions(d destination, df bool) netio.PortOptions {
 // openPaths opens the source ports that the tunnel's DF policy needs, and those for
 // fragments where the path does not carry what it must.
 func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
-	cfg, remote := &t.config, p.dest.remote.Addr()
+	cfg, remote := &t.config, p.Dest.Remote.Addr()
 	var ifindex int32
-	if remote.IsMulticast() && p.dest.via == "" { // else the sockets are bound to the device, and follow it
+	if remote.IsMulticast() && p.Dest.Via == "" { // else the sockets are bound to the device, and follow it
 		ifindex = int32(p.route.Ifindex)
 	}
 	for _, way := range []struct {
@@ -420,18 +422,32 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 		df     bool
 		path   **packet.Path
 	}{
-		{cfg.DF != DFUnset, true, &p.path},
-		{cfg.DF != DFSet || p.needsFragments(), false, &p.pathFrag},
+		{cfg.DF != DFUnset, true, &p.Path},
+		{cfg.DF != DFSet || p.needsFragments(), false, &p.PathFrag},
 	} {
 		if !way.wanted {
 			continue
 		}
-		set, err := e.underlay.Ports(cfg.portOptions(p.dest, way.df))
+		set, err := e.underlay.Ports(cfg.portOptions(p.Dest, way.df))
 		if err != nil {
 			return err
 		}
 		t.ports = append(t.ports, set)
-		*way.path = &packet.Path{Remote: p.dest.remote, Peer: p.id, Ifindex: ifindex, Set: set}
+		*way.path = &packet.Path{Remote: p.Dest.Remote, Peer: p.ID, Ifindex: ifindex, Set: set}
 	}
 	return nil
+}
+
+// told returns the counters of a peer as they are told: a failed send is known
+// only after it was counted, and nobody may see a counter go back. e.mu is held.
+func (p *peer) told() (s count.Stats, seen int64) {
+	s, seen = count.SumTraffic(p.Traffic)
+	unicast := max(s.TxPackets-s.TxFlood, p.last.TxPackets-p.last.TxFlood)
+	s.TxFlood = max(s.TxFlood, p.last.TxFlood)
+	s.TxPackets = unicast + s.TxFlood
+	p.last = s
+	if p.Dest.Remote.Addr().IsMulticast() {
+		s.TxGroup, s.TxGroupBytes = s.TxFlood, s.TxFloodBytes
+	}
+	return s, seen
 }

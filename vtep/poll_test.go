@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"gvtep/vtep/internal/work"
 )
 
 // run runs the host until the test ends.
@@ -33,7 +35,7 @@ func numbered(flow uint16, n uint32) memFrame {
 
 // room waits until a queue has less than some turns' worth of frames, if it ever has.
 func (q *memQueue) room() {
-	for end := time.Now().Add(20 * time.Second); q.backlog() > 5*turnReads && time.Now().Before(end); {
+	for end := time.Now().Add(20 * time.Second); q.backlog() > 5*work.TurnReads && time.Now().Before(end); {
 		time.Sleep(20 * time.Microsecond)
 	}
 }
@@ -99,13 +101,13 @@ func TestCallUp(t *testing.T) {
 		dev.queues[n%3].feed(numbered(0, n))
 		eventually(t, "the frame is sent", func() bool { return h.State().Tunnels[0].Stats.TxPackets == uint64(n)+1 })
 	}
-	if n := h.pool.countOnDuty(); n != 1 {
+	if n := h.pool.OnDuty(); n != 1 {
 		t.Errorf("%d workers on duty for one frame at a time, want 1", n)
 	}
 	stop := make(chan struct{})
 	var feeder sync.WaitGroup
 	feeder.Go(func() {
-		burst := slices.Repeat([]memFrame{numbered(0, 0)}, 3*turnReads)
+		burst := slices.Repeat([]memFrame{numbered(0, 0)}, 3*work.TurnReads)
 		for {
 			select {
 			case <-stop:
@@ -116,10 +118,10 @@ func TestCallUp(t *testing.T) {
 			}
 		}
 	})
-	eventually(t, "another is called up", func() bool { return h.pool.countOnDuty() > 1 })
+	eventually(t, "another is called up", func() bool { return h.pool.OnDuty() > 1 })
 	close(stop)
 	feeder.Wait()
-	eventually(t, "one is enough again", func() bool { return h.pool.countOnDuty() == 1 })
+	eventually(t, "one is enough again", func() bool { return h.pool.OnDuty() == 1 })
 }
 
 // TestSaturated: a worker that a flow of full turns keeps on a processor gets help,
@@ -128,14 +130,14 @@ func TestSaturated(t *testing.T) {
 	h := newHost(t, new(memWire), 2, "192.0.2.1")
 	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
 	h.run()
-	const full = 256 << 10 / turnReads // of a turn of super-frames
+	const full = 256 << 10 / work.TurnReads // of a turn of super-frames
 	large := memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 9, strings.Repeat("x", 2*full)))}
 	burst := slices.Repeat([]memFrame{large}, 10_000) // takes it longer than a window
 	eventually(t, "another is called up", func() bool {
 		if dev.queues[0].backlog() < 3*len(burst) {
 			dev.queues[0].feed(burst...)
 		}
-		return h.pool.countOnDuty() > 1
+		return h.pool.OnDuty() > 1
 	})
 }
 
@@ -175,7 +177,7 @@ func TestSlots(t *testing.T) {
 			return false
 		})
 		for q := range dev.queues { // more than a turn, so that it may be in hand when it goes
-			dev.queues[q].feed(slices.Repeat([]memFrame{numbered(uint16(q), 1)}, 10*turnReads)...)
+			dev.queues[q].feed(slices.Repeat([]memFrame{numbered(uint16(q), 1)}, 10*work.TurnReads)...)
 		}
 		if err := h.Remove(cfg.Device.Name); err != nil {
 			t.Fatal(err)
@@ -187,7 +189,7 @@ func TestSlots(t *testing.T) {
 		return !slices.ContainsFunc(stays.queues, func(q *memQueue) bool { return q.backlog() > 0 })
 	})
 	// The queues, the socket's two receivers, nothing else.
-	if n := h.pool.countPolled(); n != 4 {
+	if n := h.pool.Polled(); n != 4 {
 		t.Errorf("%d descriptors are waited for, want 4", n)
 	}
 }

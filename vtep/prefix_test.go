@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 )
 
 // l3Tunnel is a tunnel with peers 192.0.2.2, .3 and so on, with these routes.
@@ -71,7 +72,7 @@ func TestPrefixes(t *testing.T) {
 		if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
 			t.Fatal(err)
 		}
-		p := h.pool.snapshot().ports[0]
+		p := h.pool.Snapshot().Ports[0]
 		for range 30 {
 			src, dst := address(), address()
 			for src.Is4() != dst.Is4() {
@@ -91,19 +92,19 @@ func TestPrefixes(t *testing.T) {
 			ip := innerIP(src, dst)
 			var headers packet.Headers
 			packet.Walk(ip, true, &headers)
-			peers, flood, reason := p.segment.forward(p, ip, &headers, 1, 0)
+			peers, flood, reason := p.Segment.Forward(p, ip, &headers, 1, 0)
 			to := netip.Addr{}
 			if len(peers) > 0 {
-				to = peers[0].dest.remote.Addr()
+				to = peers[0].Dest.Remote.Addr()
 				hits++
-			} else if misses++; reason != DropNoPeer {
+			} else if misses++; reason != count.DropNoPeer {
 				t.Fatalf("no peer for %s: reason %s", dst, reason)
 			}
 			if want := owner(dst); len(peers) > 1 || flood || to != want {
 				t.Fatalf("seed %d, round %d: %s goes to %v, want %v with %+v", seed, round, dst, to, want, cfg.Peers)
 			}
 			for _, from := range h.tunnels["gnv0"].peers {
-				if got, want := p.segment.routedBack(ip, &headers, from.fpeer), owner(src) == from.config.Remote; got != want {
+				if got, want := p.Segment.RoutedBack(ip, &headers, from.Peer), owner(src) == from.config.Remote; got != want {
 					t.Fatalf("seed %d, round %d: from %s taken of %s: %v, want %v with %+v", seed, round, src, from.config.Remote, got, want, cfg.Peers)
 				}
 			}

@@ -20,7 +20,7 @@ const probePeriod = time.Second
 // end of its round, a stuck one not at all. It does not wait for anything that a worker could
 // hold, so it also answers while a change is waiting for a stuck worker.
 // Outside of Run there is no worker and so none is stuck.
-func (e *Endpoint) Progress(ctx context.Context) (stuck []int) { return e.pool.progress(ctx) }
+func (e *Endpoint) Progress(ctx context.Context) (stuck []int) { return e.pool.Progress(ctx) }
 
 // probe keeps the list of stuck workers up to date until ctx ends.
 func (e *Endpoint) probe(ctx context.Context) {
@@ -32,13 +32,13 @@ func (e *Endpoint) probe(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		before := e.pool.stuckWorkers()
-		now := e.pool.probe(ctx)
+		before := e.pool.Stuck()
+		now := e.pool.Probe(ctx)
 		if len(now) == 0 {
 			e.catchUp()
 		}
 		for i := range e.workers {
-			about := []zap.Field{zap.Int("worker", i), zap.Int32("thread", e.pool.thread(i))}
+			about := []zap.Field{zap.Int("worker", i), zap.Int32("thread", e.pool.Thread(i))}
 			switch is, was := slices.Contains(now, i), slices.Contains(before, i); {
 			case is && !was:
 				e.log.Error("a worker is stuck: what the kernel hands to it is not carried", about...)
@@ -51,14 +51,14 @@ func (e *Endpoint) probe(ctx context.Context) {
 
 // catchUp ends a change that a stuck worker has held up, unless another one is under way.
 func (e *Endpoint) catchUp() {
-	if !e.pool.unfinished() || !e.mu.TryLock() {
+	if !e.pool.Unfinished() || !e.mu.TryLock() {
 		return
 	}
 	defer e.mu.Unlock()
 	if e.closed {
 		return
 	}
-	if err := e.pool.catchUp(); err != nil {
+	if err := e.pool.CatchUp(); err != nil {
 		e.log.Warn("workers do not follow", zapErr(err))
 	}
 }
@@ -66,7 +66,7 @@ func (e *Endpoint) catchUp() {
 // stuckError is why nothing can be changed now, nil if nothing keeps us: a
 // worker that does not follow may go on using what the change would close.
 func (e *Endpoint) stuckError() error {
-	stuck := e.pool.stuckWorkers()
+	stuck := e.pool.Stuck()
 	if len(stuck) == 0 {
 		return nil
 	}

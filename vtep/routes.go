@@ -9,6 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"gvtep/fdb"
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
 )
 
 // The watcher: what it sees of the kernel and of time it brings into the
@@ -111,7 +113,7 @@ func (e *Endpoint) relisten() {
 		if !old.listener.Stale() {
 			continue
 		}
-		s := newSocket(old.id, opts, old.received)
+		s := newSocket(old.ID, opts, old.Received)
 		s.users = old.users
 		if err := e.openSocket(s, false); err != nil {
 			e.log.Warn("cannot listen on the device that has come back", zap.String("device", opts.Device), zap.NamedError("err", err))
@@ -129,7 +131,7 @@ func (e *Endpoint) relisten() {
 	if len(stale) == 0 {
 		return
 	}
-	e.pool.afterwards(func() {
+	e.pool.Afterwards(func() {
 		for _, old := range stale {
 			old.listener.Close()
 		}
@@ -142,20 +144,13 @@ func (e *Endpoint) relisten() {
 // sweep removes aged entries. Lookups do not wait for it.
 func (e *Endpoint) sweep() {
 	now := e.clock()
-	for _, p := range e.pool.snapshot().ports {
-		p.segment.sweep(now)
-		if p.trunk != nil {
-			for i := range p.trunk.vlans {
-				p.trunk.vlans[i].sweep(now)
+	for _, p := range e.pool.Snapshot().Ports {
+		p.Segment.Sweep(now)
+		if p.Trunk != nil {
+			for i := range p.Trunk.Vlans {
+				p.Trunk.Vlans[i].Sweep(now)
 			}
 		}
-	}
-}
-
-func (s *segment) sweep(now int64) {
-	s.fdb.Sweep(now)
-	if s.neighbours != nil {
-		s.neighbours.Sweep(now)
 	}
 }
 
@@ -170,8 +165,8 @@ func (e *Endpoint) alarm() {
 	counted := make(map[*fdb.Table]fdb.Stats)
 	var who []string
 	more := 0
-	look := func(p *port, s *segment) {
-		t := s.fdb
+	look := func(p *forward.Port, s *forward.Segment) {
+		t := s.FDB
 		stats, last := t.Stats(), e.flapped[t]
 		if stats.Moved == 0 {
 			return
@@ -181,9 +176,9 @@ func (e *Endpoint) alarm() {
 		if !held && (t.Damping() || stats.Moved-last.Moved < fdb.DampMoves) {
 			return
 		}
-		on := " on " + p.name
-		if s.vid != 0 {
-			on += fmt.Sprint(" vlan ", s.vid)
+		on := " on " + p.Name
+		if s.VID != 0 {
+			on += fmt.Sprint(" vlan ", s.VID)
 		}
 		for entry := range t.All(now) {
 			switch flaps := entry.Frozen > 0 || !t.Damping() && entry.Moves >= fdb.DampMoves && entry.Updated < 2*time.Second; {
@@ -195,11 +190,11 @@ func (e *Endpoint) alarm() {
 			}
 		}
 	}
-	for _, p := range e.pool.snapshot().ports {
-		look(p, p.segment)
-		if p.trunk != nil {
-			for i := range p.trunk.vlans {
-				look(p, &p.trunk.vlans[i])
+	for _, p := range e.pool.Snapshot().Ports {
+		look(p, p.Segment)
+		if p.Trunk != nil {
+			for i := range p.Trunk.Vlans {
+				look(p, &p.Trunk.Vlans[i])
 			}
 		}
 	}
@@ -213,7 +208,7 @@ func (e *Endpoint) alarm() {
 // alarmFloods says in one line who flooded more than its limit allows since
 // the last time. It is called once a second, by the watcher alone.
 func (e *Endpoint) alarmFloods() {
-	snap := e.pool.snapshot()
+	snap := e.pool.Snapshot()
 	var who []string
 	tell := func(of string, n uint64, told *uint64) {
 		if n != *told {
@@ -221,19 +216,19 @@ func (e *Endpoint) alarmFloods() {
 			*told = n
 		}
 	}
-	for _, p := range snap.ports {
-		if p.segment.bum.interval == 0 {
+	for _, p := range snap.Ports {
+		if p.Segment.BUM.Interval == 0 {
 			continue
 		}
 		var n uint64
-		for i := range p.segment.drops {
-			n += p.segment.drops[i].tx[DropBUMLimit].Load()
+		for i := range p.Segment.Drops {
+			n += p.Segment.Drops[i].Tx[count.DropBUMLimit].Load()
 		}
-		tell("out of "+p.name, n, &p.toldFloods)
+		tell("out of "+p.Name, n, &p.ToldFloods)
 	}
-	for _, p := range snap.peers {
-		if p.bum.interval != 0 {
-			tell(fmt.Sprintf("%s on %s", p.dest.remote.Addr(), p.port.name), p.flooded.Load(), &p.toldFloods)
+	for _, p := range snap.Peers {
+		if p.BUM.Interval != 0 {
+			tell(fmt.Sprintf("%s on %s", p.Dest.Remote.Addr(), p.Port.Name), p.Flooded.Load(), &p.ToldFloods)
 		}
 	}
 	if len(who) == 0 {
@@ -269,13 +264,13 @@ func (e *Endpoint) ownDevices() []int32 {
 
 // checkOwn publishes the own devices if they have changed. e.mu is held.
 func (e *Endpoint) checkOwn() {
-	own, snap := e.ownDevices(), e.pool.snapshot()
-	if slices.Equal(own, snap.own) || e.closed || e.stuckError() != nil {
+	own, snap := e.ownDevices(), e.pool.Snapshot()
+	if slices.Equal(own, snap.Own) || e.closed || e.stuckError() != nil {
 		return
 	}
 	next := *snap
-	next.own = own
-	if err := e.pool.publish(&next); err != nil {
+	next.Own = own
+	if err := e.pool.Publish(&next); err != nil {
 		e.log.Error("workers do not follow", zap.NamedError("err", err))
 	}
 }

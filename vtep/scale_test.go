@@ -91,11 +91,11 @@ func BenchmarkPeersLeave(b *testing.B) {
 	fill := func() {
 		t := e.tunnels["gnv0"]
 		for i := range 1_000_000 {
-			t.domains[0].fdb.Learn(scaleMAC(i), t.peers[i%600].nexthop, e.clock())
+			t.domains[0].fdb.Learn(scaleMAC(i), t.peers[i%600].Nexthop, e.clock())
 		}
 		time.Sleep(50 * time.Millisecond) // for the table to grow
 		for i := range 1_000_000 {
-			t.domains[0].fdb.Learn(scaleMAC(i), t.peers[i%600].nexthop, e.clock())
+			t.domains[0].fdb.Learn(scaleMAC(i), t.peers[i%600].Nexthop, e.clock())
 		}
 	}
 	for b.Loop() {

@@ -16,6 +16,8 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/work"
 )
 
 var (
@@ -103,7 +105,7 @@ func TestEntryVerbs(t *testing.T) {
 	if l.in("192.0.2.2", macA, macB) {
 		t.Error("a frame with a pinned source was taken from another peer")
 	}
-	if got := l.State().Tunnels[0].Drops.Rx[DropLocked]; got != 1 {
+	if got := l.State().Tunnels[0].Drops.Rx[count.DropLocked]; got != 1 {
 		t.Errorf("locked drops %d, want 1", got)
 	}
 	if !l.in("192.0.2.3", macA, macB) {
@@ -183,7 +185,7 @@ func TestEntryPeers(t *testing.T) {
 		{del: true, mac: macB, remote: "192.0.2.8", peers: 2, told: true},
 		{del: true, mac: macC, remote: "192.0.2.2", peers: 2},
 	} {
-		before := l.pool.snapshot()
+		before := l.pool.Snapshot()
 		entry := Entry{MAC: tc.mac}
 		if tc.remote != "" {
 			entry.Remote = addr(tc.remote)
@@ -201,7 +203,7 @@ func TestEntryPeers(t *testing.T) {
 		if n := len(l.tunnels["gnv0"].peers); n != tc.peers {
 			t.Errorf("%+v: %d peers", tc, n)
 		}
-		if told := l.pool.snapshot() != before; told != tc.told {
+		if told := l.pool.Snapshot() != before; told != tc.told {
 			t.Errorf("%+v: workers told %v", tc, told)
 		}
 		if !tc.del {
@@ -261,7 +263,7 @@ func TestFloodSwitches(t *testing.T) {
 				off++
 			}
 		}
-		if got := l.State().Tunnels[0].Drops.Tx[DropFloodOff]; got != off {
+		if got := l.State().Tunnels[0].Drops.Tx[count.DropFloodOff]; got != off {
 			t.Errorf("%s: flood_off drops %d, want %d", tc.name, got, off)
 		}
 	}
@@ -288,7 +290,7 @@ func TestBUMStorm(t *testing.T) {
 	for range 100 {
 		sent += len(l.out(broadcast, macA))
 	}
-	if dropped := l.State().Tunnels[0].Drops.Tx[DropBUMLimit]; sent > 20 || sent+int(dropped) != 100 {
+	if dropped := l.State().Tunnels[0].Drops.Tx[count.DropBUMLimit]; sent > 20 || sent+int(dropped) != 100 {
 		t.Errorf("of 100 broadcasts at once %d were sent and %d dropped, want few and the rest", sent, dropped)
 	}
 	for range 50 {
@@ -324,8 +326,8 @@ func TestAccept(t *testing.T) {
 		t.Errorf("the first frame taught nothing: %v", h.FDB())
 	}
 	s := h.State()
-	if s.Drops.Rx[DropUnknownPeer] != 1 {
-		t.Errorf("unknown_peer drops %d, want 1 from outside the prefix", s.Drops.Rx[DropUnknownPeer])
+	if s.Drops.Rx[count.DropUnknownPeer] != 1 {
+		t.Errorf("unknown_peer drops %d, want 1 from outside the prefix", s.Drops.Rx[count.DropUnknownPeer])
 	}
 	if peers := s.Tunnels[0].Peers; len(peers) != 1 || !peers[0].Dynamic {
 		t.Errorf("peers %+v, want the new one", peers)
@@ -388,7 +390,7 @@ func TestAcceptChanges(t *testing.T) {
 	}
 	want("with less accepted", "192.0.2.10")
 	says("192.0.2.200")
-	eventually(t, "it may no longer speak", func() bool { return h.State().Drops.Rx[DropUnknownPeer] == 1 })
+	eventually(t, "it may no longer speak", func() bool { return h.State().Drops.Rx[count.DropUnknownPeer] == 1 })
 	says("192.0.2.10")
 	arrives(t, dev, hello)
 }
@@ -403,7 +405,7 @@ func TestSpeakerFlood(t *testing.T) {
 	h.add(cfg)
 	h.step()
 	hello := frame(broadcast, macC, 0x0806, make([]byte, 46))
-	for range 2 * maxPending {
+	for range 2 * work.MaxPending {
 		h.underlay.inject(addr("192.0.2.10"), 6081, 0, 2, len(hello)+8, good(hello))
 	}
 	h.underlay.inject(addr("192.0.2.20"), 6081, 0, 2, len(hello)+8, good(hello))
@@ -411,11 +413,11 @@ func TestSpeakerFlood(t *testing.T) {
 	if n := len(h.speakers); n != 2 {
 		t.Errorf("%d want to be let in, want 2", n)
 	}
-	if n := h.pool.countPending(); n != maxPendingOfOne+1 {
-		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, maxPendingOfOne)
+	if n := h.pool.Pending(); n != work.MaxPendingOfOne+1 {
+		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, work.MaxPendingOfOne)
 	}
-	if n := h.State().Drops.Rx[DropUnknownPeer]; n != 2*maxPending-maxPendingOfOne {
-		t.Errorf("%d dropped, want %d", n, 2*maxPending-maxPendingOfOne)
+	if n := h.State().Drops.Rx[count.DropUnknownPeer]; n != 2*work.MaxPending-work.MaxPendingOfOne {
+		t.Errorf("%d dropped, want %d", n, 2*work.MaxPending-work.MaxPendingOfOne)
 	}
 	p := h.tunnels["gnv0"].port
 	h.underlay.addr = append(h.underlay.addr, addr("192.0.2.30"))
@@ -426,8 +428,8 @@ func TestSpeakerFlood(t *testing.T) {
 		t.Errorf("%v have been let in, want the two that may", got)
 	}
 	h.step()
-	if n := h.pool.countPending(); n != 0 || h.State().Tunnels[0].Stats.RxPackets != maxPendingOfOne+1 {
-		t.Errorf("%d still wait, %d were delivered; want 0, %d", n, h.State().Tunnels[0].Stats.RxPackets, maxPendingOfOne+1)
+	if n := h.pool.Pending(); n != 0 || h.State().Tunnels[0].Stats.RxPackets != work.MaxPendingOfOne+1 {
+		t.Errorf("%d still wait, %d were delivered; want 0, %d", n, h.State().Tunnels[0].Stats.RxPackets, work.MaxPendingOfOne+1)
 	}
 }
 
@@ -473,14 +475,14 @@ func TestSpeakersMakeRoom(t *testing.T) {
 		t.Errorf("%d have been let in, want %d", n, maxSpeakers)
 	}
 	// Making room is not done as often as somebody likes.
-	again := &l.tunnels["gnv0"].state.roomAgain
+	again := &l.tunnels["gnv0"].state.RoomAgain
 	if *again == 0 {
 		t.Error("there is no limit to how often room is made")
 	}
 	*again = l.clock() + int64(time.Minute) // however slow the test is
-	before := l.pool.snapshot()
+	before := l.pool.Snapshot()
 	speak("192.0.2.21")
-	if knows("192.0.2.21") || l.pool.snapshot() != before {
+	if knows("192.0.2.21") || l.pool.Snapshot() != before {
 		t.Error("one more was let in at once")
 	}
 	l.later(time.Minute)
@@ -508,7 +510,7 @@ func TestGroupFollows(t *testing.T) {
 		from := prefix.Addr().Next().Next().String()
 		says(from)
 		refused++
-		eventually(t, "refused at first", func() bool { return h.State().Drops.Rx[DropUnknownPeer] == refused })
+		eventually(t, "refused at first", func() bool { return h.State().Drops.Rx[count.DropUnknownPeer] == refused })
 		h.underlay.mu.Lock()
 		h.underlay.networks = []netip.Prefix{prefix}
 		h.underlay.mu.Unlock()
@@ -523,8 +525,8 @@ func TestGroupFollows(t *testing.T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range h.tunnels["gnv0"].peers {
-		if p.config.Remote == cfg.Group && p.path.Ifindex != 0 {
-			t.Errorf("the way to the group is pinned to device %d", p.path.Ifindex)
+		if p.config.Remote == cfg.Group && p.Path.Ifindex != 0 {
+			t.Errorf("the way to the group is pinned to device %d", p.Path.Ifindex)
 		}
 	}
 }
@@ -541,7 +543,7 @@ func TestOwnAddressFollows(t *testing.T) {
 	if l.in("192.0.2.2", broadcast, l.dev.mac) {
 		t.Error("a frame that claims to come from our own address was delivered")
 	}
-	if n := l.State().Tunnels[0].Drops.Rx[DropBadSourceMAC]; n != 1 {
+	if n := l.State().Tunnels[0].Drops.Rx[count.DropBadSourceMAC]; n != 1 {
 		t.Errorf("%d bad_source_mac drops, want 1", n)
 	}
 	if !l.in("192.0.2.2", broadcast, before) {
@@ -670,7 +672,7 @@ func TestSuppressWithoutFlood(t *testing.T) {
 				}
 			}
 			drops := l.State().Tunnels[0].Drops
-			if drops.Tx != (Drops{}).Tx {
+			if drops.Tx != (count.Drops{}).Tx {
 				t.Errorf("drops %v, want none", drops.Tx)
 			}
 			// What our side says of itself is heard, though it goes nowhere.
@@ -989,7 +991,7 @@ func TestNexthopsReused(t *testing.T) {
 			}
 		}
 	}
-	if n := len(l.tunnels["gnv0"].port.segment.nexthops); n > 5 {
+	if n := len(l.tunnels["gnv0"].port.Segment.Nexthops); n > 5 {
 		t.Errorf("%d nexthops after 50 rounds, want 5 at most", n)
 	}
 }

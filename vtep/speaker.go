@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
 )
 
 // A tunnel with accept lets in whoever speaks from one of its prefixes. The
@@ -34,7 +37,7 @@ const (
 
 // speaker is a source that wants to be let in.
 type speaker struct {
-	port   *port
+	port   *forward.Port
 	source netip.Addr
 }
 
@@ -60,7 +63,7 @@ func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 // letIn makes peers of a speaker and of those that wait behind it: many that come
 // together cost a tunnel one change.
 func (e *Endpoint) letIn(s speaker) {
-	waiting := map[*port][]netip.Addr{s.port: {s.source}}
+	waiting := map[*forward.Port][]netip.Addr{s.port: {s.source}}
 	for more := true; more; {
 		select {
 		case s := <-e.speakers:
@@ -71,7 +74,7 @@ func (e *Endpoint) letIn(s speaker) {
 	}
 	e.askAhead(func() (all []question) {
 		for p, sources := range waiting {
-			if t := e.tunnels[p.name]; t != nil {
+			if t := e.tunnels[p.Name]; t != nil {
 				for _, a := range sources {
 					all = append(all, t.config.question(t.destination(a, 0)))
 				}
@@ -85,7 +88,7 @@ func (e *Endpoint) letIn(s speaker) {
 		if err := e.admitSpeakers(p, sources); err != nil {
 			for _, a := range sources { // one that cannot be a peer is no reason to refuse the others
 				if err := e.admitSpeakers(p, []netip.Addr{a}); err != nil {
-					e.log.Debug("a speaker was not let in", zap.String("device", p.name), zap.Stringer("remote", a), zap.NamedError("err", err))
+					e.log.Debug("a speaker was not let in", zap.String("device", p.Name), zap.Stringer("remote", a), zap.NamedError("err", err))
 				}
 			}
 		}
@@ -97,9 +100,9 @@ func (e *Endpoint) letIn(s speaker) {
 // far as there is room. Those that were heard once only make room, the longest silent
 // first: else whoever forges as many sources as there is room for would keep all others
 // out. e.mu is held.
-func (e *Endpoint) admitSpeakers(of *port, sources []netip.Addr) error {
-	t, ok := e.tunnels[of.name]
-	if !ok || e.closed || t.id != of.id {
+func (e *Endpoint) admitSpeakers(of *forward.Port, sources []netip.Addr) error {
+	t, ok := e.tunnels[of.Name]
+	if !ok || e.closed || t.id != of.ID {
 		return nil
 	}
 	known := make(map[netip.Addr]bool, len(t.peers)+len(sources))
@@ -110,14 +113,14 @@ func (e *Endpoint) admitSpeakers(of *port, sources []netip.Addr) error {
 	}
 	var fresh []netip.Addr
 	for _, a := range sources {
-		if !known[a] && accepted(t.accept, a) {
+		if !known[a] && forward.Accepted(t.accept, a) {
 			known[a] = true
 			fresh = append(fresh, a)
 		}
 	}
 	room, now := max(maxSpeakers-len(t.dynamic), 0), e.clock()
 	var gone map[netip.Addr]bool
-	if len(fresh) > room && now >= t.state.roomAgain {
+	if len(fresh) > room && now >= t.state.RoomAgain {
 		gone = t.heardOnce(len(fresh) - room)
 	}
 	fresh = fresh[:min(len(fresh), room+len(gone))]
@@ -125,7 +128,7 @@ func (e *Endpoint) admitSpeakers(of *port, sources []netip.Addr) error {
 		return nil
 	}
 	if len(gone) > 0 {
-		t.state.roomAgain = now + int64(speakerRoom)
+		t.state.RoomAgain = now + int64(speakerRoom)
 	}
 	return e.rewire(t, func(n *tunnel) {
 		n.dynamic = append(slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return gone[a] }), fresh...)
@@ -144,7 +147,7 @@ func (t *tunnel) heardOnce(n int) map[netip.Addr]bool {
 		if !p.dynamic {
 			continue
 		}
-		if _, seen := sumTraffic(p.traffic); seen-p.since < int64(speakerProof) {
+		if _, seen := count.SumTraffic(p.Traffic); seen-p.since < int64(speakerProof) {
 			all = append(all, once{p.config.Remote, max(seen, p.since)})
 		}
 	}
@@ -166,7 +169,7 @@ func (t *tunnel) dropSpeakers() {
 	for _, p := range t.config.Peers {
 		configured[p.Remote.WithZone("")] = true
 	}
-	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool { return configured[a] || !accepted(t.accept, a) })
+	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool { return configured[a] || !forward.Accepted(t.accept, a) })
 }
 
 // followGroups looks whether the networks of underlay devices have changed where these
@@ -182,7 +185,7 @@ func (e *Endpoint) followGroups() {
 		}
 		if err := e.rewire(t, func(*tunnel) {}); err != nil {
 			e.log.Error("the networks of the underlay device have changed, and who may speak in the group does not follow",
-				zap.String("device", t.port.name), zap.NamedError("err", err))
+				zap.String("device", t.port.Name), zap.NamedError("err", err))
 		}
 	}
 }
@@ -200,17 +203,17 @@ func (e *Endpoint) forgetSpeakers() {
 	now := e.clock()
 	for _, t := range e.sorted() {
 		if err := e.dropUnpointed(t); err != nil {
-			e.log.Error("destinations that no entry points to any more could not be removed", zap.String("device", t.port.name), zap.NamedError("err", err))
+			e.log.Error("destinations that no entry points to any more could not be removed", zap.String("device", t.port.Name), zap.NamedError("err", err))
 			continue
 		}
-		t = e.tunnels[t.port.name]
+		t = e.tunnels[t.port.Name]
 		silence := t.config.Ageing
 		if silence == 0 {
 			silence = speakerSilence
 		}
 		gone := make(map[netip.Addr]bool)
 		for _, p := range t.peers {
-			if _, seen := sumTraffic(p.traffic); p.dynamic && now-seen > int64(silence) {
+			if _, seen := count.SumTraffic(p.Traffic); p.dynamic && now-seen > int64(silence) {
 				gone[p.config.Remote] = true
 			}
 		}
@@ -221,7 +224,7 @@ func (e *Endpoint) forgetSpeakers() {
 			n.dynamic = slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return gone[a] })
 		})
 		if err != nil {
-			e.log.Error("silent speakers could not be removed", zap.String("device", t.port.name), zap.NamedError("err", err))
+			e.log.Error("silent speakers could not be removed", zap.String("device", t.port.Name), zap.NamedError("err", err))
 		}
 	}
 }

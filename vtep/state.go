@@ -7,6 +7,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
 )
 
@@ -21,14 +22,14 @@ type State struct {
 	// as "device gnv0 is down".
 	Faults []string
 	// Drops are the packets that belong to no tunnel, Dropped all.
-	Drops   Drops
-	Dropped Drops
+	Drops   count.Drops
+	Dropped count.Drops
 	Tunnels []TunnelState // sorted by name
 	Sockets []SocketState
 	Sent    []packet.Sent
 	// Packets of each system call of the workers.
 	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
-	Options                                          []OptionState // sorted by class
+	Options                                          []count.OptionState // sorted by class
 }
 
 // TunnelState is one tunnel at one moment.
@@ -44,8 +45,8 @@ type TunnelState struct {
 	Up      bool           // the device is administratively up
 	Offload packet.Offload
 	Since   time.Time
-	Stats   Stats
-	Drops   Drops
+	Stats   count.Stats
+	Drops   count.Drops
 	Peers   []PeerState
 	FDB     FDBState // of all VLANs together, but for Limit, which each has for itself
 	// Answered are ARP and ND requests answered by neigh_suppress.
@@ -62,22 +63,12 @@ type PeerState struct {
 	Given    bool // one of Tunnel.Peers
 	Flood    bool // gets copies of flooded frames
 	Speaks   bool // what it sends is let in; not so a group, or where only entries point
-	Stats    Stats
+	Stats    count.Stats
 	Flooded  uint64    // frames above its BUMLimit
 	LastSeen time.Time // of the last packet admitted; zero: never
 	NoGSO    bool      // the kernel has refused runs of datagrams to it
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
 	Error    string    // why nothing can be sent, e.g. "the route to it leads into gnv0"
-}
-
-// Stats are packets and bytes of inner frames, Rx from the underlay, Tx to it.
-type Stats struct {
-	RxPackets, RxBytes uint64
-	TxPackets, TxBytes uint64
-	// TxFlood are those of TxPackets that were copies of flooded frames.
-	TxFlood, TxFloodBytes uint64
-	// TxGroup are those of TxFlood that went to a multicast group.
-	TxGroup, TxGroupBytes uint64
 }
 
 // FDBState sums up a forwarding table.
@@ -120,22 +111,22 @@ type FDBEntry struct {
 func (e *Endpoint) State() State {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := State{Workers: e.workers, Stuck: e.pool.stuckWorkers(), Started: e.started}
+	s := State{Workers: e.workers, Stuck: e.pool.Stuck(), Started: e.started}
 	if len(s.Stuck) > 0 {
 		s.Faults = append(s.Faults, StuckText(s.Stuck))
 	}
 	s.Faults = append(s.Faults, e.unpolledFault()...)
-	counted := e.pool.counts()
+	counted := e.pool.Counts()
 	s.Drops, s.Options = counted.Drops, counted.Options
 	s.UDPReceive, s.UDPTransmit = counted.UDPReceive, counted.UDPTransmit
 	s.TAPReceive, s.TAPTransmit = counted.TAPReceive, counted.TAPTransmit
 	s.Sent = e.underlay.Sent()
 	s.Dropped = e.goneDrops
-	s.Dropped.join(&s.Drops)
+	s.Dropped.Join(&s.Drops)
 	for _, t := range e.sorted() {
 		s.Tunnels = append(s.Tunnels, t.report(e))
 		last := &s.Tunnels[len(s.Tunnels)-1]
-		s.Dropped.join(&last.Drops)
+		s.Dropped.Join(&last.Drops)
 		broken, unmet := faultsOf(t.port)
 		s.Faults = append(append(s.Faults, broken...), unmet...)
 	}
@@ -147,10 +138,10 @@ func (e *Endpoint) State() State {
 		if group := sock.options.Group; group.IsValid() {
 			state.Local = netip.AddrPortFrom(group.WithZone(""), sock.options.Port)
 		}
-		for i := range sock.received {
-			state.Received += sock.received[i].Load()
+		for i := range sock.Received {
+			state.Received += sock.Received[i].Load()
 		}
-		for _, r := range sock.receivers {
+		for _, r := range sock.Receivers {
 			if r != nil { // a group has one only
 				state.Overflows += r.Overflows()
 			}
@@ -165,28 +156,28 @@ func (e *Endpoint) State() State {
 
 // report is the tunnel as it is now.
 func (t *tunnel) report(e *Endpoint) TunnelState {
-	d, seg := t.device.State(), t.port.segment
-	failed := d.Deleted || t.state.failed.Load()
+	d, seg := t.device.State(), t.port.Segment
+	failed := d.Deleted || t.state.Failed.Load()
 	broken, unmet := deviceFaults(t.port)
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
 		MTU: d.MTU, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
-		Offload: packet.Offload(t.state.offload.Load()), Since: t.since, Answered: t.state.answered.Load(), TooBig: t.state.toldTooBig.Load(),
+		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.ToldTooBig.Load(),
 	}
 	s.Stats = t.gone
-	for i := range seg.drops {
-		s.Drops.add(&seg.drops[i])
+	for i := range seg.Drops {
+		s.Drops.Add(&seg.Drops[i])
 	}
 	for _, p := range t.peers {
 		stats, _ := p.told()
-		s.Stats.add(stats)
-		ps := PeerState{Peer: p.config, Remote: p.dest.remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.flooded.Load(), LastSeen: p.lastSeen(e), NoGSO: p.runsRefused()}
-		limit := int(p.limit.Load())
+		s.Stats.Add(stats)
+		ps := PeerState{Peer: p.config, Remote: p.Dest.Remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.Flooded.Load(), LastSeen: p.lastSeen(e), NoGSO: p.runsRefused()}
+		limit := int(p.Limit.Load())
 		if limit != 0 {
-			ps.PathMTU = limit + p.outer
+			ps.PathMTU = limit + p.Outer
 		}
 		switch {
-		case p.blocked.Load():
+		case p.Blocked.Load():
 			ps.Error = "the route to it leads into a tunnel"
 		case limit == 0:
 			ps.Error = "no route"

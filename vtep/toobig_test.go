@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 )
 
 // TestTooBig: who sends what is too big for a path is told how long it may be, each time
@@ -52,8 +53,8 @@ func TestTooBig(t *testing.T) {
 			}
 			continue
 		}
-		if s.Drops.Tx[DropTooBig] == 0 || s.TooBig != 1 || len(got) != 1 {
-			t.Errorf("%s: %d drops, %d answers, %d counted; want one answer", tc.name, s.Drops.Tx[DropTooBig], len(got), s.TooBig)
+		if s.Drops.Tx[count.DropTooBig] == 0 || s.TooBig != 1 || len(got) != 1 {
+			t.Errorf("%s: %d drops, %d answers, %d counted; want one answer", tc.name, s.Drops.Tx[count.DropTooBig], len(got), s.TooBig)
 			continue
 		}
 		answer := got[0].bytes
@@ -74,7 +75,7 @@ func TestTooBig(t *testing.T) {
 	}
 
 	l := newLab(t, testTunnel("gnv0", "192.0.2.2"))
-	l.tunnels["gnv0"].peers[0].limit.Store(1000)
+	l.tunnels["gnv0"].peers[0].Limit.Store(1000)
 	for range 10 * tooBigRate {
 		l.dev.queues[0].feed(memFrame{bytes: frame(macB, macA, 0x0800, large)})
 	}

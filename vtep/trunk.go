@@ -1,9 +1,7 @@
 package vtep
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -11,8 +9,9 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
-	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // A trunk is a device with many ports: each of its VLANs is one, and meets a
@@ -32,11 +31,6 @@ type VLANRange struct {
 // MaxVID is the largest VLAN ID; 0 is none and 4095 is reserved (IEEE 802.1Q
 // table 9-2).
 const MaxVID = 4094
-
-const (
-	tagLen  = 4      // of an 802.1Q tag
-	vidMask = 0x0fff // of its second half; the rest is priority and DEI
-)
 
 // isTrunk reports whether tags choose the segment. A trunk may be without
 // VLANs for a while.
@@ -96,8 +90,8 @@ type domain struct {
 	vni        geneve.VNI
 	fdb        *fdb.Table
 	bumDue     *atomic.Int64
-	neighbours *neigh.Table // what neigh_suppress answers from; nil: off
-	traffic    []traffic    // of a VLAN, by worker
+	neighbours *neigh.Table    // what neigh_suppress answers from; nil: off
+	traffic    []count.Traffic // of a VLAN, by worker
 }
 
 // domains makes the domains of a configuration: those of the VLANs in the
@@ -121,7 +115,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 				OnChange: func(c fdb.Event) { e.fdbChanged(cfg.Device.Name, vid, t.state, c) },
 			})
 			if vid != 0 {
-				d.traffic = make([]traffic, e.workers)
+				d.traffic = make([]count.Traffic, e.workers)
 			}
 		}
 		switch {
@@ -161,131 +155,40 @@ func (t *tunnel) domain(vid uint16) *domain {
 	return &t.domains[i]
 }
 
-// trunk finds the segments of a trunk's VLANs.
-type trunk struct {
-	vlans []segment
-	byVID [vidMask + 1]*segment // the first is that of frames without a tag, if there is one
-	byVNI map[geneve.VNI]*segment
-}
-
 // newTrunk makes the segments of all VLANs.
-func (t *tunnel) newTrunk(own *segment) *trunk {
-	tr := &trunk{byVNI: make(map[geneve.VNI]*segment, len(t.domains))}
+func (t *tunnel) newTrunk(own *forward.Segment) *forward.Trunk {
+	tr := &forward.Trunk{ByVNI: make(map[geneve.VNI]*forward.Segment, len(t.domains))}
 	// Beside the VLANs a tag of a peer's would be a way into them. That holds
 	// for all kinds of tags: the kernel takes off one without an ID and looks
 	// at the next (net/core/dev.c, check_vlan_id).
-	own.vlanDrop = true
+	own.VLANDrop = true
 	if !t.config.NoVNI {
-		tr.byVID[0] = own
+		tr.ByVID[0] = own
 	}
-	tr.vlans = make([]segment, len(t.domains)-1)
-	for i := range tr.vlans {
-		seg := &tr.vlans[i]
-		*seg = t.segment(&t.domains[i+1], own.rules)
-		tr.byVID[seg.vid], tr.byVNI[seg.vni] = seg, seg
+	tr.Vlans = make([]forward.Segment, len(t.domains)-1)
+	for i := range tr.Vlans {
+		seg := &tr.Vlans[i]
+		*seg = t.segment(&t.domains[i+1], own.Rules)
+		tr.ByVID[seg.VID], tr.ByVNI[seg.VNI] = seg, seg
 	}
 	return tr
 }
 
-// untag finds the segment of a frame from the device and takes off the tag
-// that says so. Without a segment, reason says why.
-//
-// A tag without an ID is only a priority (802.1Q section 6.9.1 has such frames
-// treated like those without a tag). A service tag is none of ours.
-func (tr *trunk) untag(hdr *packet.VirtioHdr, frame []byte) (seg *segment, rest []byte, reason Reason) {
-	if len(frame) < ethernetLen {
-		return nil, frame, DropShortInner
-	}
-	if binary.BigEndian.Uint16(frame[12:]) != packet.EtherTypeVLAN {
-		return tr.byVID[0], frame, DropUntagged
-	}
-	if len(frame) < ethernetLen+tagLen {
-		return nil, frame, DropShortInner
-	}
-	vid := binary.BigEndian.Uint16(frame[14:]) & vidMask
-	copy(frame[tagLen:], frame[:12])
-	if hdr.Flags&packet.VirtioNeedsCsum != 0 {
-		hdr.CsumStart -= tagLen
-	}
-	reason = DropUnknownVLAN
-	if vid == 0 {
-		reason = DropUntagged
-	}
-	return tr.byVID[vid], frame[tagLen:], reason
-}
-
-// tag puts a tag into a frame that begins tagLen bytes into b, and returns it.
-// Its priority is the least, 0.
-func tag(b []byte, vid uint16) []byte {
-	copy(b[:12], b[tagLen:])
-	binary.BigEndian.PutUint16(b[12:], packet.EtherTypeVLAN)
-	binary.BigEndian.PutUint16(b[14:], vid)
-	return b
-}
-
-// tagged is what tag does to what Walk found in a frame.
-func tagged(h *packet.Headers) {
-	h.Tags++
-	if h.Version != 0 {
-		h.L3 += tagLen
-		h.End = uint16(min(int(h.End)+tagLen, 65535))
-	}
-	if h.L4 != 0 {
-		h.L4 += tagLen
-	}
-}
-
-// source is where a datagram came from: a trunk admits it for any of its VNIs.
-type source struct {
-	socket uint32 // socket.id
-	addr   netip.Addr
-}
-
-// admitted returns the peer that a datagram is from, and the segment that it
-// is for; nil if nobody admits it.
-func (snap *snapshot) admitted(key admission) (*fpeer, *segment) {
-	if p := snap.admit[key]; p != nil {
-		return p, p.port.segment
-	}
-	for _, p := range snap.sources[source{key.socket, key.source}] {
-		if seg := p.port.trunk.byVNI[key.vni]; seg != nil {
-			return p, seg
-		}
-	}
-	return nil, nil
-}
-
-// listening returns whether there is a tunnel with a VNI on a socket, and the
-// port of one that lets in who is not known yet.
-func (snap *snapshot) listening(key vniKey) (known bool, open *port) {
-	_, known = snap.vnis[key]
-	open = snap.open[key]
-	for _, p := range snap.trunks[key.socket] {
-		if p.trunk.byVNI[key.vni] != nil {
-			known = true
-			if len(p.segment.accept) > 0 {
-				open = p
-			}
-		}
-	}
-	return known, open
-}
-
 // conflict finds a tunnel that admits the same as p would for t.
 func (e *Endpoint) conflict(t *tunnel, p *peer) error {
-	taken := func(other *fpeer, vni geneve.VNI) error {
-		if other == nil || other.port.id == t.id {
+	taken := func(other *forward.Peer, vni geneve.VNI) error {
+		if other == nil || other.Port.ID == t.id {
 			return nil
 		}
-		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.port.name, vni, errExists)
+		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.Port.Name, vni, errExists)
 	}
 	for _, a := range p.admissions {
-		if err := taken(e.admit[a], a.vni); err != nil {
+		if err := taken(e.admit[a], a.VNI); err != nil {
 			return err
 		}
-		for _, other := range e.sources[source{a.socket, a.source}] {
-			if other.port.trunk.byVNI[a.vni] != nil {
-				if err := taken(other, a.vni); err != nil {
+		for _, other := range e.sources[a.From()] {
+			if other.Port.Trunk.ByVNI[a.VNI] != nil {
+				if err := taken(other, a.VNI); err != nil {
 					return err
 				}
 			}
@@ -293,11 +196,11 @@ func (e *Endpoint) conflict(t *tunnel, p *peer) error {
 	}
 	for _, s := range p.sources {
 		for _, d := range t.domains[1:] {
-			if err := taken(e.admit[admission{vniKey{s.socket, d.vni}, s.addr}], d.vni); err != nil {
+			if err := taken(e.admit[s.Admission(d.vni)], d.vni); err != nil {
 				return err
 			}
 			for _, other := range e.sources[s] {
-				if other.port.trunk.byVNI[d.vni] != nil {
+				if other.Port.Trunk.ByVNI[d.vni] != nil {
 					if err := taken(other, d.vni); err != nil {
 						return err
 					}
@@ -312,7 +215,7 @@ func (e *Endpoint) conflict(t *tunnel, p *peer) error {
 type VLANState struct {
 	VID   uint16
 	VNI   geneve.VNI
-	Stats Stats // what the kernel refused to send is among what was sent
+	Stats count.Stats // what the kernel refused to send is among what was sent
 	FDB   FDBState
 }
 
@@ -329,7 +232,7 @@ func (e *Endpoint) VLANs(name string) ([]VLANState, error) {
 	for i := range t.domains[1:] {
 		d := &t.domains[i+1]
 		s := VLANState{VID: d.vid, VNI: d.vni, FDB: d.state()}
-		s.Stats, _ = sumTraffic(d.traffic)
+		s.Stats, _ = count.SumTraffic(d.traffic)
 		all = append(all, s)
 	}
 	return all, nil

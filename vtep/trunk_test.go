@@ -15,7 +15,9 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // testTrunk is a trunk of the VLANs 10 to 19, without a segment of its own.
@@ -158,15 +160,15 @@ func TestTrunkTables(t *testing.T) {
 		t.Errorf("a VNI that is gone was delivered in VLAN %d", vid)
 	}
 	s := l.State()
-	if s.Tunnels[0].Drops.Tx[DropUnknownVLAN] != 1 || s.Drops.Rx[DropUnknownVNI] != 2 {
-		t.Errorf("drops %v and %v, want one unknown_vlan and two unknown_vni", s.Tunnels[0].Drops.Tx[DropUnknownVLAN], s.Drops.Rx[DropUnknownVNI])
+	if s.Tunnels[0].Drops.Tx[count.DropUnknownVLAN] != 1 || s.Drops.Rx[count.DropUnknownVNI] != 2 {
+		t.Errorf("drops %v and %v, want one unknown_vlan and two unknown_vni", s.Tunnels[0].Drops.Tx[count.DropUnknownVLAN], s.Drops.Rx[count.DropUnknownVNI])
 	}
 }
 
 // TestTrunkLongestHeaders: pieces with two tags of their own, behind that of the trunk,
 // and the longest headers of IPv6 and TCP are joined like others.
 func TestTrunkLongestHeaders(t *testing.T) {
-	const pieces, size, off = 5, 100, 14 + 2*tagLen + 40 + 60
+	const pieces, size, off = 5, 100, 14 + 2*forward.TagLen + 40 + 60
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6
 	dev := h.add(testTrunk("gnv0", "192.0.2.2"))
@@ -175,7 +177,7 @@ func TestTrunkLongestHeaders(t *testing.T) {
 	for i := range pieces {
 		f := make([]byte, off+size)
 		copy(f, withTag(withTag(frame(macA, macB, packet.EtherTypeIPv6, nil), 0x8100, 7), 0x88a8, 8))
-		ip := f[14+2*tagLen:]
+		ip := f[14+2*forward.TagLen:]
 		ip[0], ip[6], ip[7] = 0x60, packet.ProtoTCP, 64
 		binary.BigEndian.PutUint16(ip[4:], 60+size)
 		ip[23], ip[39] = 1, 2
@@ -193,8 +195,8 @@ func TestTrunkLongestHeaders(t *testing.T) {
 	h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(train)/pieces, train)
 	h.step()
 	got := dev.queues[0].take()
-	if len(got) != 1 || len(got[0].bytes) != tagLen+off+pieces*size || got[0].hdr.GSOSize != size {
-		t.Fatalf("%d frames, want one of %d bytes joined", len(got), tagLen+off+pieces*size)
+	if len(got) != 1 || len(got[0].bytes) != forward.TagLen+off+pieces*size || got[0].hdr.GSOSize != size {
+		t.Fatalf("%d frames, want one of %d bytes joined", len(got), forward.TagLen+off+pieces*size)
 	}
 	if vid := binary.BigEndian.Uint16(got[0].bytes[14:]); vid != 10 {
 		t.Errorf("in VLAN %d, want 10", vid)
@@ -208,7 +210,7 @@ func TestTrunkSuper(t *testing.T) {
 	super, hdr := tcpSuper(pieces, size)
 	want := withTag(super, 0x8100, 11)
 	tagged := hdr
-	tagged.CsumStart += tagLen
+	tagged.CsumStart += forward.TagLen
 	for _, refused := range []bool{false, true} {
 		wire := new(memWire)
 		a, b := newHost(t, wire, 1, "192.0.2.1"), newHost(t, wire, 1, "192.0.2.2")
@@ -244,7 +246,7 @@ func TestTrunkSuper(t *testing.T) {
 			}
 			continue
 		}
-		if len(got) != 1 || got[0].hdr.CsumStart != hdr.CsumStart+tagLen || got[0].hdr.GSOSize != size {
+		if len(got) != 1 || got[0].hdr.CsumStart != hdr.CsumStart+forward.TagLen || got[0].hdr.GSOSize != size {
 			t.Fatalf("%d frames, want one joined, its checksum behind the tag", len(got))
 		}
 		// The transport checksum is a partial one on both sides.
@@ -391,13 +393,13 @@ func TestTrunkAccept(t *testing.T) {
 	data := ofVNI(5020, frame(broadcast, macC, 0x0806, make([]byte, 46)))
 	h.underlay.inject(addr("192.0.2.78"), 6081, 0, 2, len(data), data)
 	for range 500 {
-		if h.State().Drops.Rx[DropUnknownVNI] == 1 {
+		if h.State().Drops.Rx[count.DropUnknownVNI] == 1 {
 			break
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if s := h.State(); s.Drops.Rx[DropUnknownVNI] != 1 || len(s.Tunnels[0].Peers) != 1 {
-		t.Errorf("unknown_vni %d, %d peers; want one each", s.Drops.Rx[DropUnknownVNI], len(s.Tunnels[0].Peers))
+	if s := h.State(); s.Drops.Rx[count.DropUnknownVNI] != 1 || len(s.Tunnels[0].Peers) != 1 {
+		t.Errorf("unknown_vni %d, %d peers; want one each", s.Drops.Rx[count.DropUnknownVNI], len(s.Tunnels[0].Peers))
 	}
 }
 
@@ -414,7 +416,7 @@ func TestTrunkNoAllocations(t *testing.T) {
 	r := h.underlay.listeners[0].receivers[0]
 	plain := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "out"))
 	super, hdr := tcpSuper(10, 1000)
-	hdr.CsumStart += tagLen
+	hdr.CsumStart += forward.TagLen
 	in := frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.1", 2, 1, "in"))
 	fresh := slices.Concat(ofVNI(5010, in), ofVNI(5011, in), ofVNI(5011, in))
 	train := packet.Train{From: addr("192.0.2.2"), Ifindex: 2, Data: make([]byte, len(fresh)), Size: len(in) + 8}
@@ -482,17 +484,17 @@ func FuzzTag(f *testing.F) {
 	f.Add(plain)
 	f.Add(plain[:13])
 	f.Add(withTag(plain, 0x8100, 10)[:17])
-	tr := new(trunk)
-	for vid := range tr.byVID {
+	tr := new(forward.Trunk)
+	for vid := range tr.ByVID {
 		if vid >= 10 && vid < 20 {
-			tr.byVID[vid] = &segment{vid: uint16(vid)}
+			tr.ByVID[vid] = &forward.Segment{VID: uint16(vid)}
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		hdr := packet.VirtioHdr{Flags: packet.VirtioNeedsCsum, CsumStart: 38}
-		seg, rest, reason := tr.untag(&hdr, slices.Clone(data))
+		seg, rest, reason := tr.Untag(&hdr, slices.Clone(data))
 		if seg == nil {
-			if reason != DropShortInner && reason != DropUntagged && reason != DropUnknownVLAN {
+			if reason != count.DropShortInner && reason != count.DropUntagged && reason != count.DropUnknownVLAN {
 				t.Fatalf("%x: dropped as %s", data, reason)
 			}
 			return
@@ -502,11 +504,11 @@ func FuzzTag(f *testing.F) {
 		}
 		var before, after packet.Headers
 		packet.Walk(rest, false, &before)
-		again := tag(append(make([]byte, tagLen), rest...), seg.vid)
+		again := forward.Tag(append(make([]byte, forward.TagLen), rest...), seg.VID)
 		if !bytes.Equal(again, slices.Concat(data[:14], []byte{data[14] & 0x0f}, data[15:])) {
 			t.Fatalf("%x came back as %x", data, again)
 		}
-		tagged(&before)
+		forward.Tagged(&before)
 		packet.Walk(again, false, &after)
 		// Walk looks behind two tags at most.
 		if after.Tags == before.Tags && before != after {

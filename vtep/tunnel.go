@@ -13,7 +13,9 @@ import (
 	"gvtep/internal/neigh"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // tunnel is a tunnel of a running endpoint: its configuration, what it holds
@@ -29,10 +31,10 @@ type tunnel struct {
 	// What lives on when the configuration changes.
 	id          uint32
 	since       time.Time
-	domains     []domain       // of the tunnel itself, then of its VLANs by their ID
-	drops       []dropCounters // by worker
-	gone        Stats          // of peers that are no longer there
-	state       *portState
+	domains     []domain             // of the tunnel itself, then of its VLANs by their ID
+	drops       []count.DropCounters // by worker
+	gone        count.Stats          // of peers that are no longer there
+	state       *forward.PortState
 	lastNexthop fdb.Nexthop
 	free        []fdb.Nexthop           // below it, that nobody has
 	accept      []netip.Prefix          // from where anybody may speak
@@ -44,12 +46,12 @@ type tunnel struct {
 	// first values, and those that are withdrawn.
 	initial, withdrawn []Entry
 	// pointed are where entries point that are not held, or not there yet.
-	pointed []destination
+	pointed []forward.Destination
 
 	// Made anew for every configuration.
-	port          *port
+	port          *forward.Port
 	peers         []*peer
-	byDestination map[destination]*peer
+	byDestination map[forward.Destination]*peer
 	implicit      []*peer // of peers
 }
 
@@ -77,10 +79,10 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	t := &tunnel{
 		config: cfg, mtuAuto: cfg.Device.MTU == 0,
 		id: e.lastID, since: time.Now(),
-		drops: make([]dropCounters, e.workers),
-		state: new(portState),
+		drops: make([]count.DropCounters, e.workers),
+		state: new(forward.PortState),
 	}
-	t.state.tooBig = newRateLimit(tooBigRate, &t.state.tooBigDue)
+	t.state.TooBig = forward.NewRateLimit(tooBigRate, &t.state.TooBigDue)
 	t.domains = e.domains(t, nil)
 	defer func() {
 		if err != nil {
@@ -104,7 +106,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	if t.device, err = e.devices.Open(opts); err != nil {
 		return nil, err
 	}
-	t.state.offload.Store(uint32(t.device.Offload()))
+	t.state.Offload.Store(uint32(t.device.Offload()))
 	e.assemble(t)
 	if err := errors.Join(t.settleEntries(nil, e.clock()), t.settleNeighbours(nil, e.clock())); err != nil {
 		return nil, errors.Join(err, t.device.Close())
@@ -131,7 +133,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	t.initial, t.withdrawn, t.pointed = nil, nil, nil
 	for _, p := range old.implicit {
 		if old.pointedAt(p) {
-			t.pointed = append(t.pointed, p.dest)
+			t.pointed = append(t.pointed, p.Dest)
 		}
 	}
 	edit(t)

@@ -166,7 +166,7 @@ func (a *attendant) look(round int) {
 	}
 	a.store.checkRoom()
 	a.remember(now)
-	status := fmt.Sprintf("%s up, %d of %s seen", count(up, "tunnel"), seen, count(peers, "peer"))
+	status := fmt.Sprintf("%s up, %d of %s seen", several(up, "tunnel"), seen, several(peers, "peer"))
 	if h := a.endpoint.Health(); !h.Ready && len(h.Faults)+len(h.Unmet) > 0 {
 		faults := append(h.Faults, h.Unmet...)
 		status = "not ready: " + faults[0]
@@ -194,7 +194,7 @@ func (a *attendant) follow(t *attended, was bool) {
 	}
 }
 
-func count(n int, what string) string {
+func several(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

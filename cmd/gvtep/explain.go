@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 func (a *app) explainCmd() *cobra.Command {
@@ -23,16 +23,16 @@ likely caused it, and what to try. Without REASON all of them.`,
 			func(c *completion) []string { return reasonNames() }),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var wanted []vtep.Explanation
+		var wanted []count.Explanation
 		for _, name := range args {
 			i := slices.Index(reasonNames(), name)
 			if i < 0 {
 				return inCommand(cmd, fmt.Errorf("%s: no such reason; gvtep explain lists all: %s", name, strings.Join(reasonNames(), " ")))
 			}
-			wanted = append(wanted, vtep.Reasons()[i].Explain())
+			wanted = append(wanted, count.Reasons()[i].Explain())
 		}
 		if len(args) == 0 {
-			for _, r := range vtep.Reasons() {
+			for _, r := range count.Reasons() {
 				wanted = append(wanted, r.Explain())
 			}
 		}
@@ -50,7 +50,7 @@ type explanation struct {
 	Remedy    string   `json:"remedy"`
 }
 
-func (a *app) printExplanations(all []vtep.Explanation) error {
+func (a *app) printExplanations(all []count.Explanation) error {
 	out := make([]explanation, len(all))
 	for i, e := range all {
 		// The texts mark code as documents do.
@@ -77,7 +77,7 @@ func (a *app) printExplanations(all []vtep.Explanation) error {
 }
 
 func reasonNames() (names []string) {
-	for _, r := range vtep.Reasons() {
+	for _, r := range count.Reasons() {
 		names = append(names, r.String())
 	}
 	return names

@@ -31,6 +31,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 var update = flag.Bool("update", false, "write what the scripts expect anew")
@@ -138,7 +139,7 @@ func fakeState(ready bool) vtep.State {
 	peer := func(name, remote string, seen time.Duration) vtep.PeerState {
 		p := vtep.PeerState{
 			Peer: vtep.Peer{Name: name, Remote: netip.MustParseAddr(remote)}, Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 6081),
-			Stats: vtep.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true, Speaks: true,
+			Stats: count.Stats{RxPackets: 10, RxBytes: 13 << 30, TxPackets: 20, TxBytes: 8990}, PathMTU: 1500, Flood: true, Given: true, Speaks: true,
 		}
 		if seen > 0 {
 			p.LastSeen = begin.Add(-seen)
@@ -153,7 +154,7 @@ func fakeState(ready bool) vtep.State {
 		}),
 		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Up: true, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
 		Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6 | packet.OffloadUSO,
-		Stats:   vtep.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
+		Stats:   count.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
 		Peers:   []vtep.PeerState{peer("leaf2", "192.0.2.2", 400*time.Millisecond), peer("", "192.0.2.3", 0)},
 		FDB:     vtep.FDBState{Learned: 2, Static: 1, Limit: 4096, Moved: 6, Aged: 7},
 	}
@@ -169,7 +170,7 @@ func fakeState(ready bool) vtep.State {
 	gnv0.Peers[1].Dynamic = true
 	gnv0.Peers = append(gnv0.Peers, group, pointed)
 	gnv0.Answered, gnv0.TooBig, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 4, 11, 1
-	gnv0.Drops.Rx[vtep.DropUnknownPeer], gnv0.Drops.Rx[vtep.DropECN], gnv0.Drops.Tx[vtep.DropTooBig] = 9, 1, 3
+	gnv0.Drops.Rx[count.DropUnknownPeer], gnv0.Drops.Rx[count.DropECN], gnv0.Drops.Tx[count.DropTooBig] = 9, 1, 3
 	gnv3 := vtep.TunnelState{
 		Config: vtepTunnel(&config.Tunnel{
 			Name: "gnv3", VNI: 3, L3: true, Local: netip.IPv6Unspecified(), Peers: []config.Peer{{Remote: netip.MustParseAddr("2001:db8::9")}}, DstPort: 6082,
@@ -184,7 +185,7 @@ func fakeState(ready bool) vtep.State {
 			{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Overflows: 12}, {Local: netip.MustParseAddrPort("[::]:6082"), Device: "eth0"},
 		},
 	}
-	s.Drops.Rx[vtep.DropUnknownVNI] = 5
+	s.Drops.Rx[count.DropUnknownVNI] = 5
 	return s
 }
 

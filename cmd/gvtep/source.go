@@ -17,6 +17,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 // source tells the control socket what the endpoint is doing.
@@ -393,9 +394,9 @@ func eventOf(e vtep.Event) control.Event {
 	return out
 }
 
-func dropsOf(d *vtep.Drops) control.Drops {
+func dropsOf(d *count.Drops) control.Drops {
 	out := control.Drops{RX: map[string]uint64{}, TX: map[string]uint64{}}
-	for _, r := range vtep.Reasons() {
+	for _, r := range count.Reasons() {
 		if n := d.Rx[r]; n != 0 {
 			out.RX[r.String()] = n
 		}

@@ -15,6 +15,7 @@ import (
 
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 // Snapshot is what one scrape tells.
@@ -206,7 +207,7 @@ func (o output) workers(s *vtep.State) {
 }
 
 func (o output) drops(s *vtep.State) {
-	for _, r := range vtep.Reasons() {
+	for _, r := range count.Reasons() {
 		o.put(dropped, float64(s.Dropped.Rx[r]), "receive", r.String())
 		o.put(dropped, float64(s.Dropped.Tx[r]), "transmit", r.String())
 	}
@@ -245,7 +246,7 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	o.put(fdbMoved, float64(table.Moved), device, vni)
 	o.put(fdbAged, float64(table.Aged), device, vni)
 	o.put(fdbRejected, float64(table.Full), device, vni, "table_full")
-	o.put(fdbRejected, float64(t.Drops.Rx[vtep.DropLocked]+t.Drops.Tx[vtep.DropLocked]), device, vni, "locked")
+	o.put(fdbRejected, float64(t.Drops.Rx[count.DropLocked]+t.Drops.Tx[count.DropLocked]), device, vni, "locked")
 	o.put(fdbRejected, float64(table.Own), device, vni, "own_address")
 }
 

@@ -16,6 +16,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 var update = flag.Bool("update", false, "write the expected output anew")
@@ -26,23 +27,23 @@ func full() Snapshot {
 	t := vtep.TunnelState{
 		Config: vtep.Tunnel{VNI: 200, DstPort: 6081, Device: netio.DeviceOptions{Name: "gnv0", Netns: "blue", Offload: true}},
 		Up:     true, MTU: 1450, Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6,
-		Stats: vtep.Stats{RxPackets: 1, RxBytes: 2, TxPackets: 30, TxBytes: 300, TxFlood: 20, TxFloodBytes: 200, TxGroup: 5, TxGroupBytes: 50},
+		Stats: count.Stats{RxPackets: 1, RxBytes: 2, TxPackets: 30, TxBytes: 300, TxFlood: 20, TxFloodBytes: 200, TxGroup: 5, TxGroupBytes: 50},
 		Peers: []vtep.PeerState{
-			{Peer: vtep.Peer{Name: "leaf2"}, Remote: netip.MustParseAddrPort("192.0.2.2:6081"), Speaks: true, PathMTU: 1500, LastSeen: at, Stats: vtep.Stats{RxPackets: 1, TxPackets: 12}},
+			{Peer: vtep.Peer{Name: "leaf2"}, Remote: netip.MustParseAddrPort("192.0.2.2:6081"), Speaks: true, PathMTU: 1500, LastSeen: at, Stats: count.Stats{RxPackets: 1, TxPackets: 12}},
 			{Remote: netip.MustParseAddrPort("192.0.2.3:6082"), Speaks: true, PathMTU: 1400},
-			{Remote: netip.MustParseAddrPort("239.1.1.1:6081"), Stats: vtep.Stats{TxPackets: 18}},
+			{Remote: netip.MustParseAddrPort("239.1.1.1:6081"), Stats: count.Stats{TxPackets: 18}},
 			{Remote: netip.MustParseAddrPort("192.0.2.4:6081")},
 		},
 		FDB: vtep.FDBState{Learned: 3, Static: 5, Permanent: 1, Limit: 4096, Entered: 6, Moved: 7, Aged: 8, Full: 9, Own: 10},
 	}
-	t.Drops.Rx[vtep.DropLocked], t.TooBig = 11, 21
+	t.Drops.Rx[count.DropLocked], t.TooBig = 11, 21
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
 		Sockets: []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},
 		Sent:    []packet.Sent{{Family: 4, Local: netip.MustParseAddr("192.0.2.1"), Device: "eth0", Datagrams: 15, GSO: true}},
-		Options: []vtep.OptionState{{Class: 0x102, Ignored: 16, Dropped: 17}, {Other: true, Ignored: 18}},
+		Options: []count.OptionState{{Class: 0x102, Ignored: 16, Dropped: 17}, {Other: true, Ignored: 18}},
 	}
-	s.Dropped.Rx[vtep.DropUnknownVNI], s.Dropped.Tx[vtep.DropTooBig] = 19, 20
+	s.Dropped.Rx[count.DropUnknownVNI], s.Dropped.Tx[count.DropTooBig] = 19, 20
 	s.UDPReceive = packet.BatchCounts{Buckets: [8]uint64{1, 0, 2, 0, 0, 0, 0, 1}, Packets: 110}
 	return Snapshot{
 		State: s, Reloaded: true, ReloadedAt: at, MaxPeers: 3,

@@ -7,7 +7,7 @@ import (
 	"text/template"
 
 	"gvtep/config"
-	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 // docsPages are the pages of docs that are made from tables.
@@ -31,9 +31,9 @@ func writeDocs(dir string) error {
 func docsPage(name string) (string, error) {
 	data := struct {
 		Sections []config.Section
-		Reasons  []vtep.Explanation
+		Reasons  []count.Explanation
 	}{Sections: config.Sections()}
-	for _, r := range vtep.Reasons() {
+	for _, r := range count.Reasons() {
 		data.Reasons = append(data.Reasons, r.Explain())
 	}
 	file := name + ".tmpl"

@@ -1,4 +1,7 @@
-package vtep
+// Package count has the counters of an endpoint: packets dropped, by reason, and carried. They
+// are kept per worker, so that no two threads write one cache line, and added up by whoever
+// looks at them.
+package count
 
 // Reason says why a packet was dropped. Every reason has one counter per
 // direction; a packet counts once.
@@ -37,7 +40,7 @@ const (
 	DropDeviceFull                    // the device did not take the frame
 	DropDeviceDown                    // the device is down
 	DropSocketFull                    // the socket had no room
-	numReasons
+	NumReasons
 )
 
 // Explanation tells a person what a reason means. It is the one source of the
@@ -50,7 +53,7 @@ type Explanation struct {
 	Remedy  string
 }
 
-var explanations = [numReasons]Explanation{
+var explanations = [NumReasons]Explanation{
 	DropShort: {"short", true, false,
 		"shorter than its headers say",
 		"cut off on the way, or something else than GENEVE on the port",
@@ -181,7 +184,7 @@ func (r Reason) Explain() Explanation { return explanations[r] }
 
 // Reasons returns all reasons in a fixed order.
 func Reasons() []Reason {
-	all := make([]Reason, numReasons)
+	all := make([]Reason, NumReasons)
 	for i := range all {
 		all[i] = Reason(i)
 	}
@@ -191,5 +194,5 @@ func Reasons() []Reason {
 // Drops counts dropped packets by reason: Rx those from the underlay, Tx
 // those from the device.
 type Drops struct {
-	Rx, Tx [numReasons]uint64
+	Rx, Tx [NumReasons]uint64
 }

@@ -1,4 +1,4 @@
-package vtep
+package count
 
 import (
 	"cmp"
@@ -20,8 +20,8 @@ type OptionState struct {
 	Dropped uint64 // with critical options that we do not know
 }
 
-// optionCounters counts options of received packets. One worker writes.
-type optionCounters struct {
+// OptionCounters counts options of received packets. One worker writes.
+type OptionCounters struct {
 	used    atomic.Int32 // of classes, the last is for all others
 	packets uint64       // with options, so far
 	classes [maxOptionClasses + 1]struct {
@@ -31,9 +31,9 @@ type optionCounters struct {
 	}
 }
 
-// count counts the options of one packet. If it is dropped because of an
+// Count counts the options of one packet. If it is dropped because of an
 // option, only the critical ones count: the others had no chance.
-func (o *optionCounters) count(options geneve.Options, critical bool) {
+func (o *OptionCounters) Count(options geneve.Options, critical bool) {
 	o.packets++
 	for opt := range options.All() {
 		if critical && !opt.Critical() {
@@ -52,7 +52,7 @@ func (o *optionCounters) count(options geneve.Options, critical bool) {
 	}
 }
 
-func (o *optionCounters) find(class uint16) int {
+func (o *OptionCounters) find(class uint16) int {
 	used := int(o.used.Load())
 	for i := range o.classes[:used] {
 		if o.classes[i].class == class {
@@ -66,9 +66,9 @@ func (o *optionCounters) find(class uint16) int {
 	return used
 }
 
-// addTo adds the counts to those of other workers, under -1 what has no class
+// AddTo adds the counts to those of other workers, under -1 what has no class
 // of its own.
-func (o *optionCounters) addTo(all map[int]*OptionState) {
+func (o *OptionCounters) AddTo(all map[int]*OptionState) {
 	used := int(o.used.Load())
 	for i := range o.classes {
 		c := &o.classes[i]
@@ -88,7 +88,7 @@ func (o *optionCounters) addTo(all map[int]*OptionState) {
 	}
 }
 
-func sortedOptions(all map[int]*OptionState) []OptionState {
+func SortedOptions(all map[int]*OptionState) []OptionState {
 	var out []OptionState
 	for _, o := range all {
 		out = append(out, *o)

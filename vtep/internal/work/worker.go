@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"fmt"
@@ -14,7 +14,9 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // outArena holds the pieces of super-frames, and headers made for single frames,
@@ -26,7 +28,7 @@ const outArena = 832 << 10
 // turns at whatever queue or socket is ready (poll.go), writes to one queue of
 // every device and sends from one descriptor of every source port.
 type worker struct {
-	pool   *pool
+	pool   *Pool
 	id     int
 	cpu    int // that it is bound to; -1: none
 	sender netio.Sender
@@ -48,7 +50,7 @@ type worker struct {
 	read    []byte           // frames of the device's turn
 	out     arena            // pieces made of them, and headers that are no template
 	cutter  offload.Cutter
-	reply   [tagLen + icmp.MaxLen]byte // to a frame from the device, behind the room for a tag
+	reply   [forward.TagLen + icmp.MaxLen]byte // to a frame from the device, behind the room for a tag
 
 	superHead [geneve.MaxHeaderLen]byte // of a super-frame's pieces, where it is no template
 
@@ -58,8 +60,8 @@ type worker struct {
 	pending  []pending // datagrams whose sender is being let in
 	retrying bool      // they are being taken up
 
-	drops   dropCounters // of packets that belong to no tunnel
-	options optionCounters
+	drops   count.DropCounters // of packets that belong to no tunnel
+	options count.OptionCounters
 	batches struct{ udpReceive, tapReceive, tapTransmit packet.Batches }
 
 	events [maxEvents]unix.EpollEvent
@@ -71,15 +73,15 @@ type worker struct {
 	thread atomic.Int32 // its number, as in /proc/PID/task
 }
 
-func newWorker(p *pool, id int, sender netio.Sender) (*worker, error) {
+func newWorker(p *Pool, id int, sender netio.Sender) (*worker, error) {
 	call, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	return &worker{
 		pool: p, id: id, sender: sender, cpu: -1, call: call, stat: -1,
-		snap: &view{snapshot: new(snapshot)},
-		read: make([]byte, turnBytes+packet.VirtioHdrLen+packet.MaxFrame),
+		snap: &view{Snapshot: new(forward.Snapshot)},
+		read: make([]byte, TurnBytes+packet.VirtioHdrLen+packet.MaxFrame),
 		out:  arena{buf: make([]byte, outArena)},
 	}, nil
 }
@@ -217,7 +219,7 @@ func (w *worker) gather(block bool) (n int) {
 			}
 		}
 		if s.event == slept && n == 0 {
-			s.sinceCalled, s.stuck, s.pending = time.Duration(p.Clock()-p.calledUp.Load()), len(p.stuckWorkers()) > 0, len(w.pending) > 0
+			s.sinceCalled, s.stuck, s.pending = time.Duration(p.Clock()-p.calledUp.Load()), len(p.Stuck()) > 0, len(w.pending) > 0
 		}
 	}
 }

@@ -1,23 +1,24 @@
-package vtep
+package work
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
 )
 
 // Datagrams of unknown senders that may be let in: they wait in the worker while the owner makes
 // a peer of their sender, which must be learned from for the answer to be unicast.
 
 const (
-	// maxPending bounds the datagrams that wait in a worker.
-	maxPending = 256
-	// maxPendingOfOne bounds those of one speaker, which would take the places of others:
+	// MaxPending bounds the datagrams that wait in a worker.
+	MaxPending = 256
+	// MaxPendingOfOne bounds those of one speaker, which would take the places of others:
 	// a burst fits, such as the first window of a TCP connection, or what a host says when
 	// it comes up.
-	maxPendingOfOne = 64
+	MaxPendingOfOne = 64
 	// pendingFor is how long they wait at most. To let somebody in takes a millisecond, or
 	// as long as a busy machine needs to run all workers once.
 	pendingFor = int64(2 * time.Second)
@@ -25,22 +26,22 @@ const (
 
 // pending is a datagram that waits for its sender to become a peer.
 type pending struct {
-	key    admission
-	socket *fsocket
+	key    forward.Admission
+	socket *forward.Socket
 	train  packet.Train // one datagram, in memory of its own
 	since  int64
 }
 
 // unknownSender says what to do about a datagram that nobody admits.
-func (w *worker) unknownSender(key admission, t *packet.Train, datagram []byte) Reason {
-	known, p := w.snap.listening(key.vniKey)
+func (w *worker) unknownSender(key forward.Admission, t *packet.Train, datagram []byte) count.Reason {
+	known, p := w.snap.Listening(key.VNIKey)
 	if !known {
-		return DropUnknownVNI
+		return count.DropUnknownVNI
 	}
-	if w.retrying || p == nil || !accepted(p.segment.accept, t.From) {
-		return DropUnknownPeer
+	if w.retrying || p == nil || !forward.Accepted(p.Segment.Accept, t.From) {
+		return count.DropUnknownPeer
 	}
-	if len(w.pending) == maxPending {
+	if len(w.pending) == MaxPending {
 		w.pending = slices.DeleteFunc(w.pending, func(d pending) bool { return w.now-d.since > pendingFor })
 	}
 	before := 0
@@ -49,26 +50,17 @@ func (w *worker) unknownSender(key admission, t *packet.Train, datagram []byte) 
 			before++
 		}
 	}
-	if before == maxPendingOfOne || len(w.pending) == maxPending {
-		return DropUnknownPeer
+	if before == MaxPendingOfOne || len(w.pending) == MaxPending {
+		return count.DropUnknownPeer
 	}
 	if before == 0 && !w.pool.Owner.Knock(p, t.From) {
-		return DropUnknownPeer
+		return count.DropUnknownPeer
 	}
-	s := w.snap.socketByID(key.socket)
+	s := w.snap.SocketByID(key.Socket)
 	w.pending = append(w.pending, pending{key, s, packet.Train{
 		Data: slices.Clone(datagram), Size: len(datagram), From: t.From, TOS: t.TOS, Ifindex: t.Ifindex,
 	}, w.now})
-	return delivered
-}
-
-// accepted reports whether a source may be let in.
-func accepted(accept []netip.Prefix, source netip.Addr) bool {
-	return slices.ContainsFunc(accept, func(a netip.Prefix) bool { return a.Contains(source) })
-}
-
-func (snap *snapshot) socketByID(id uint32) *fsocket {
-	return snap.sockets[slices.IndexFunc(snap.sockets, func(s *fsocket) bool { return s.id == id })]
+	return forward.Delivered
 }
 
 // retry takes up the datagrams that waited. All workers know the peer by now:
@@ -77,12 +69,12 @@ func (w *worker) retry() {
 	left := w.pending[:0]
 	for i := range w.pending {
 		d := &w.pending[i]
-		if p, _ := w.snap.admitted(d.key); p == nil && w.now-d.since < pendingFor && slices.Contains(w.snap.sockets, d.socket) {
+		if p, _ := w.snap.Admitted(d.key); p == nil && w.now-d.since < pendingFor && slices.Contains(w.snap.Sockets, d.socket) {
 			left = append(left, *d)
 			continue
 		}
 		w.retrying = true
-		if reason := w.inbound(d.socket, &d.train, d.train.Data); reason != delivered {
+		if reason := w.inbound(d.socket, &d.train, d.train.Data); reason != forward.Delivered {
 			w.countDrop(reason)
 		}
 		w.retrying = false

@@ -1,4 +1,8 @@
-package vtep
+// Package work carries packets: a pool of workers, one thread each, that read, decide by the
+// snapshot (package forward) and write. A worker carries a frame from end to end, in both
+// directions: outbound.go and inbound.go are the way of a frame, duty.go says who works
+// and who rests, handover.go how a new snapshot takes the place of the old one.
+package work
 
 import (
 	"fmt"
@@ -12,19 +16,21 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
 )
 
-// owner hears of what workers come upon and cannot mend. They call it, so it must not wait.
-type owner interface {
+// Owner hears of what workers come upon and cannot mend. They call it, so it must not wait.
+type Owner interface {
 	// DeviceFailed says that a port's device is gone, perhaps more than once.
-	DeviceFailed(*port, error)
+	DeviceFailed(*forward.Port, error)
 	// SocketFailed says that a receive socket is of no more use.
-	SocketFailed(*fsocket, error)
+	SocketFailed(*forward.Socket, error)
 	// PathChanged says that a path may carry less than it did.
 	PathChanged()
 	// Knock asks to let in an unknown sender, whose datagram waits for it. It
 	// reports whether that may come about.
-	Knock(*port, netip.Addr) bool
+	Knock(*forward.Port, netip.Addr) bool
 	// Unpinned says that a worker is not bound to the processor that it should be,
 	// and Unsliced that it has the kernel's time slices.
 	Unpinned(worker, cpu int, err error)
@@ -33,21 +39,21 @@ type owner interface {
 	Unpolled(descriptors int, err error)
 }
 
-// poolConfig is what a pool is made of.
-type poolConfig struct {
+// Config is what a pool is made of.
+type Config struct {
 	Workers int
 	CPUs    []int // that the workers run on, one each in turn; nil: any
 	Sender  func(worker int) netio.Sender
 	Clock   func() int64 // monotonic, ns
 	Seed    uint64       // of the flow hash; secret, so that nobody can aim at a source port
-	Owner   owner
+	Owner   Owner
 }
 
-// pool is a set of workers, one thread each, that carry frames both ways between the
+// Pool is a set of workers, one thread each, that carry frames both ways between the
 // devices and sockets of a snapshot. Methods that change something are for one caller at a
 // time; all others for anybody.
-type pool struct {
-	poolConfig
+type Pool struct {
+	Config
 	workers  []*worker
 	poll     *pollSet
 	onDuty   atomic.Int32 // how many workers wait for what is ready, or serve it; at least one
@@ -69,11 +75,11 @@ type pool struct {
 	slots   map[descriptor]*slot
 }
 
-// newPool makes a pool with nothing to carry. close or stop must be called for its
+// New makes a pool with nothing to carry. close or stop must be called for its
 // descriptors to go.
-func newPool(cfg poolConfig) (*pool, error) {
-	p := &pool{poolConfig: cfg, passing: make(chan struct{}, 1), slots: make(map[descriptor]*slot)}
-	p.view.Store(&view{snapshot: new(snapshot)})
+func New(cfg Config) (*Pool, error) {
+	p := &Pool{Config: cfg, passing: make(chan struct{}, 1), slots: make(map[descriptor]*slot)}
+	p.view.Store(&view{Snapshot: new(forward.Snapshot)})
 	p.onDuty.Store(1)
 	var err error
 	if p.poll, err = newPollSet(); err != nil {
@@ -82,7 +88,7 @@ func newPool(cfg poolConfig) (*pool, error) {
 	for i := range cfg.Workers {
 		w, err := newWorker(p, i, cfg.Sender(i))
 		if err != nil {
-			p.close()
+			p.Close()
 			return nil, fmt.Errorf("worker %d: %w", i, err)
 		}
 		w.resting.Store(i > 0)
@@ -94,8 +100,8 @@ func newPool(cfg poolConfig) (*pool, error) {
 	return p, nil
 }
 
-// start starts the workers.
-func (p *pool) start() {
+// Start starts the workers.
+func (p *Pool) Start() {
 	for _, w := range p.workers {
 		p.threads.Go(w.run)
 	}
@@ -103,10 +109,10 @@ func (p *pool) start() {
 	p.carrying.Store(true)
 }
 
-// stop ends the workers, if they run, and does what was to be done afterwards.
-func (p *pool) stop() error {
+// Stop ends the workers, if they run, and does what was to be done afterwards.
+func (p *Pool) Stop() error {
 	p.carrying.Store(false)
-	p.view.Store(&view{snapshot: new(snapshot), generation: p.view.Load().generation + 1, closing: true})
+	p.view.Store(&view{Snapshot: new(forward.Snapshot), generation: p.view.Load().generation + 1, closing: true})
 	p.ring()
 	p.threads.Wait()
 	p.poll.silence()
@@ -114,23 +120,23 @@ func (p *pool) stop() error {
 	return p.finish()
 }
 
-// close closes the descriptors of a pool that has stopped.
-func (p *pool) close() { p.poll.close(p.workers) }
+// Close closes the descriptors of a pool that has stopped.
+func (p *Pool) Close() { p.poll.close(p.workers) }
 
-// snapshot is the newest one.
-func (p *pool) snapshot() *snapshot { return p.view.Load().snapshot }
+// Snapshot is the newest one.
+func (p *Pool) Snapshot() *forward.Snapshot { return p.view.Load().Snapshot }
 
-// setBusyPoll sets for how long a worker polls after traffic before it sleeps.
-func (p *pool) setBusyPoll(d time.Duration) { p.busyPoll.Store(int64(d)) }
+// SetBusyPoll sets for how long a worker polls after traffic before it sleeps.
+func (p *Pool) SetBusyPoll(d time.Duration) { p.busyPoll.Store(int64(d)) }
 
-// thread is the number of a worker's thread, as in /proc/PID/task.
-func (p *pool) thread(worker int) int32 { return p.workers[worker].thread.Load() }
+// Thread is the number of a worker's thread, as in /proc/PID/task.
+func (p *Pool) Thread(worker int) int32 { return p.workers[worker].thread.Load() }
 
-// countUnpolled is for how many descriptors the kernel lets nobody wait.
-func (p *pool) countUnpolled() int { return int(p.unpolled.Load()) }
+// Unpolled is for how many descriptors the kernel lets nobody wait.
+func (p *Pool) Unpolled() int { return int(p.unpolled.Load()) }
 
-// countPolled is how many descriptors the workers wait for.
-func (p *pool) countPolled() (n int) {
+// Polled is how many descriptors the workers wait for.
+func (p *Pool) Polled() (n int) {
 	for _, l := range p.poll.slots {
 		if l.state == waited {
 			n++
@@ -139,21 +145,21 @@ func (p *pool) countPolled() (n int) {
 	return n
 }
 
-// countPending is how many datagrams wait for their sender to be let in. It is for a pool
+// Pending is how many datagrams wait for their sender to be let in. It is for a pool
 // that does not run.
-func (p *pool) countPending() (n int) {
+func (p *Pool) Pending() (n int) {
 	for _, w := range p.workers {
 		n += len(w.pending)
 	}
 	return n
 }
 
-// countOnDuty is how many workers do not rest.
-func (p *pool) countOnDuty() int { return int(p.onDuty.Load()) }
+// OnDuty is how many workers do not rest.
+func (p *Pool) OnDuty() int { return int(p.onDuty.Load()) }
 
-// step lets the workers of a pool that does not run go round in the caller's goroutine,
+// Step lets the workers of a pool that does not run go round in the caller's goroutine,
 // until nothing is left to do.
-func (p *pool) step() {
+func (p *Pool) Step() {
 	for range 4 {
 		for _, w := range p.workers {
 			for w.adopt() && w.round(false) {
@@ -162,36 +168,36 @@ func (p *pool) step() {
 	}
 }
 
-// counts are what the workers have counted that belongs to no tunnel.
-type counts struct {
-	Drops   Drops
-	Options []OptionState // sorted by class
+// Counts are what the workers have counted that belongs to no tunnel.
+type Counts struct {
+	Drops   count.Drops
+	Options []count.OptionState // sorted by class
 	// Packets of each system call.
 	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
 }
 
-// counts adds up what the workers have counted.
-func (p *pool) counts() (c counts) {
-	options := make(map[int]*OptionState)
+// Counts adds up what the workers have counted.
+func (p *Pool) Counts() (c Counts) {
+	options := make(map[int]*count.OptionState)
 	for _, w := range p.workers {
-		c.Drops.add(&w.drops)
+		c.Drops.Add(&w.drops)
 		w.batches.udpReceive.AddTo(&c.UDPReceive)
 		w.batches.tapReceive.AddTo(&c.TAPReceive)
 		w.batches.tapTransmit.AddTo(&c.TAPTransmit)
 		w.sender.Batches().AddTo(&c.UDPTransmit)
-		w.options.addTo(options)
+		w.options.AddTo(options)
 	}
-	c.Options = sortedOptions(options)
+	c.Options = count.SortedOptions(options)
 	return c
 }
 
 // callUp brings one more worker to duty, if there is one.
-func (p *pool) callUp() {
+func (p *Pool) callUp() {
 	p.calledUp.Store(p.Clock())
 	if int(p.onDuty.Load()) == len(p.workers) {
 		return
 	}
-	stuck := p.stuckWorkers()
+	stuck := p.Stuck()
 	for _, w := range p.workers {
 		if !slices.Contains(stuck, w.id) && w.resting.CompareAndSwap(true, false) {
 			p.onDuty.Add(1)
@@ -202,7 +208,7 @@ func (p *pool) callUp() {
 }
 
 // standDown ends a worker's duty, unless it is the last one. It reports whether it did.
-func (p *pool) standDown(w *worker) bool {
+func (p *Pool) standDown(w *worker) bool {
 	for n := p.onDuty.Load(); n > 1; n = p.onDuty.Load() {
 		if p.onDuty.CompareAndSwap(n, n-1) {
 			w.resting.Store(true)
@@ -213,21 +219,21 @@ func (p *pool) standDown(w *worker) bool {
 }
 
 // sendFailed counts datagrams that the kernel refused.
-func (p *pool) sendFailed(w *worker, f packet.Failure) {
-	to := w.snap.peers[f.Path.Peer]
+func (p *Pool) sendFailed(w *worker, f packet.Failure) {
+	to := w.snap.Peers[f.Path.Peer]
 	if to == nil {
 		return
 	}
-	reason := DropNoRoute
+	reason := count.DropNoRoute
 	switch f.Err {
 	case unix.EMSGSIZE:
-		reason = DropTooBig
-		if f.Path != to.pathFrag && to.refuse(f.Size-len(to.headers[0])) {
+		reason = count.DropTooBig
+		if f.Path != to.PathFrag && to.Refuse(f.Size-len(to.Headers[0])) {
 			p.Owner.PathChanged()
 		}
 	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
-		reason = DropSocketFull
+		reason = count.DropSocketFull
 	}
-	to.port.segment.drops[w.id].tx[reason].Add(uint64(f.Count))
-	to.traffic[w.id].txFailed.Add(uint64(f.Count))
+	to.Port.Segment.Drops[w.id].Tx[reason].Add(uint64(f.Count))
+	to.Traffic[w.id].TxFailed.Add(uint64(f.Count))
 }

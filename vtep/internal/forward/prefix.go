@@ -1,4 +1,4 @@
-package vtep
+package forward
 
 import (
 	"net/netip"
@@ -16,11 +16,11 @@ import (
 
 // prefixes is a table of the routes of an L3 tunnel's peers. It is made with
 // the snapshot and never changed: a lookup takes no lock and allocates nothing.
-type prefixes struct{ table bart.Table[[]*fpeer] }
+type prefixes struct{ table bart.Table[[]*Peer] }
 
-// addRoutes notes what is behind a peer of an L3 tunnel. Where no peer says that, everything goes to
+// AddRoutes notes what is behind a peer of an L3 tunnel. Where no peer says that, everything goes to
 // the one that there is.
-func (r *rules) addRoutes(to *fpeer, routes []netip.Prefix) {
+func (r *Rules) AddRoutes(to *Peer, routes []netip.Prefix) {
 	if routes == nil {
 		return
 	}
@@ -28,23 +28,23 @@ func (r *rules) addRoutes(to *fpeer, routes []netip.Prefix) {
 		r.prefixes = new(prefixes)
 	}
 	for _, route := range routes {
-		r.prefixes.table.Insert(route, []*fpeer{to})
+		r.prefixes.table.Insert(route, []*Peer{to})
 	}
 }
 
 // route returns where an IP packet goes: to one peer or, if nobody has its
 // destination, to none.
-func (s *segment) route(ip []byte, h *packet.Headers) []*fpeer {
+func (s *Segment) route(ip []byte, h *packet.Headers) []*Peer {
 	if s.prefixes == nil {
-		return s.single
+		return s.Single
 	}
 	_, dst := innerAddresses(ip, h)
 	peers, _ := s.prefixes.table.Lookup(dst)
 	return peers
 }
 
-// routedBack reports whether a peer may be where an IP packet comes from.
-func (s *segment) routedBack(ip []byte, h *packet.Headers, from *fpeer) bool {
+// RoutedBack reports whether a peer may be where an IP packet comes from.
+func (s *Segment) RoutedBack(ip []byte, h *packet.Headers, from *Peer) bool {
 	if s.prefixes == nil {
 		return true
 	}

@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"fmt"
@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"gvtep/vtep/internal/forward"
 )
 
 // The hand-over of a change.
@@ -86,22 +88,22 @@ func (s *pollSet) advance(snap *view, allPassed bool) (unpolled int, err error) 
 
 // descriptor names a queue of a port or a socket.
 type descriptor struct {
-	port   uint32   // its id; 0: a socket
-	socket *fsocket // nil: a queue
+	port   uint32          // its id; 0: a socket
+	socket *forward.Socket // nil: a queue
 	n      int
 }
 
 // turn is what a view knows of a slot: one queue of a port or one socket.
 type turn struct {
 	slot   *slot
-	port   *port
-	socket *fsocket
+	port   *forward.Port
+	socket *forward.Socket
 	n      int // which of its queues or sockets
 }
 
 // view is a snapshot as the workers have it.
 type view struct {
-	*snapshot
+	*forward.Snapshot
 	generation uint64
 	closing    bool
 	turns      []turn // by index of the slot
@@ -120,20 +122,20 @@ func (v *view) turnAt(index, generation int32) *turn {
 	return nil
 }
 
-// publish hands a snapshot to the workers and waits until all have passed to it. From then
+// Publish hands a snapshot to the workers and waits until all have passed to it. From then
 // on no worker touches what only older snapshots have.
-func (p *pool) publish(snap *snapshot) error {
-	v := &view{snapshot: snap, generation: p.view.Load().generation + 1}
-	for _, port := range snap.ports {
-		if port.failed.Load() {
+func (p *Pool) Publish(snap *forward.Snapshot) error {
+	v := &view{Snapshot: snap, generation: p.view.Load().generation + 1}
+	for _, port := range snap.Ports {
+		if port.Failed.Load() {
 			continue
 		}
-		for i, q := range port.queues {
-			p.seat(v, descriptor{port: port.id, n: i}, q.FD(), turn{port: port, n: i})
+		for i, q := range port.Queues {
+			p.seat(v, descriptor{port: port.ID, n: i}, q.FD(), turn{port: port, n: i})
 		}
 	}
-	for _, s := range snap.sockets {
-		for i, r := range s.receivers {
+	for _, s := range snap.Sockets {
+		for i, r := range s.Receivers {
 			if r != nil {
 				p.seat(v, descriptor{socket: s, n: i}, r.FD(), turn{socket: s, n: i})
 			}
@@ -143,7 +145,7 @@ func (p *pool) publish(snap *snapshot) error {
 }
 
 // seat gives a descriptor of a view its slot.
-func (p *pool) seat(v *view, d descriptor, fd int, t turn) {
+func (p *Pool) seat(v *view, d descriptor, fd int, t turn) {
 	t.slot = p.slots[d]
 	if t.slot == nil || t.slot.state >= leaving {
 		t.slot = p.poll.reserve(fd)
@@ -156,7 +158,7 @@ func (p *pool) seat(v *view, d descriptor, fd int, t turn) {
 }
 
 // hand gives the workers a view and waits until all have passed.
-func (p *pool) hand(v *view) error {
+func (p *Pool) hand(v *view) error {
 	p.poll.advance(v, false)
 	p.view.Store(v)
 	if p.running && !p.summon(answerBound, func() bool { return p.behind() < 0 }) {
@@ -174,7 +176,7 @@ func (p *pool) hand(v *view) error {
 
 // behind returns a running worker that has not passed to the newest view, -1 if
 // there is none.
-func (p *pool) behind() int {
+func (p *Pool) behind() int {
 	if !p.running {
 		return -1
 	}
@@ -182,36 +184,36 @@ func (p *pool) behind() int {
 	return slices.IndexFunc(p.workers, func(w *worker) bool { return w.passed.Load() < generation })
 }
 
-// unfinished reports whether a change is not ended: because a worker is stuck, or because the
+// Unfinished reports whether a change is not ended: because a worker is stuck, or because the
 // kernel would not let them wait for a descriptor. Anybody may ask.
-func (p *pool) unfinished() bool {
+func (p *Pool) Unfinished() bool {
 	return p.settled.Load() < p.view.Load().generation || p.unpolled.Load() > 0
 }
 
-// catchUp ends a change that is unfinished, if that can be done now.
-func (p *pool) catchUp() error {
-	if !p.unfinished() {
+// CatchUp ends a change that is unfinished, if that can be done now.
+func (p *Pool) CatchUp() error {
+	if !p.Unfinished() {
 		return nil
 	}
 	return p.hand(p.view.Load())
 }
 
 // hasPassed is called by a worker that has passed to another view, or heard the bell.
-func (p *pool) hasPassed() {
+func (p *Pool) hasPassed() {
 	select {
 	case p.passing <- struct{}{}:
 	default:
 	}
 }
 
-// afterwards has something done once all workers have passed to the next snapshot: at the
+// Afterwards has something done once all workers have passed to the next snapshot: at the
 // end of publish, or when one that was stuck goes on.
-func (p *pool) afterwards(f func()) { p.todo = append(p.todo, f) }
+func (p *Pool) Afterwards(f func()) { p.todo = append(p.todo, f) }
 
 // finish does what was to be done afterwards, such as closing. If a worker may still use what
 // is closed there, it does nothing: a descriptor that stays open costs less than the next
 // tunnel's frames in a device that has the same number.
-func (p *pool) finish() error {
+func (p *Pool) finish() error {
 	if w := p.behind(); w >= 0 {
 		return fmt.Errorf("worker %d has not passed to the newest snapshot: what older ones have stays open", w)
 	}

@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/internal/forward"
 )
 
 // until waits for what workers do by themselves.
@@ -27,7 +28,7 @@ func until(t *testing.T, what string, f func() bool) {
 }
 
 // noOwner is an owner that nobody is expected to call.
-type noOwner struct{ owner }
+type noOwner struct{ Owner }
 
 func (noOwner) Unsliced(int, error) {} // before Linux 6.12
 
@@ -35,14 +36,17 @@ func (noOwner) Unsliced(int, error) {} // before Linux 6.12
 type noSender struct{ batches packet.Batches }
 
 func (*noSender) Add(*packet.Path, uint32, uint8, uint8, []byte, []byte) {}
-func (*noSender) AddRun(*packet.Path, uint32, uint8, uint8, []byte, int) {}
-func (*noSender) Flush() []packet.Failure                                { return nil }
-func (s *noSender) Batches() *packet.Batches                             { return &s.batches }
 
-func newTestPool(t *testing.T, workers int) *pool {
+func (*noSender) AddRun(*packet.Path, uint32, uint8, uint8, []byte, int) {}
+
+func (*noSender) Flush() []packet.Failure { return nil }
+
+func (s *noSender) Batches() *packet.Batches { return &s.batches }
+
+func newTestPool(t *testing.T, workers int) *Pool {
 	t.Helper()
 	start := time.Now()
-	p, err := newPool(poolConfig{
+	p, err := New(Config{
 		Workers: workers, Sender: func(int) netio.Sender { return new(noSender) },
 		Clock: func() int64 { return int64(time.Since(start)) }, Owner: noOwner{},
 	})
@@ -50,10 +54,10 @@ func newTestPool(t *testing.T, workers int) *pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := p.stop(); err != nil {
+		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
-		p.close()
+		p.Close()
 	})
 	return p
 }
@@ -73,7 +77,8 @@ func newTestQueue(t *testing.T) *testQueue {
 	return &testQueue{fd: fd}
 }
 
-func (q *testQueue) ring()   { unix.Write(q.fd, []byte{0, 0, 0, 0, 0, 0, 0, 1}) }
+func (q *testQueue) ring() { unix.Write(q.fd, []byte{0, 0, 0, 0, 0, 0, 0, 1}) }
+
 func (q *testQueue) FD() int { return q.fd }
 
 func (q *testQueue) Read([]byte, *packet.VirtioHdr) ([]byte, error) {
@@ -87,9 +92,9 @@ func (q *testQueue) Write(*packet.VirtioHdr, []byte) error { return nil }
 
 var lastPort uint32
 
-func testPort(q *testQueue) *port {
+func testPort(q *testQueue) *forward.Port {
 	lastPort++
-	return &port{id: lastPort, queues: []netio.Queue{q}, portState: new(portState)}
+	return &forward.Port{ID: lastPort, Queues: []netio.Queue{q}, PortState: new(forward.PortState)}
 }
 
 // TestFinish: a change that a worker does not follow is not ended: nothing is closed, and what is
@@ -98,27 +103,27 @@ func TestFinish(t *testing.T) {
 	t.Parallel() // it waits for seconds
 	p := newTestPool(t, 1)
 	before, after := testPort(newTestQueue(t)), testPort(newTestQueue(t))
-	if err := p.publish(&snapshot{ports: []*port{before}}); err != nil {
+	if err := p.Publish(&forward.Snapshot{Ports: []*forward.Port{before}}); err != nil {
 		t.Fatal(err)
 	}
-	p.step()
+	p.Step()
 	p.running = true // with nobody who would take over a snapshot
 	closed := false
-	p.afterwards(func() { closed = true })
-	if err := p.publish(&snapshot{ports: []*port{after}}); err == nil {
+	p.Afterwards(func() { closed = true })
+	if err := p.Publish(&forward.Snapshot{Ports: []*forward.Port{after}}); err == nil {
 		t.Error("a worker is behind: want an error")
 	}
 	if err := p.finish(); err == nil {
 		t.Error("finish with a worker behind: want an error")
 	}
-	if n := p.countPolled(); closed || n != 0 || !p.unfinished() {
+	if n := p.Polled(); closed || n != 0 || !p.Unfinished() {
 		t.Errorf("with a worker behind: closed %t, %d descriptors waited for; want neither", closed, n)
 	}
-	p.step() // it goes on
-	if err := p.catchUp(); err != nil {
+	p.Step() // it goes on
+	if err := p.CatchUp(); err != nil {
 		t.Error(err)
 	}
-	if n := p.countPolled(); !closed || n != 1 || p.unfinished() {
+	if n := p.Polled(); !closed || n != 1 || p.Unfinished() {
 		t.Errorf("afterwards: closed %t, %d descriptors waited for; want both", closed, n)
 	}
 	p.running = false
@@ -199,7 +204,7 @@ func TestLoad(t *testing.T) {
 // and sleep when they give way.
 func TestSchedule(t *testing.T) {
 	p := newTestPool(t, 1)
-	p.start()
+	p.Start()
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		t.Fatal(err)
@@ -218,7 +223,7 @@ func TestSchedule(t *testing.T) {
 	}
 	var got *unix.SchedAttr
 	until(t, "the worker has its slice", func() bool {
-		got, err = unix.SchedGetAttr(int(p.thread(0)), 0)
+		got, err = unix.SchedGetAttr(int(p.Thread(0)), 0)
 		return err == nil && got.Runtime == want
 	})
 	if int(got.Nice) != 20-nice { // the system call returns 20 less the value
@@ -249,9 +254,9 @@ func TestCallUpStuck(t *testing.T) {
 // not woken by Go's scheduler, which it was a hundred times a second until then.
 func TestIdle(t *testing.T) {
 	p := newTestPool(t, 1)
-	p.start()
+	p.Start()
 	q := newTestQueue(t)
-	if err := p.publish(&snapshot{ports: []*port{testPort(q)}}); err != nil {
+	if err := p.Publish(&forward.Snapshot{Ports: []*forward.Port{testPort(q)}}); err != nil {
 		t.Fatal(err)
 	}
 	w := p.workers[0]

@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 // far more to do than it has processors.
 const answerBound = 2 * time.Second
 
-// progress wakes every worker and returns, by number and in order, those that
+// Progress wakes every worker and returns, by number and in order, those that
 // have not begun another round when ctx ends, at the latest after answerBound.
-func (p *pool) progress(ctx context.Context) (stuck []int) {
+func (p *Pool) Progress(ctx context.Context) (stuck []int) {
 	if !p.carrying.Load() {
 		return nil
 	}
@@ -37,12 +37,12 @@ func (p *pool) progress(ctx context.Context) (stuck []int) {
 	return stuck
 }
 
-// probe asks all workers, and remembers those that are stuck, unless ctx ends before they
+// Probe asks all workers, and remembers those that are stuck, unless ctx ends before they
 // had the time to answer.
-func (p *pool) probe(ctx context.Context) (stuck []int) {
-	stuck = p.progress(ctx)
+func (p *Pool) Probe(ctx context.Context) (stuck []int) {
+	stuck = p.Progress(ctx)
 	if ctx.Err() != nil {
-		return p.stuckWorkers()
+		return p.Stuck()
 	}
 	p.stuck.Store(&stuck)
 	if len(stuck) > 0 {
@@ -51,8 +51,8 @@ func (p *pool) probe(ctx context.Context) (stuck []int) {
 	return stuck
 }
 
-// stuckWorkers are those that did not answer the last probe.
-func (p *pool) stuckWorkers() []int {
+// Stuck are those that did not answer the last probe.
+func (p *Pool) Stuck() []int {
 	if stuck := p.stuck.Load(); stuck != nil {
 		return *stuck
 	}

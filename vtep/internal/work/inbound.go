@@ -1,11 +1,13 @@
-package vtep
+package work
 
 import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/internal/forward"
 )
 
 // The way in, from the underlay to the device:
@@ -20,8 +22,8 @@ import (
 type admitted struct {
 	train  *packet.Train // nil: none was
 	vni    geneve.VNI
-	peer   *fpeer
-	seg    *segment
+	peer   *forward.Peer
+	seg    *forward.Segment
 	source packet.MAC // learned from it in this train
 
 	packets, bytes uint64 // not yet among the peer's
@@ -30,14 +32,14 @@ type admitted struct {
 // end publishes what was counted: the next datagram is admitted anew.
 func (a *admitted) end(worker int, now int64) {
 	if a.packets > 0 {
-		t := &a.peer.traffic[worker]
-		t.rxPackets.Add(a.packets)
-		t.rxBytes.Add(a.bytes)
-		t.seen.Store(now)
-		if a.seg.traffic != nil {
-			t := &a.seg.traffic[worker]
-			t.rxPackets.Add(a.packets)
-			t.rxBytes.Add(a.bytes)
+		t := &a.peer.Traffic[worker]
+		t.RxPackets.Add(a.packets)
+		t.RxBytes.Add(a.bytes)
+		t.Seen.Store(now)
+		if a.seg.Traffic != nil {
+			t := &a.seg.Traffic[worker]
+			t.RxPackets.Add(a.packets)
+			t.RxBytes.Add(a.bytes)
 		}
 	}
 	*a = admitted{}
@@ -46,8 +48,8 @@ func (a *admitted) end(worker int, now int64) {
 // joining is the frame that is being joined of the pieces of one flow.
 type joining struct {
 	joiner offload.Joiner
-	peer   *fpeer // that all pieces are from; nil: there is no frame
-	seg    *segment
+	peer   *forward.Peer // that all pieces are from; nil: there is no frame
+	seg    *forward.Segment
 	head   []byte        // the GENEVE header of the first piece
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
 	copied [geneve.MaxHeaderLen]byte
@@ -66,20 +68,20 @@ func (j *joining) end(w *worker) {
 	if j.peer == nil {
 		return
 	}
-	p := j.peer.port
+	p := j.peer.Port
 	j.peer, j.seg, j.head, j.train = nil, nil, nil, nil
 	n := j.joiner.Count()
 	w.batches.tapTransmit.Add(n)
 	frame := j.joiner.Frame(&w.rest)
-	err := p.queues[w.id].Write(&w.rest, frame)
+	err := p.Queues[w.id].Write(&w.rest, frame)
 	switch {
 	case err == nil:
 	case err == unix.EINVAL && n > 1:
 		// This kernel does not take what was joined.
-		p.refuse(w.rest.GSOType)
+		p.Refuse(w.rest.GSOType)
 		w.rest = packet.VirtioHdr{}
 		for _, piece := range j.joiner.Pieces() {
-			if err := p.queues[w.id].Write(&w.rest, piece); err != nil {
+			if err := p.Queues[w.id].Write(&w.rest, piece); err != nil {
 				w.writeFailed(p, err, 1)
 			}
 		}
@@ -89,9 +91,9 @@ func (j *joining) end(w *worker) {
 }
 
 // socketTurn serves one receive socket.
-func (w *worker) socketTurn(s *fsocket, i int) (did outcome) {
+func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 	first := i == 0
-	trains, more, err := s.receivers[i].Receive()
+	trains, more, err := s.Receivers[i].Receive()
 	if err != nil {
 		w.pool.Owner.SocketFailed(s, err)
 		return outcome{gone: true}
@@ -101,17 +103,17 @@ func (w *worker) socketTurn(s *fsocket, i int) (did outcome) {
 	for i := range trains {
 		t := &trains[i]
 		did.moved += len(t.Data)
-		if t.Ifindex != 0 && w.snap.isOwn(t.Ifindex) {
+		if t.Ifindex != 0 && w.snap.IsOwn(t.Ifindex) {
 			// A GENEVE packet that was carried inside the overlay: tenants
 			// do not speak to us (RFC 8926 section 6.2).
-			w.drops.rx[DropReinjected].Add(t.Count())
+			w.drops.Rx[count.DropReinjected].Add(t.Count())
 			n += int(t.Count())
 			continue
 		}
 		if t.Broadcast {
 			// A VTEP is spoken to by its address. All sockets have a copy.
 			if first {
-				w.drops.rx[DropBroadcast].Add(t.Count())
+				w.drops.Rx[count.DropBroadcast].Add(t.Count())
 			}
 			n += int(t.Count())
 			continue
@@ -121,7 +123,7 @@ func (w *worker) socketTurn(s *fsocket, i int) (did outcome) {
 			if datagram := data[:size:size]; w.joining.follows(t, &w.admitted, datagram) {
 				w.admitted.packets++
 				w.admitted.bytes += uint64(len(datagram) - geneve.HeaderLen)
-			} else if reason := w.inbound(s, t, datagram); reason != delivered {
+			} else if reason := w.inbound(s, t, datagram); reason != forward.Delivered {
 				w.countDrop(reason)
 			}
 			n++
@@ -134,28 +136,19 @@ func (w *worker) socketTurn(s *fsocket, i int) (did outcome) {
 	w.admitted.end(w.id, w.now) // the trains are the receiver's again
 	if n > 0 {
 		w.batches.udpReceive.Add(n)
-		s.received[w.id].Add(uint64(n))
+		s.Received[w.id].Add(uint64(n))
 	}
 	return did
-}
-
-func (snap *snapshot) isOwn(ifindex int32) bool {
-	for _, own := range snap.own {
-		if own == ifindex {
-			return true
-		}
-	}
-	return false
 }
 
 // inbound takes one datagram. The order of the checks is that of the
 // project's ruling A-10: header, sender, VNI, inner frame, policy, ECN, and
 // only then learning and delivery: what is dropped teaches nothing. w.admitted
 // is by what it was admitted, nothing if it was not.
-func (w *worker) inbound(s *fsocket, t *packet.Train, datagram []byte) Reason {
+func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) count.Reason {
 	hdr, frame, err := geneve.Parse(datagram)
 	if hdr.Options != nil {
-		w.options.count(hdr.Options, err == geneve.ErrCritical)
+		w.options.Count(hdr.Options, err == geneve.ErrCritical)
 	}
 	if err != nil {
 		w.admitted.end(w.id, w.now)
@@ -164,23 +157,23 @@ func (w *worker) inbound(s *fsocket, t *packet.Train, datagram []byte) Reason {
 	a := &w.admitted
 	if a.train != t || a.vni != hdr.VNI {
 		a.end(w.id, w.now)
-		key := admission{vniKey{s.id, hdr.VNI}, t.From}
-		from, seg := w.snap.admitted(key)
+		key := s.Admission(hdr.VNI, t.From)
+		from, seg := w.snap.Admitted(key)
 		if from == nil {
 			if !isPayload(hdr.Protocol) {
-				return DropBadProtocol
+				return count.DropBadProtocol
 			}
 			return w.unknownSender(key, t, datagram)
 		}
 		a.train, a.vni, a.peer, a.seg = t, hdr.VNI, from, seg
 	}
-	if reason := a.seg.fromPeer(a.peer, hdr.Protocol, frame, &w.headers, t.TOS, &a.source, w.now); reason != delivered {
+	if reason := a.seg.FromPeer(a.peer, hdr.Protocol, frame, &w.headers, t.TOS, &a.source, w.now); reason != forward.Delivered {
 		return reason
 	}
 	a.packets++
 	a.bytes += uint64(len(frame))
 	w.deliver(datagram, len(datagram)-len(frame))
-	return delivered
+	return forward.Delivered
 }
 
 func isPayload(protocol uint16) bool {
@@ -188,28 +181,28 @@ func isPayload(protocol uint16) bool {
 }
 
 // headerReason names the fault that the codec found.
-func headerReason(err error) Reason {
+func headerReason(err error) count.Reason {
 	switch err {
 	case geneve.ErrVersion:
-		return DropBadVersion
+		return count.DropBadVersion
 	case geneve.ErrControl:
-		return DropControl
+		return count.DropControl
 	case geneve.ErrOptions:
-		return DropBadOptions
+		return count.DropBadOptions
 	case geneve.ErrCritical:
-		return DropCriticalOption
+		return count.DropCriticalOption
 	}
-	return DropShort
+	return count.DropShort
 }
 
 // countDrop counts a datagram that was not delivered, for the tunnel if one
 // admitted it.
-func (w *worker) countDrop(reason Reason) {
+func (w *worker) countDrop(reason count.Reason) {
 	if w.admitted.peer != nil {
-		w.admitted.peer.port.segment.drops[w.id].rx[reason].Add(1)
+		w.admitted.peer.Port.Segment.Drops[w.id].Rx[reason].Add(1)
 		return
 	}
-	w.drops.rx[reason].Add(1)
+	w.drops.Rx[reason].Add(1)
 }
 
 // deliver gives an accepted frame to the device, together with those before
@@ -222,44 +215,32 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	switch {
 	case same:
 		head = j.head
-	case seg.vid != 0:
+	case seg.VID != 0:
 		head = append(j.copied[:0], head...)
 	}
-	if seg.vid != 0 {
+	if seg.VID != 0 {
 		// The tag takes the room of the last bytes of the GENEVE header, which has done its work.
-		frame = tag(datagram[headLen-tagLen:], seg.vid)
-		tagged(&w.headers)
+		frame = forward.Tag(datagram[headLen-forward.TagLen:], seg.VID)
+		forward.Tagged(&w.headers)
 	}
 	if !same || !j.joiner.Add(frame, &w.headers) {
 		j.end(w)
 		j.peer, j.seg, j.head = from, seg, head
-		j.joiner.Reset(packet.Offload(from.port.offload.Load()))
+		j.joiner.Reset(packet.Offload(from.Port.Offload.Load()))
 		j.joiner.Add(frame, &w.headers)
 	}
 	// The next datagram may follow without a look if inbound has nothing to do for each of
 	// them: count its flood. With a tag or options each would only be refused.
-	if seg.vid == 0 && len(head) == geneve.HeaderLen && from.bum.interval == 0 {
+	if seg.VID == 0 && len(head) == geneve.HeaderLen && from.BUM.Interval == 0 {
 		j.train = w.admitted.train
 	}
 }
 
-// refuse takes back the ability to write super-frames of a GSO type.
-func (p *port) refuse(gso uint8) {
-	lost := packet.OffloadUSO
-	switch gso {
-	case packet.GSOTCPv4:
-		lost = packet.OffloadTSO4
-	case packet.GSOTCPv6:
-		lost = packet.OffloadTSO6
-	}
-	p.offload.And(^uint32(lost))
-}
-
 // writeFailed counts frames that the device did not take.
-func (w *worker) writeFailed(p *port, err error, frames int) {
-	reason := DropDeviceFull
+func (w *worker) writeFailed(p *forward.Port, err error, frames int) {
+	reason := count.DropDeviceFull
 	if err == unix.EIO || deviceGone(err) {
-		reason = DropDeviceDown
+		reason = count.DropDeviceDown
 	}
-	p.segment.drops[w.id].rx[reason].Add(uint64(frames))
+	p.Segment.Drops[w.id].Rx[reason].Add(uint64(frames))
 }

@@ -1,4 +1,4 @@
-package vtep
+package count
 
 import (
 	"testing"
@@ -20,27 +20,27 @@ func TestOptionCounters(t *testing.T) {
 		}
 		return o
 	}
-	var c optionCounters
+	var c OptionCounters
 	twice := area(geneve.Option{Class: 0x102}, geneve.Option{Class: 0x101, Type: 1}, geneve.Option{Class: 0x101, Type: 2})
-	c.count(twice, false)
-	c.count(area(geneve.Option{Class: 0x101}, geneve.Option{Class: 0x103, Type: 0x80}), true)
+	c.Count(twice, false)
+	c.Count(area(geneve.Option{Class: 0x101}, geneve.Option{Class: 0x103, Type: 0x80}), true)
 	got := func() []OptionState {
 		all := map[int]*OptionState{}
-		c.addTo(all)
-		return sortedOptions(all)
+		c.AddTo(all)
+		return SortedOptions(all)
 	}
 	want := []OptionState{{Class: 0x101, Ignored: 1}, {Class: 0x102, Ignored: 1}, {Class: 0x103, Dropped: 1}}
 	if d := cmp.Diff(want, got()); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
 	for class := range uint16(100) {
-		c.count(area(geneve.Option{Class: class}), false)
+		c.Count(area(geneve.Option{Class: class}), false)
 	}
 	all := got()
 	if last := all[len(all)-1]; len(all) != maxOptionClasses+1 || !last.Other || last.Ignored != 100-(maxOptionClasses-3) {
 		t.Errorf("%d kinds, the last %+v; want %d, and %d packets of other classes", len(all), last, maxOptionClasses+1, 100-(maxOptionClasses-3))
 	}
-	if n := testing.AllocsPerRun(100, func() { c.count(twice, false) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { c.Count(twice, false) }); n != 0 {
 		t.Errorf("%v allocations a packet, want 0", n)
 	}
 }

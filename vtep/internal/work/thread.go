@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"unsafe"

@@ -1,4 +1,4 @@
-package vtep
+package forward
 
 // ECN code points (RFC 3168 section 5).
 const (

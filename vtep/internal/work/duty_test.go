@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"testing"
@@ -115,16 +115,16 @@ func TestDuty(t *testing.T) {
 			{seen{event: turned, moved: 1500}, action{}},
 		}, nil},
 		{"a turn of a flood calls another worker", duty{}, []step{
-			{seen{event: turned, more: true, moved: 64 * turnReads}, action{call: true}},
+			{seen{event: turned, more: true, moved: 64 * TurnReads}, action{call: true}},
 		}, nil},
 		{"a turn of a flood on a shared processor: others run first", duty{shares: true}, []step{
-			{seen{event: turned, more: true, moved: 64 * turnReads}, action{call: true, nap: true}},
+			{seen{event: turned, more: true, moved: 64 * TurnReads}, action{call: true, nap: true}},
 		}, nil},
 		{"a full turn of super-frames is no flood", duty{shares: true}, []step{
-			{seen{event: turned, more: true, moved: turnBytes}, action{bulk: true}},
+			{seen{event: turned, more: true, moved: TurnBytes}, action{bulk: true}},
 		}, nil},
 		{"a full turn beside another descriptor in hand", duty{}, []step{
-			{seen{event: turned, held: true, more: true, moved: turnBytes}, action{call: true, bulk: true}},
+			{seen{event: turned, held: true, more: true, moved: TurnBytes}, action{call: true, bulk: true}},
 		}, nil},
 		{"bulk, and nothing is left", duty{shares: true}, []step{
 			{seen{event: turned, moved: bulkTurn}, action{bulk: true}},

@@ -1,4 +1,4 @@
-package vtep
+package forward
 
 import (
 	"sync/atomic"
@@ -22,10 +22,10 @@ func TestRateLimit(t *testing.T) {
 		{100, time.Millisecond, 10 * time.Second, 45, 1000, 1100},
 		{100, time.Second, 10 * time.Second, 45, 450, 450},
 	} {
-		l := newRateLimit(tc.pps, new(atomic.Int64))
+		l := NewRateLimit(tc.pps, new(atomic.Int64))
 		passed := 0
 		for now := int64(0); now < int64(tc.length); now += int64(tc.every) {
-			if l.allow(now, tc.frames) {
+			if l.Allow(now, tc.frames) {
 				passed += tc.frames
 			}
 		}

@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import "time"
 
@@ -18,8 +18,8 @@ const (
 	// A ready descriptor has this budget per turn. With 1,000 devices and one
 	// flooded, draining until EAGAIN delayed the others by 292 ms (p50), a
 	// budget of 64 reads by 0.12 ms.
-	turnReads = 64
-	turnBytes = 256 << 10
+	TurnReads = 64
+	TurnBytes = 256 << 10
 
 	// maxEvents is how many descriptors a worker takes at a time if it is alone on
 	// duty. With others on duty it takes one, as another can take the second: a ping
@@ -254,7 +254,7 @@ func (d *duty) needsHelp(s seen) bool {
 // to it for 4 ms at a time. With super-frames both cost more than they give: a
 // fifth of TCP's rate on two processors.
 func (d *duty) afterTurn(s seen) action {
-	flood := s.more && s.moved < turnBytes
+	flood := s.more && s.moved < TurnBytes
 	return action{
 		call: flood || s.more && s.held,
 		nap:  flood && d.shares,

@@ -1,4 +1,4 @@
-package vtep
+package work
 
 import (
 	"sync"
@@ -82,7 +82,7 @@ func (l *slot) event() unix.EpollEvent {
 
 // ring makes every worker begin rounds, those that rest one, until silence is
 // called as often.
-func (p *pool) ring() {
+func (p *Pool) ring() {
 	s := p.poll
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +130,7 @@ const (
 
 // summon makes workers begin rounds until done says that it is enough, for bound at
 // most. It reports whether done did.
-func (p *pool) summon(bound time.Duration, done func() bool) bool {
+func (p *Pool) summon(bound time.Duration, done func() bool) bool {
 	end := time.Now().Add(bound)
 	for ring := ringFor; ; ring = min(2*ring, ringAtMost) {
 		p.ring()
@@ -146,7 +146,7 @@ func (p *pool) summon(bound time.Duration, done func() bool) bool {
 }
 
 // await looks at done whenever a worker has begun a round, for at most d.
-func (p *pool) await(d time.Duration, done func() bool) bool {
+func (p *Pool) await(d time.Duration, done func() bool) bool {
 	end := time.Now().Add(d)
 	for pause := 50 * time.Microsecond; !done(); pause = min(2*pause, 2*time.Millisecond) {
 		left := time.Until(end)

@@ -1,0 +1,320 @@
+// Package forward is what a packet sees of an endpoint: one immutable snapshot of
+// ports, segments and peers, and the decisions that it leads to. Nothing here makes a
+// system call, waits or knows of workers. Tables, limits and counters inside are for any
+// number of threads.
+package forward
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"gvtep/fdb"
+	"gvtep/internal/neigh"
+	"gvtep/internal/netio"
+	"gvtep/internal/packet"
+	"gvtep/vtep/count"
+	"gvtep/vtep/geneve"
+)
+
+// Snapshot is everything that workers read: ports, segments, peers, settings.
+// It is never changed once published; a live change publishes another.
+type Snapshot struct {
+	Ports   []*Port
+	Sockets []*Socket
+	// Admit is the one lookup that a received datagram must pass.
+	Admit map[Admission]*Peer
+	// Sources are the peers of trunks, by where their datagrams come from.
+	Sources map[Source][]*Peer
+	// VNIs tells "no such VNI here" from "not from you".
+	VNIs map[VNIKey]struct{}
+	// Trunks are the ports of trunks by the sockets they listen on.
+	Trunks map[uint32][]*Port
+	// Open are the segments that let in whoever accept says.
+	Open map[VNIKey]*Port
+	// Peers finds the peer of a failed send by packet.Path.Peer.
+	Peers map[int32]*Peer
+	// Own are the devices from which no datagram may be taken: tunnel
+	// devices and all that is stacked on them (RFC 8926 section 6.2).
+	Own []int32
+}
+
+// Admission is what a datagram must match to be let in: where it arrived,
+// its VNI and who sent it.
+type Admission struct {
+	VNIKey
+	Source netip.Addr
+}
+
+type VNIKey struct {
+	Socket uint32 // socket.id
+	VNI    geneve.VNI
+}
+
+// Socket is the receive sockets of one address.
+type Socket struct {
+	ID        uint32
+	Name      string // address and port, for people
+	Receivers []netio.Receiver
+	Received  []packet.Counter // datagrams, by worker
+}
+
+// Key is where a VNI arrives on the socket.
+func (s *Socket) Key(vni geneve.VNI) VNIKey { return VNIKey{s.ID, vni} }
+
+// Admission is what a datagram from source with a VNI must match on the socket.
+func (s *Socket) Admission(vni geneve.VNI, source netip.Addr) Admission {
+	return Admission{s.Key(vni), source}
+}
+
+// Source is where a datagram comes from, whatever its VNI.
+func (s *Socket) Source(addr netip.Addr) Source { return Source{s.ID, addr} }
+
+// From is where such a datagram comes from.
+func (a Admission) From() Source { return Source{a.Socket, a.Source} }
+
+// Admission is what a datagram from s with a VNI must match.
+func (s Source) Admission(vni geneve.VNI) Admission { return Admission{VNIKey{s.Socket, vni}, s.Addr} }
+
+// Port is where a device meets a segment.
+type Port struct {
+	ID     uint32 // of the tunnel, never reused
+	Name   string
+	Device netio.Device
+	Queues []netio.Queue // read by any worker, written to by worker
+	L3     bool
+	Down   bool // its device is meant to be down
+	MAC    packet.MAC
+	Mtu    int // of the device, as configured; 0: it follows the paths
+	// Configured are the peers that the tunnel should reach.
+	Configured []*Peer
+	Segment    *Segment // of a trunk: that of frames without a tag, whether or not it has one
+	Trunk      *Trunk   // nil: all frames are of one segment
+	*PortState
+}
+
+// PortState is what changes about a port while snapshots come and go.
+type PortState struct {
+	// Offload is what may still be written to the device: an ability goes
+	// when the kernel refuses what was joined for it.
+	Offload atomic.Uint32
+	// Failed is set once by the first worker that finds the device gone.
+	Failed atomic.Bool
+	// Answered counts ARP and ND requests answered for their targets.
+	Answered atomic.Uint64
+	// ToldTooBig counts senders told that a packet is too big for the path, which
+	// TooBig limits; tooBigDue is its state.
+	ToldTooBig atomic.Uint64
+	TooBig     RateLimit
+	TooBigDue  atomic.Int64
+	// ToldFloods is how many of the frames above bum_limit the watcher has told of.
+	ToldFloods uint64
+	// RoomAgain is from when speakers may be let in in the place of others; guarded by
+	// Endpoint.mu.
+	RoomAgain int64
+	// ToldFaults are those of the device that the watcher has told of.
+	ToldFaults []string
+	// Current is the port in the newest snapshot.
+	Current atomic.Pointer[Port]
+}
+
+// Segment is one broadcast domain: a VNI with its forwarding table, flood
+// list and settings.
+type Segment struct {
+	VNI        geneve.VNI
+	VID        uint16 // the VLAN ID of its frames on the device; 0: they go as they are
+	VLANDrop   bool
+	FDB        *fdb.Table
+	BUM        RateLimit
+	Neighbours *neigh.Table    // nil: no suppression
+	Traffic    []count.Traffic // of a VLAN, by worker; else nil
+	*Rules
+}
+
+// Destination is where datagrams go, as far as it differs within a tunnel.
+type Destination struct {
+	Remote netip.AddrPort
+	VNI    geneve.VNI // 0 unless hasVNI
+	HasVNI bool       // not that of the frame's segment
+	Via    string     // underlay device; "": as the route says
+}
+
+// Rules are what the segments of one tunnel share.
+type Rules struct {
+	// Nexthops is indexed by fdb.Nexthop; fdb.Local has none.
+	Nexthops [][]*Peer
+	Flood    []*Peer
+	// Of an L3 tunnel: who has which routes or, without routes, the one peer.
+	prefixes *prefixes
+	Single   []*Peer
+
+	Learning bool
+	// Of outer headers. What is inherited is the inner packet's; ttl is then for those
+	// that are not IP.
+	TTL, TOS                          uint8
+	InheritTTL, InheritTOS, InheritDF bool
+	UnsetDF                           bool
+	L2ControlPass                     bool
+	Locked                            bool
+	Groups                            bool // the table has entries for group addresses
+	Accept                            []netip.Prefix
+
+	NoFlood, NoMcastFlood, NoBcastFlood bool
+
+	Drops []count.DropCounters // by worker
+}
+
+// Peer is a remote VTEP of one segment.
+type Peer struct {
+	ID      int32 // never reused
+	Port    *Port
+	Nexthop fdb.Nexthop
+	Dest    Destination
+	BUM     RateLimit // of what it floods
+	// Path is the way there with Don't Fragment, and pathFrag without. Only
+	// those that the DF policy needs are set.
+	Path, PathFrag *packet.Path
+	// RemoteBytes and remotePort are its address as it stands in a packet.
+	RemoteBytes string
+	RemotePort  uint16
+	// Headers are the GENEVE headers of datagrams to it; see header.
+	Headers [2][]byte
+	// Outer is the length of all that stands before the inner frame on the
+	// wire: IP, UDP and GENEVE header.
+	Outer int
+	*PeerState
+}
+
+// PeerState is what changes about a peer while snapshots come and go.
+type PeerState struct {
+	// Limit is the longest inner frame that the path carries whole, in
+	// bytes; 0 while there is no route.
+	Limit atomic.Int32
+	// Refused is the size of the last frame that the kernel refused although it was
+	// within the limit, ceiling what the limit became then, 0: none, and refusals how
+	// often that was in a row.
+	Refused, Ceiling, Refusals atomic.Int32
+	// doubtful: its route is to be asked for again at once.
+	Doubtful atomic.Bool
+	// Blocked says that the route leads into a tunnel device of ours.
+	Blocked atomic.Bool
+	// BUMDue is the state of the limit of what it floods, and flooded counts
+	// what was above it; the watcher has told of toldFloods of these.
+	BUMDue     atomic.Int64
+	Flooded    atomic.Uint64
+	ToldFloods uint64
+
+	Traffic []count.Traffic // by worker
+}
+
+// Header returns the GENEVE header for an inner packet of an IP version.
+func (to *Peer) Header(version uint8) []byte {
+	if version == 6 {
+		return to.Headers[1]
+	}
+	return to.Headers[0]
+}
+
+// NexthopPeers returns the peers behind nh, nil if it is unknown to this
+// snapshot (a worker may read an entry learned under a newer one).
+func (s *Segment) NexthopPeers(nh fdb.Nexthop) []*Peer {
+	if int(nh) >= len(s.Nexthops) {
+		return nil
+	}
+	return s.Nexthops[nh]
+}
+
+// learnedFrom reports whether a frame from a peer may carry a source address
+// that is pinned to nh: one host can be several destinations.
+func (s *Segment) learnedFrom(nh fdb.Nexthop, from *Peer) bool {
+	return slices.ContainsFunc(s.NexthopPeers(nh), func(p *Peer) bool { return p.Dest.Remote.Addr() == from.Dest.Remote.Addr() })
+}
+
+// Refuse takes note of a frame of size bytes that the kernel refused as too long for
+// the path: from now on what is sent is shorter. It reports whether the route is to be
+// asked for again. Workers call it.
+func (p *Peer) Refuse(size int) bool {
+	least := MinMTU
+	if p.Dest.Remote.Addr().Is6() {
+		least = MinIPv6
+	}
+	for {
+		limit := p.Limit.Load()
+		if int(limit) < size {
+			return false // an older one, which was under way when the first was refused
+		}
+		if size <= least-p.Outer {
+			return !p.Doubtful.Swap(true)
+		}
+		lower := int32(max(size-refusedStep<<min(p.Refusals.Load(), 10), least-p.Outer))
+		if p.Limit.CompareAndSwap(limit, lower) {
+			p.Refused.Store(int32(size))
+			p.Ceiling.Store(lower)
+			p.Refusals.Add(1)
+			p.Doubtful.Store(true)
+			return true
+		}
+	}
+}
+
+// Admitted returns the peer that a datagram is from, and the segment that it
+// is for; nil if nobody admits it.
+func (snap *Snapshot) Admitted(key Admission) (*Peer, *Segment) {
+	if p := snap.Admit[key]; p != nil {
+		return p, p.Port.Segment
+	}
+	for _, p := range snap.Sources[key.From()] {
+		if seg := p.Port.Trunk.ByVNI[key.VNI]; seg != nil {
+			return p, seg
+		}
+	}
+	return nil, nil
+}
+
+// Listening returns whether there is a tunnel with a VNI on a socket, and the
+// port of one that lets in who is not known yet.
+func (snap *Snapshot) Listening(key VNIKey) (known bool, open *Port) {
+	_, known = snap.VNIs[key]
+	open = snap.Open[key]
+	for _, p := range snap.Trunks[key.Socket] {
+		if p.Trunk.ByVNI[key.VNI] != nil {
+			known = true
+			if len(p.Segment.Accept) > 0 {
+				open = p
+			}
+		}
+	}
+	return known, open
+}
+
+// IsOwn reports whether a device is one of ours, or stacked on one.
+func (snap *Snapshot) IsOwn(ifindex int32) bool {
+	for _, own := range snap.Own {
+		if own == ifindex {
+			return true
+		}
+	}
+	return false
+}
+
+// Refuse takes back the ability to write super-frames of a GSO type.
+func (p *Port) Refuse(gso uint8) {
+	lost := packet.OffloadUSO
+	switch gso {
+	case packet.GSOTCPv4:
+		lost = packet.OffloadTSO4
+	case packet.GSOTCPv6:
+		lost = packet.OffloadTSO6
+	}
+	p.Offload.And(^uint32(lost))
+}
+
+// Accepted reports whether a source may be let in.
+func Accepted(accept []netip.Prefix, source netip.Addr) bool {
+	return slices.ContainsFunc(accept, func(a netip.Prefix) bool { return a.Contains(source) })
+}
+
+// SocketByID returns a socket that is in the snapshot.
+func (snap *Snapshot) SocketByID(id uint32) *Socket {
+	return snap.Sockets[slices.IndexFunc(snap.Sockets, func(s *Socket) bool { return s.ID == id })]
+}
