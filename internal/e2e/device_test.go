@@ -76,7 +76,10 @@ func TestGroupDeviceComesBack(t *testing.T) {
 			wire(a, b)
 			var all []*gvtep
 			for i, h := range []*host{a, b} {
-				all = append(all, h.tunnel("gnv0", "--id", "42", "--group", group, "--dev", "veth0", "--address", fmt.Sprintf("192.0.2.%d/24", i+1)))
+				g := h.launch(built(t), newInstance(), "gnv0", "--id", "42", "--group", group, "--dev", "veth0", "--address", fmt.Sprintf("192.0.2.%d/24", i+1))
+				// It is not ready without a way to the group.
+				h.ok(15*time.Second, g.binary, "-i", g.instance, "wait", "gnv0", "--for", "up", "--timeout", "10s")
+				all = append(all, g)
 			}
 			works := func(when string) {
 				t.Helper()
