@@ -25,7 +25,7 @@ fail() { printf 'systemd.sh: %s\n' "$*" >&2; exit 1; }
 packages=systemd,systemd-sysv,udev,iproute2,iputils-ping,kmod,socat
 without=(/usr/share/{doc,man,locale,i18n,zoneinfo,info,lintian} /usr/lib/x86_64-linux-gnu/gconv)
 modules=(drivers/net/tun drivers/net/veth fs/autofs/autofs4 net/ipv4/udp_diag net/ipv4/inet_diag
-  net/ipv4/esp4 net/xfrm/xfrm_algo net/xfrm/xfrm_user crypto/authenc crypto/echainiv)
+  net/ipv4/esp4 net/xfrm/xfrm_algo net/xfrm/xfrm_user crypto/authenc crypto/echainiv crypto/drbg crypto/jitterentropy_rng)
 
 # populate DIR: what makes a root file system of Debian's packages start here.
 # mmdebstrap runs it, with apt set up for that file system.
