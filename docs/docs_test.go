@@ -78,7 +78,10 @@ func code(text string) (all []string) {
 func texts(t *testing.T) (all []string) {
 	t.Helper()
 	verb := regexp.MustCompile(`%(\[\d+\])?[-+# 0]*[\d.]*[a-zA-Z]`)
-	for _, dir := range []string{"cmd/gvtep", "cmd/internal/control", "config", "tap", "udp", "vtep", "vtep/internal/work", "fdb"} {
+	for _, dir := range []string{
+		"cmd/gvtep", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/view",
+		"config", "tap", "udp", "vtep", "vtep/internal/work", "fdb",
+	} {
 		names, err := filepath.Glob("../" + dir + "/*.go")
 		if err != nil || len(names) == 0 {
 			t.Fatalf("no source in %s: %v", dir, err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"gvtep/cmd/internal/build"
 	"gvtep/cmd/internal/control"
 )
 
@@ -113,7 +114,7 @@ func TestBatchForgetsFlags(t *testing.T) {
 	a := newApp(t.TempDir())
 	a.in, a.out, a.errOut = strings.NewReader("-j -p version\nversion\nversion --daemon --timeout 50ms\nversion\n"), &out, &errOut
 	a.execute([]string{"--force", "-b", "-"})
-	want := fmt.Sprintf("gvtep %s %s\n", buildVersion().Version, buildVersion().GoVersion)
+	want := fmt.Sprintf("gvtep %s %s\n", build.Read(version).Version, build.Read(version).GoVersion)
 	if got := out.String(); strings.Count(got, want) != 2 || !strings.HasPrefix(got, "{\n") {
 		t.Errorf("%s\nwant JSON, and twice %s", got, want)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/logging"
 	"gvtep/config"
 )
 
@@ -173,7 +174,7 @@ passes gvtep check. Nothing is changed in the kernel.`,
 		ValidArgsFunction: completeFiles,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if f, ok := a.in.(*os.File); ok && len(args) == 0 && isTerminal(f) {
+		if f, ok := a.in.(*os.File); ok && len(args) == 0 && logging.IsTerminal(f) {
 			return inCommand(cmd, errors.New("no FILE: ip -d -j link show type vxlan | gvtep config import -"))
 		}
 		if len(args) == 0 {

@@ -10,10 +10,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"gvtep/cmd/internal/control"
 	"gvtep/config"
 )
+
+// errNotFound has the words of the kernel, which scripts look for.
+var errNotFound = reworded{"No such file or directory", unix.ENOENT}
 
 func (a *app) fdbCmd() *cobra.Command {
 	const filter = "[dev NAME] [dst ADDR] [vni VNI] [vlan VID] [state STATE] [dynamic]"

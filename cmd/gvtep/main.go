@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/build"
 	"gvtep/cmd/internal/control"
 	"gvtep/config"
 )
@@ -70,7 +71,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs, // an unknown command is refused in RunE, in our voice
-		Version:       buildVersion().Version,
+		Version:       build.Read(version).Version,
 	}
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {

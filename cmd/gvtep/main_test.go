@@ -19,13 +19,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
 	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/logging"
 	scrapes "gvtep/cmd/internal/metrics"
+	"gvtep/cmd/internal/view"
 	"gvtep/config"
 	"gvtep/fdb"
 	"gvtep/internal/netio"
@@ -129,7 +129,7 @@ func labCondition() (bool, error) {
 type fakeSource struct {
 	control.Source // nothing of it can be changed
 	instance       string
-	logs           *logState
+	logs           *logging.State
 	ready, stuck   bool
 }
 
@@ -147,11 +147,11 @@ func fakeState(ready bool) vtep.State {
 		return p
 	}
 	gnv0 := vtep.TunnelState{
-		Config: vtepTunnel(&config.Tunnel{
-			Name: "gnv0", VNI: 200, Local: netip.MustParseAddr("192.0.2.1"), Peers: []config.Peer{{Remote: netip.MustParseAddr("192.0.2.2")}}, DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535,
-			TTL: 64, DF: config.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096, Up: true,
-			Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")},
-		}),
+		Config: vtep.Tunnel{
+			VNI: 200, Local: netip.MustParseAddr("192.0.2.1"), Peers: []vtep.Peer{{Remote: netip.MustParseAddr("192.0.2.2")}}, DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535,
+			TTL: 64, DF: vtep.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,
+			Device: netio.DeviceOptions{Name: "gnv0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")}},
+		},
 		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Up: true, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
 		Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6 | packet.OffloadUSO,
 		Stats:   count.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
@@ -172,10 +172,11 @@ func fakeState(ready bool) vtep.State {
 	gnv0.Answered, gnv0.TooBig, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 4, 11, 1
 	gnv0.Drops.Rx[count.DropUnknownPeer], gnv0.Drops.Rx[count.DropECN], gnv0.Drops.Tx[count.DropTooBig] = 9, 1, 3
 	gnv3 := vtep.TunnelState{
-		Config: vtepTunnel(&config.Tunnel{
-			Name: "gnv3", VNI: 3, L3: true, Local: netip.IPv6Unspecified(), Peers: []config.Peer{{Remote: netip.MustParseAddr("2001:db8::9")}}, DstPort: 6082,
-			Dev: "eth0", TTL: config.Inherit, TOS: config.Inherit, DF: config.DFUnset, ZeroCsum6: true, Netns: "blue", Persist: true, VLANDrop: true, L2ControlPass: true,
-		}),
+		Config: vtep.Tunnel{
+			VNI: 3, Local: netip.IPv6Unspecified(), Peers: []vtep.Peer{{Remote: netip.MustParseAddr("2001:db8::9")}}, DstPort: 6082,
+			Dev: "eth0", TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFUnset, ZeroCsum6: true, VLANDrop: true, L2ControlPass: true,
+			Device: netio.DeviceOptions{Name: "gnv3", L3: true, Netns: "blue", Persist: true},
+		},
 		Ifindex: 8, MTU: 1400, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
 	}
 	gnv3.Peers[0].Flood, gnv3.Peers[0].Routes = false, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/48")}
@@ -193,13 +194,19 @@ func (f fakeSource) Health() control.Health {
 	return control.Health{Ready: f.ready}
 }
 
-func (f fakeSource) LogLevel() control.LogLevel { return f.logs.LogLevel() }
+func (f fakeSource) LogLevel() control.LogLevel { return view.LogLevel(f.logs.Level()) }
 
-func (f fakeSource) SetLogLevel(w control.LogLevelWrite) error { return f.logs.SetLogLevel(w) }
+func (f fakeSource) SetLogLevel(w control.LogLevelWrite) error {
+	if err := f.logs.SetLevel(w.Level, w.For); err != nil {
+		return &control.UsageError{Text: err.Error()}
+	}
+	return nil
+}
 
 func (f fakeSource) Metrics() http.Handler {
 	return scrapes.Handler(scrapes.New(scrapes.Build{Version: "v0.1.0", Revision: "abc", GoVersion: "go"}, func() scrapes.Snapshot {
-		return scrapes.Snapshot{State: fakeState(f.ready), Reloaded: true, ReloadedAt: begin, Logged: f.logs.counts(), MaxPeers: 10}
+		logged, _ := f.logs.Counts()
+		return scrapes.Snapshot{State: fakeState(f.ready), Reloaded: true, ReloadedAt: begin, Logged: logged, MaxPeers: 10}
 	}))
 }
 
@@ -208,7 +215,7 @@ func (f fakeSource) Status(details bool) control.Status {
 	if f.stuck {
 		state.Stuck, state.Faults = []int{1}, []string{vtep.StuckText([]int{1})}
 	}
-	s := statusOf(state, f.instance, "v0.1.0", begin)
+	s := view.Status(state, f.instance, "v0.1.0", begin)
 	s.PID = 4242
 	if details {
 		s.Config, s.Go = "/etc/gvtep/p1.toml", &control.Runtime{HeapObjects: 12345, Goroutines: 7}
@@ -237,7 +244,7 @@ func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
 	if !changes.Empty() {
 		drift = append(drift, control.DeviceFault{Ifname: "gnv0", Fault: "device gnv0 lacks address 192.0.2.1/24: it was deleted by hand"})
 	}
-	out := reloadOf("/etc/gvtep/p1.toml", changes, cfg, drift)
+	out := view.Reload("/etc/gvtep/p1.toml", changes, cfg, drift)
 	out.Applied = !req.DryRun
 	return out, nil
 }
@@ -245,7 +252,7 @@ func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
 func (f fakeSource) Tunnels() (out []control.Tunnel) {
 	s := fakeState(f.ready)
 	for i := range s.Tunnels {
-		out = append(out, tunnelOf(&s.Tunnels[i], s.Workers, begin))
+		out = append(out, view.Tunnel(&s.Tunnels[i], s.Workers, begin))
 	}
 	return out
 }
@@ -262,13 +269,13 @@ func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
 	flood := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv0", ID: gnv0.VNI, Flood: true, Remote: remote}
 	v6 := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv3", ID: gnv3.VNI, Flood: true, Remote: netip.MustParseAddrPort("[2001:db8::9]:6082")}
 	all := []control.FDBEntry{
-		entryOf(&flood, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", ID: gnv0.VNI, Remote: other}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1"}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
-		entryOf(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Local: true}, gnv0),
-		entryOf(&v6, gnv3),
+		view.Entry(&flood, gnv0),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", ID: gnv0.VNI, Remote: other}, gnv0),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1"}, gnv0),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
+		view.Entry(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Local: true}, gnv0),
+		view.Entry(&v6, gnv3),
 	}
 	return slices.DeleteFunc(all, func(e control.FDBEntry) bool {
 		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != *e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst
@@ -298,7 +305,7 @@ func (f fakeSource) Events(context.Context) iter.Seq[control.Event] {
 			{Time: begin, Object: "fdb", Action: "moved", Tunnel: "gnv0", MAC: packet.MAC{2, 0, 0, 0, 2, 0x10}, Remote: remote, From: old, State: fdb.Static},
 			{Time: begin, Object: "fdb", Action: "new", Tunnel: "gnv0", MAC: packet.MAC{2, 0, 0, 0, 2, 0xaa}, Local: true, State: fdb.Dynamic},
 		} {
-			if !yield(eventOf(e)) {
+			if !yield(view.Event(e)) {
 				return
 			}
 		}
@@ -310,9 +317,13 @@ func (f fakeSource) Events(context.Context) iter.Seq[control.Event] {
 func fakeDaemon() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	l, err := control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
+	_, logs, err := logging.New(os.Stderr, "info", "json")
+	var l net.Listener
 	if err == nil {
-		err = control.Serve(ctx, l, control.NewDoor(fakeSource{logs: newLogState("info"), instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")}))
+		l, err = control.Listen(control.SocketPath(os.Getenv("RUN"), os.Args[1]))
+	}
+	if err == nil {
+		err = control.Serve(ctx, l, control.NewDoor(fakeSource{logs: logs, instance: os.Args[1], ready: len(os.Args) == 2, stuck: slices.Contains(os.Args[2:], "stuck")}))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fake:", err)
@@ -353,35 +364,6 @@ func TestSize(t *testing.T) {
 		if got := size(n); got != want {
 			t.Errorf("size(%d) = %s, want %s", n, got, want)
 		}
-	}
-}
-
-func TestVtepTunnel(t *testing.T) {
-	addr := netip.MustParseAddr
-	in := config.Tunnel{
-		Name: "gnv0", VNI: 5, L3: true, Local: addr("::"), Peers: []config.Peer{{Remote: addr("fe80::2"), Name: "x", Port: 9, NoFlood: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, {Remote: addr("2001:db8::2")}}, Dev: "eth0",
-		DstPort: 1, SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: config.Inherit, TOS: config.Inherit, DF: config.DFInherit,
-		UDPCsum: true, ZeroCsum6: true, AcceptZ6: true, Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
-		MTU: 1300, LLAddr: "02:00:00:00:00:01", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Netns: "blue", Master: "br0",
-		TxQueue: 11, Persist: true, Offload: config.OffloadAuto,
-		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
-		NoFlood: true, NoMcastFlood: true, NoBcastFlood: true, BUMLimit: 5, Locked: true, NoMoveDamping: true, NeighSuppress: true,
-		Entries: []config.Entry{{LLAddr: "02:00:00:00:00:02", State: "static", Dst: addr("fe80::3"), Port: 4, HasVNI: true, Via: "eth1"}},
-	}
-	want := vtep.Tunnel{
-		VNI: 5, Device: netio.DeviceOptions{
-			Name: "gnv0", L3: true, MTU: 1300, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Addresses: in.Addresses, Netns: "blue", Master: "br0",
-			Persist: true, TxQueue: 11, Offload: true, Down: true,
-		},
-		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0"), Name: "x", Port: 9, NoFlood: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, {Remote: addr("2001:db8::2")}},
-		SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFInherit, UDPCsum: true, ZeroCsum6: true, AcceptZ6: true,
-		Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
-		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("::/0")}, NoFlood: true, NoMcastFlood: true, NoBcastFlood: true,
-		BUMLimit: 5, Locked: true, NoMoveDamping: true, NeighSuppress: true,
-		Entries: []vtep.Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 2}, State: fdb.Static, Remote: addr("fe80::3%eth1"), Port: 4, HasVNI: true, Via: "eth1"}},
-	}
-	if d := cmp.Diff(want, vtepTunnel(&in), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
-		t.Errorf("(-want +got)\n%s", d)
 	}
 }
 

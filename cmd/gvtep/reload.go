@@ -1,222 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"gvtep/cmd/internal/control"
-	"gvtep/config"
-	"gvtep/vtep"
 )
-
-// reloader brings a running endpoint in line with its configuration.
-type reloader struct {
-	daemon   *daemon
-	endpoint *vtep.Endpoint
-
-	one     sync.Mutex // held by one reload at a time, also while it reads files
-	mu      sync.Mutex
-	path    string // "": there is none
-	running config.Config
-	// Whether the configuration was loaded when last tried, and when it was.
-	loaded   bool
-	loadedAt time.Time
-	changed  func() // called after a change was made
-}
-
-// hooksConfig is [hooks] as it is now.
-func (r *reloader) hooksConfig() *config.Hooks {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h := r.running.Hooks
-	return &h
-}
-
-// onSignal reloads with each SIGHUP.
-func (r *reloader) onSignal(ctx context.Context, hangups <-chan os.Signal) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangups:
-			_, _ = r.Reload(control.ReloadRequest{}) // it logs what became of it
-		}
-	}
-}
-
-// config is the path of the configuration.
-func (r *reloader) config() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.path
-}
-
-// outcome is what became of the last try to load the configuration, and what
-// of it the metrics follow.
-func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.loaded, r.loadedAt, r.running.Metrics.Peers
-}
-
-// Reload makes the differences between what runs and what the files say, all
-// of them or none.
-func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
-	r.one.Lock()
-	defer r.one.Unlock()
-	log, manager := r.daemon.log, r.daemon.manager
-	if !req.DryRun {
-		if err := manager.Reloading(); err != nil {
-			log.Warn("the service manager does not hear us", zap.NamedError("err", err))
-		}
-		// It waits for this also when nothing was reloaded.
-		defer r.daemon.notify("READY=1")
-	}
-	out, err := r.reload(req)
-	switch {
-	case req.DryRun:
-	case err != nil:
-		r.tried(false)
-		r.daemon.notify("STATUS=not reloaded: " + strings.ReplaceAll(err.Error(), "\n", "; "))
-		log.Error("not reloaded; what ran before goes on", zap.NamedError("err", err))
-	default:
-		r.tried(true)
-		r.changed()
-		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
-			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
-	}
-	return out, err
-}
-
-// tried notes whether the configuration was loaded.
-func (r *reloader) tried(loaded bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.loaded = loaded; loaded {
-		r.loadedAt = time.Now()
-	}
-}
-
-// reload waits for files without r.mu, which all others need.
-func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err error) {
-	path := firstOf(req.Config, r.config())
-	if path == "" {
-		return out, errors.New("this instance has its tunnel from the command line: name a PATH to load")
-	}
-	if !filepath.IsAbs(path) {
-		return out, fmt.Errorf("%s: want an absolute path", path)
-	}
-	cfg, err := loadConfig(path, r.daemon.amend)
-	if err != nil {
-		var faults config.Errors
-		if errors.As(err, &faults) {
-			return out, &control.InvalidError{Text: faults.Error(), Faults: len(faults)}
-		}
-		return out, &control.InvalidError{Text: err.Error(), Faults: 1}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.daemon.named || cfg.Instance == "" {
-		cfg.Instance = r.running.Instance
-	}
-	// A tunnel whose device was deleted carries nothing: it is made anew.
-	running, dead := r.running, []string(nil)
-	running.Tunnels = slices.Clone(running.Tunnels)
-	for _, t := range r.endpoint.State().Tunnels {
-		name := t.Config.Device.Name
-		isIt := func(c config.Tunnel) bool { return c.Name == name }
-		switch {
-		case !slices.ContainsFunc(cfg.Tunnels, isIt):
-		case t.Failed:
-			dead = append(dead, name)
-			running.Tunnels = slices.DeleteFunc(running.Tunnels, isIt)
-			fallthrough
-		default:
-			for _, fault := range t.Faults {
-				out.Faults = append(out.Faults, control.DeviceFault{Ifname: name, Fault: fault})
-			}
-		}
-	}
-	changes := config.Diff(running, cfg)
-	out = reloadOf(path, changes, cfg, out.Faults)
-	if req.DryRun {
-		return out, nil
-	}
-	if len(dead) > 0 {
-		if err := r.endpoint.Apply(vtep.Change{Remove: dead}); err != nil {
-			return control.Reload{}, err
-		}
-		r.running = running
-	}
-
-	now := cfg
-	now.Tunnels = slices.Clone(cfg.Tunnels)
-	at := make(map[string]int, len(now.Tunnels))
-	for i, t := range now.Tunnels {
-		at[t.Name] = i
-	}
-	change := vtep.Change{Remove: changes.Removed, Add: vtepTunnels(changes.Added)}
-	for _, t := range changes.Changed {
-		now.Tunnels[at[t.Now.Name]] = t.Now
-		if t.Live() {
-			change.Set = append(change.Set, vtepTunnel(&t.Now))
-		}
-	}
-	if err := r.endpoint.Apply(change); err != nil {
-		return control.Reload{}, err
-	}
-	var others []string
-	for _, f := range out.Faults {
-		if !slices.Contains(dead, f.Ifname) {
-			others = append(others, f.Ifname)
-		}
-	}
-	if err := r.endpoint.Restore(others...); err != nil {
-		r.daemon.log.Warn("a device is not as configured", zap.NamedError("err", err))
-	}
-	r.daemon.level.configure(cfg.Log.Level)
-	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
-	r.running, r.path = config.KeepProcess(r.running, now), path
-	out.Applied = true
-	r.daemon.warn(changes.Added)
-	r.daemon.warnHooks(&cfg.Hooks)
-	return out, nil
-}
-
-// reloadOf tells of changes in the words of the control socket.
-func reloadOf(path string, c config.Changes, cfg config.Config, faults []control.DeviceFault) control.Reload {
-	out := control.Reload{
-		Config: path, Tunnels: len(cfg.Tunnels), Restart: c.Restart(),
-		Added: []string{}, Removed: []string{}, Changed: []control.TunnelChange{}, Process: keysOf(c.Process),
-		Faults: append([]control.DeviceFault{}, faults...),
-	}
-	for _, t := range c.Added {
-		out.Added = append(out.Added, t.Name)
-	}
-	out.Removed = append(out.Removed, c.Removed...)
-	for _, t := range c.Changed {
-		out.Changed = append(out.Changed, control.TunnelChange{Ifname: t.Tunnel.Name, Keys: keysOf(t.Keys)})
-	}
-	return out
-}
-
-func keysOf(keys []config.KeyChange) []control.KeyChange {
-	out := make([]control.KeyChange, len(keys))
-	for i, k := range keys {
-		out[i] = control.KeyChange(k)
-	}
-	return out
-}
 
 func (a *app) reloadCmd() *cobra.Command {
 	return a.changing("reload [PATH]", "apply what has changed in the configuration, all or nothing",
@@ -264,7 +58,7 @@ func (a *app) printReload(r control.Reload) {
 			if !k.Live {
 				mark, later = a.paint(red, "!"), "  (takes a restart)"
 			}
-			fmt.Fprintf(a.out, "%s %s: %s -> %s%s\n", mark, name+k.Key, firstOf(k.Old, "none"), firstOf(k.New, "none"), later)
+			fmt.Fprintf(a.out, "%s %s: %s -> %s%s\n", mark, name+k.Key, cmp.Or(k.Old, "none"), cmp.Or(k.New, "none"), later)
 		}
 	}
 	keys("", r.Process)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/logging"
 )
 
 func (a *app) showCmd() *cobra.Command {
@@ -194,11 +196,11 @@ func (a *app) peerLine(p control.Peer) string {
 		}
 		return s
 	}
-	line := fmt.Sprintf("  peer %s%s  %s  %s  rx %s  tx %s", name, hostPort(p.Remote.String(), p.Port), flood,
+	line := fmt.Sprintf("  peer %s%s  %s  %s  rx %s  tx %s", name, netip.AddrPortFrom(p.Remote, p.Port).String(), flood,
 		a.seen(p.SeenAgo), traffic(p.RX), traffic(p.TX))
 	switch p.Origin {
 	case "group", "fdb":
-		line = fmt.Sprintf("  %s %s  %s  tx %s", p.Origin, hostPort(p.Remote.String(), p.Port), flood, traffic(p.TX))
+		line = fmt.Sprintf("  %s %s  %s  tx %s", p.Origin, netip.AddrPortFrom(p.Remote, p.Port).String(), flood, traffic(p.TX))
 	case "accept":
 		line += "   dynamic"
 	}
@@ -241,7 +243,7 @@ func (a *app) seen(ago *float64) string {
 func (a *app) paint(color, text string) string {
 	on := a.color == "always"
 	if f, ok := a.out.(*os.File); ok && a.color == "auto" {
-		on = isTerminal(f) && os.Getenv("NO_COLOR") == ""
+		on = logging.IsTerminal(f) && os.Getenv("NO_COLOR") == ""
 	}
 	if !on {
 		return text
@@ -316,13 +318,6 @@ func plural(n int, word string) string {
 	return word + "s"
 }
 
-func hostPort(host string, port uint16) string {
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return fmt.Sprintf("%s:%d", host, port)
-}
-
 func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
@@ -369,7 +364,7 @@ func (a *app) statusLines(s control.Status) []string {
 		if sock.Dev != "" {
 			dev = "  dev " + sock.Dev
 		}
-		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", hostPort(sock.Local.String(), sock.Port), dev, sock.Overflows))
+		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", netip.AddrPortFrom(sock.Local, sock.Port).String(), dev, sock.Overflows))
 	}
 	return append(lines, fmt.Sprintf("  drops of no tunnel %d%s", s.Drops.Total(), reasons(s.Drops)))
 }

@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
+	"gvtep/cmd/internal/build"
 	"gvtep/cmd/internal/control"
 )
 
@@ -14,40 +14,10 @@ import (
 // something that Go finds no version for. Else the build info has it.
 var version string
 
-// build is what a binary knows about its making.
-type build struct {
-	Version   string `json:"version"`
-	Revision  string `json:"revision,omitempty"`
-	Time      string `json:"time,omitempty"`
-	Modified  bool   `json:"modified"`
-	GoVersion string `json:"goversion"`
-	Daemon    string `json:"daemon,omitempty"` // version of the running daemon
-}
-
-func buildVersion() build {
-	b := build{Version: "unknown"}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return b
-	}
-	b.GoVersion = info.GoVersion
-	if info.Main.Version != "" {
-		b.Version = info.Main.Version
-	}
-	if version != "" {
-		b.Version = version
-	}
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			b.Revision = s.Value
-		case "vcs.time":
-			b.Time = s.Value
-		case "vcs.modified":
-			b.Modified = s.Value == "true"
-		}
-	}
-	return b
+// versions is what gvtep version -j prints.
+type versions struct {
+	build.Info
+	Daemon string `json:"daemon,omitempty"` // version of the running daemon
 }
 
 func (a *app) versionCmd() *cobra.Command {
@@ -61,7 +31,7 @@ func (a *app) versionCmd() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&daemon, "daemon", false, "ask the daemon, too")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		b := buildVersion()
+		b := versions{Info: build.Read(version)}
 		if daemon {
 			ask := a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
 				s, err := c.Status(ctx, false)

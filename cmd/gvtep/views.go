@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -49,7 +51,7 @@ var peerColumns = []column[peerOfTunnel]{
 	{"ifname", func(p peerOfTunnel) any { return p.Ifname }},
 	{"kind", func(peerOfTunnel) any { return "peer" }},
 	{"remote", func(p peerOfTunnel) any { return p.Remote.String() }},
-	{"endpoint", func(p peerOfTunnel) any { return hostPort(p.Remote.String(), p.Port) }},
+	{"endpoint", func(p peerOfTunnel) any { return netip.AddrPortFrom(p.Remote, p.Port).String() }},
 	{"name", func(p peerOfTunnel) any { return p.Name }},
 	{"origin", func(p peerOfTunnel) any { return p.Origin }},
 	{"flood", func(p peerOfTunnel) any { return p.Flood }},
@@ -170,7 +172,7 @@ func (r record) line() string {
 			words[i] = map[bool]string{true: "on", false: "off"}[v]
 		case string:
 			// Of these only errors could have such bytes.
-			words[i] = firstOf(strings.Join(strings.FieldsFunc(v, func(r rune) bool { return r < ' ' }), " "), "-")
+			words[i] = cmp.Or(strings.Join(strings.FieldsFunc(v, func(r rune) bool { return r < ' ' }), " "), "-")
 		default:
 			words[i] = fmt.Sprint(v)
 		}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"fmt"
@@ -21,13 +21,13 @@ func TestHookReadsEnv(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	d := &daemon{log: zap.NewNop(), manager: m, runHooks: true}
+	d := &daemon{Options: Options{Log: zap.NewNop(), Manager: m, Hooks: true}}
 	r := &reloader{running: config.Config{Hooks: config.Hooks{Up: []string{"/bin/true"}, Down: []string{"/bin/false"}}}}
 	a := newAttendant(d, nil, nil, r, dir)
-	a.hooks.queue = make(chan happening) // each is taken at once, or not at all
+	a.programs.queue = make(chan happening) // each is taken at once, or not at all
 	seen := make(chan error)
 	go func() {
-		for what := range a.hooks.queue {
+		for what := range a.programs.queue {
 			_, err := os.Stat(filepath.Join(dir, "gnv0.env"))
 			if up := what.hook == "on-up"; up != (err == nil) {
 				seen <- fmt.Errorf("%s: the file is there: %t", what.hook, !up)
@@ -36,14 +36,14 @@ func TestHookReadsEnv(t *testing.T) {
 			}
 		}
 	}()
-	defer close(a.hooks.queue)
+	defer close(a.programs.queue)
 	called, k := 0, &attended{}
 	step := func(up bool, do func()) {
 		t.Helper()
 		k.brief = vtep.Brief{Name: "gnv0", Up: up, MTU: 1450}
-		a.hooks.lost = 0
+		a.programs.lost = 0
 		do()
-		if a.hooks.lost > 0 {
+		if a.programs.lost > 0 {
 			return // nobody was ready to take it
 		}
 		called++
@@ -59,5 +59,16 @@ func TestHookReadsEnv(t *testing.T) {
 	}
 	if called == 0 {
 		t.Error("no hook was called")
+	}
+}
+
+func TestEnvFile(t *testing.T) {
+	for name, want := range map[string]string{
+		"gnv0":   "GVTEP_DEV=gnv0\nGVTEP_VNI=7\nGVTEP_MTU=1450\n",
+		"a;b'$c": `GVTEP_DEV='a;b'\''$c'` + "\nGVTEP_VNI=7\nGVTEP_MTU=1450\n",
+	} {
+		if got := envFile(&vtep.Brief{Name: name, VNI: 7, MTU: 1450}); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package logging
 
 import (
 	"encoding/binary"
@@ -67,7 +67,7 @@ func priority(l zapcore.Level) string {
 
 // encodeJournal encodes a message for the journal, with its fields as fields of
 // the journal: GVTEP_DEVICE, GVTEP_VNI, GVTEP_REMOTE and so on.
-func encodeJournal(e zapcore.Entry, fields []zapcore.Field) (logRecord, error) {
+func encodeJournal(e zapcore.Entry, fields []zapcore.Field) (record, error) {
 	// The fields are in the message as well: journalctl shows nothing else
 	// unless it is asked to.
 	message := e.Message
@@ -86,12 +86,12 @@ func encodeJournal(e zapcore.Entry, fields []zapcore.Field) (logRecord, error) {
 	b = appendJournal(b, "MESSAGE", message)
 	b = appendJournal(b, "PRIORITY", priority(e.Level))
 	b = appendJournal(b, "SYSLOG_IDENTIFIER", "gvtep")
-	return logRecord{text: fmt.Appendf(nil, "%s %s\n", e.Level.CapitalString(), message), entry: b}, nil
+	return record{text: fmt.Appendf(nil, "%s %s\n", e.Level.CapitalString(), message), entry: b}, nil
 }
 
 // write sends one entry. What the journal does not take in time goes to the
 // other place.
-func (j *journal) write(r logRecord) error {
+func (j *journal) write(r record) error {
 	if r.entry != nil {
 		j.conn.SetWriteDeadline(time.Now().Add(journalPatience))
 		if _, err := j.conn.Write(r.entry); err == nil {

@@ -1,4 +1,4 @@
-package main
+package logging
 
 import (
 	"errors"
@@ -23,7 +23,7 @@ type slowLog struct {
 	lines []string
 }
 
-func (s *slowLog) write(r logRecord) error {
+func (s *slowLog) write(r record) error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	if s.fail != nil {
@@ -35,22 +35,22 @@ func (s *slowLog) write(r logRecord) error {
 	return nil
 }
 
-func gap(lost uint64) logRecord { return logRecord{text: fmt.Append(nil, "gap ", lost)} }
+func gap(lost uint64) record { return record{text: fmt.Append(nil, "gap ", lost)} }
 
-// TestLogQueue: order is kept, what does not fit is dropped, and said where it
+// TestQueue: order is kept, what does not fit is dropped, and said where it
 // is missing.
-func TestLogQueue(t *testing.T) {
+func TestQueue(t *testing.T) {
 	var s slowLog
-	q := newLogQueue(s.write, gap)
+	q := newQueue(s.write, gap)
 	filler := strings.Repeat("x", 1<<10)
 	const n = 3 << 10 // three times what fits
 	s.gate.Lock()
 	for i := range n {
-		q.put(logRecord{text: fmt.Appendf(nil, "%d %s", i, filler)})
+		q.put(record{text: fmt.Appendf(nil, "%d %s", i, filler)})
 	}
 	dropped := q.dropped.Load()
-	if q.mu.Lock(); q.bytes > logRoom {
-		t.Errorf("%d bytes wait, want at most %d", q.bytes, logRoom)
+	if q.mu.Lock(); q.bytes > room {
+		t.Errorf("%d bytes wait, want at most %d", q.bytes, room)
 	}
 	q.mu.Unlock()
 	s.gate.Unlock()
@@ -82,11 +82,11 @@ func TestLogQueue(t *testing.T) {
 	}
 }
 
-// TestLogQueueFails: what cannot be written is counted once, and told when the
+// TestQueueFails: what cannot be written is counted once, and told when the
 // next can.
-func TestLogQueueFails(t *testing.T) {
+func TestQueueFails(t *testing.T) {
 	s := slowLog{fail: errors.New("broken pipe")}
-	q := newLogQueue(s.write, gap)
+	q := newQueue(s.write, gap)
 	const n = 100
 	for range n {
 		fmt.Fprint(q, "lost")
@@ -106,16 +106,16 @@ func TestLogQueueFails(t *testing.T) {
 	}
 }
 
-// TestLogQueueClose: a writer that hangs holds nobody up for long.
-func TestLogQueueClose(t *testing.T) {
+// TestQueueClose: a writer that hangs holds nobody up for long.
+func TestQueueClose(t *testing.T) {
 	var s slowLog
-	q := newLogQueue(s.write, gap)
+	q := newQueue(s.write, gap)
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	fmt.Fprint(q, "stuck")
 	start := time.Now()
 	q.close()
-	if took := time.Since(start); took < logFarewell {
+	if took := time.Since(start); took < farewell {
 		t.Errorf("it took %s, want the whole farewell", took)
 	}
 }
@@ -138,7 +138,7 @@ func TestJournalHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := newLogState("info")
+	state := newState("info")
 	log := state.logger(j.write, encodeJournal)
 	const n = 20000
 	done := make(chan struct{})
@@ -153,7 +153,7 @@ func TestJournalHangs(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("whoever logs waits for the journal")
 	}
-	if lost := state.queue.dropped.Load(); lost == 0 || state.counts()["info"] != n {
-		t.Errorf("%d dropped of %d, want some of %d", lost, state.counts()["info"], n)
+	if logged, lost := state.Counts(); lost == 0 || logged["info"] != n {
+		t.Errorf("%d dropped of %d, want some of %d", lost, logged["info"], n)
 	}
 }

@@ -1,112 +1,25 @@
-package main
+// Package view tells the state of an endpoint, and changes of a configuration, in
+// the words of the control socket. Its functions do nothing else.
+package view
 
 import (
-	"context"
 	"fmt"
-	"iter"
+	"net/netip"
 	"os"
-	"runtime"
-	"runtime/metrics"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"gvtep/cmd/internal/control"
+	"gvtep/config"
 	"gvtep/fdb"
-	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
 )
 
-// source tells the control socket what the endpoint is doing.
-type source struct {
-	endpoint *vtep.Endpoint
-	*reloader
-	*logState
-	monitoring
-	instance string
-	version  string
-	runtime  lookout
-}
-
-func newSource(ep *vtep.Endpoint, r *reloader, d *daemon) *source {
-	s := &source{endpoint: ep, reloader: r, logState: d.level, instance: d.instance, version: buildVersion().Version}
-	s.monitoring = newMonitoring(s)
-	return s
-}
-
-func (s *source) Status(details bool) control.Status {
-	st := statusOf(s.endpoint.State(), s.instance, s.version, time.Now())
-	st.Config = s.reloader.config()
-	if details {
-		st.Go = s.runtime.look()
-	}
-	return st
-}
-
-// lookout looks at the Go runtime. It collects garbage first, so that only
-// what lives is counted, but not more than once a second: whoever may ask
-// could otherwise keep a processor busy with it.
-type lookout struct {
-	mu   sync.Mutex
-	at   time.Time
-	last control.Runtime
-}
-
-func (l *lookout) look() *control.Runtime {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if time.Since(l.at) > time.Second {
-		runtime.GC()
-		objects := []metrics.Sample{{Name: "/gc/heap/objects:objects"}}
-		metrics.Read(objects)
-		l.last = control.Runtime{HeapObjects: objects[0].Value.Uint64(), Goroutines: runtime.NumGoroutine()}
-		l.at = time.Now()
-	}
-	last := l.last
-	return &last
-}
-
-func (s *source) Tunnels() []control.Tunnel {
-	state, now := s.endpoint.State(), time.Now()
-	tunnels := make([]control.Tunnel, len(state.Tunnels))
-	for i := range state.Tunnels {
-		tunnels[i] = tunnelOf(&state.Tunnels[i], state.Workers, now)
-	}
-	return tunnels
-}
-
-func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
-	tunnels := map[string]*vtep.Tunnel{}
-	for _, t := range s.endpoint.State().Tunnels {
-		tunnels[t.Config.Device.Name] = &t.Config
-	}
-	entries := []control.FDBEntry{}
-	for _, e := range s.endpoint.FDB() {
-		t := tunnels[e.Tunnel]
-		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN ||
-			f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
-			continue
-		}
-		entries = append(entries, entryOf(&e, t))
-	}
-	return entries
-}
-
-// concerns reports whether an entry is one of a segment: the flood list is one
-// of all segments of a tunnel.
-func concerns(e *vtep.FDBEntry, t *vtep.Tunnel, vni uint32) bool {
-	if !e.Flood {
-		return uint32(e.ID) == vni
-	}
-	return !t.NoVNI && uint32(t.VNI) == vni || slices.ContainsFunc(t.VLANs, func(r vtep.VLANRange) bool {
-		return uint32(r.VNI) <= vni && vni <= uint32(r.VNI)+uint32(r.Last-r.First)
-	})
-}
-
-func statusOf(s vtep.State, instance, version string, now time.Time) control.Status {
+// Status is the daemon as a whole. What only the daemon knows, its configuration and
+// runtime, is not in it.
+func Status(s vtep.State, instance, version string, now time.Time) control.Status {
 	st := control.Status{
 		Instance: instance, PID: os.Getpid(), Version: version,
 		Ready: s.Ready, Started: s.Started, Uptime: seconds(now.Sub(s.Started)),
@@ -127,7 +40,8 @@ func statusOf(s vtep.State, instance, version string, now time.Time) control.Sta
 	return st
 }
 
-func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
+// Tunnel is one tunnel.
+func Tunnel(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 	cfg := &t.Config
 	out := control.Tunnel{
 		Ifindex: t.Ifindex, Ifname: cfg.Device.Name, MTU: t.MTU, Master: cfg.Device.Master,
@@ -147,16 +61,16 @@ func tunnelOf(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 
 	g := &out.Gvtep
 	*g = control.TunnelDetail{
-		Mode: "l2", TTL: fmt.Sprint(cfg.TTL), TOS: fmt.Sprintf("%#x", cfg.TOS), Local: hostPort(cfg.Local.String(), cfg.DstPort),
+		Mode: "l2", TTL: fmt.Sprint(cfg.TTL), TOS: fmt.Sprintf("%#x", cfg.TOS), Local: netip.AddrPortFrom(cfg.Local, cfg.DstPort).String(),
 		Dev: cfg.Dev, Netns: cfg.Device.Netns, SrcPortMin: cfg.SrcPortMin, SrcPortMax: cfg.SrcPortMax, Mark: cfg.Mark,
 		MTUAuto: t.MTUAuto, Addresses: []string{}, Persist: cfg.Device.Persist, Queues: workers,
-		Offload: offloadNames(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
+		Offload: Offloads(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
 		Learning: cfg.Learning, Ageing: seconds(cfg.Ageing), L2Control: "drop", VLANTags: "pass",
 		Flood: !cfg.NoFlood, McastFlood: !cfg.NoMcastFlood, BcastFlood: !cfg.NoBcastFlood, BUMLimit: cfg.BUMLimit,
 		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered, TooBig: t.TooBig,
-		VLANs:   vlanRanges(cfg.VLANs),
+		VLANs:   VLANs(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: countOf(&t.FDB),
+		FDB: Count(&t.FDB),
 	}
 	if !cfg.Local.IsValid() {
 		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
@@ -256,7 +170,8 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 	return out
 }
 
-func entryOf(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
+// Entry is one entry of the forwarding table of a tunnel.
+func Entry(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 	out := control.FDBEntry{
 		MAC: e.MAC.String(), Ifname: e.Tunnel, VLAN: e.VLAN, Flags: []string{"self"},
 		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config"},
@@ -294,53 +209,8 @@ func entryOf(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 	return out
 }
 
-// FDBGet returns what is known of one address.
-func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
-	a, err := packet.ParseMAC(mac)
-	if err != nil {
-		return nil, usage(err)
-	}
-	found, err := s.endpoint.Entry(dev, a)
-	if err != nil || len(found) == 0 {
-		return nil, errNotFound
-	}
-	entries := []control.FDBEntry{}
-	for _, t := range s.endpoint.State().Tunnels {
-		for i := range found {
-			if t.Config.Device.Name == dev {
-				entries = append(entries, entryOf(&found[i], &t.Config))
-			}
-		}
-	}
-	return entries, nil
-}
-
-// VLANs returns the VLANs of a trunk: ranges, or each with its counters.
-func (s *source) VLANs(dev string, stats bool) ([]control.VLAN, error) {
-	if !stats {
-		for _, t := range s.endpoint.State().Tunnels {
-			if t.Config.Device.Name == dev {
-				return append([]control.VLAN{}, vlanRanges(t.Config.VLANs)...), nil
-			}
-		}
-		return nil, errNotFound
-	}
-	found, err := s.endpoint.VLANs(dev)
-	if err != nil {
-		return nil, errNotFound
-	}
-	all := make([]control.VLAN, len(found))
-	for i, v := range found {
-		all[i] = control.VLAN{First: v.VID, ID: uint32(v.VNI), Gvtep: &control.VLANDetail{
-			RX:  control.Traffic{Bytes: v.Stats.RxBytes, Packets: v.Stats.RxPackets},
-			TX:  control.Traffic{Bytes: v.Stats.TxBytes, Packets: v.Stats.TxPackets},
-			FDB: countOf(&v.FDB),
-		}}
-	}
-	return all, nil
-}
-
-func vlanRanges(ranges []vtep.VLANRange) (all []control.VLAN) {
+// VLANs are the VLANs of a trunk, as ranges.
+func VLANs(ranges []vtep.VLANRange) (all []control.VLAN) {
 	for _, r := range ranges {
 		v := control.VLAN{First: r.First, ID: uint32(r.VNI)}
 		if r.Last != r.First {
@@ -351,32 +221,13 @@ func vlanRanges(ranges []vtep.VLANRange) (all []control.VLAN) {
 	return all
 }
 
-func countOf(f *vtep.FDBState) control.FDBCount {
+// Count sums up a forwarding table.
+func Count(f *vtep.FDBState) control.FDBCount {
 	return control.FDBCount{Learned: f.Learned, Static: f.Static, Limit: f.Limit, Moved: f.Moved, Aged: f.Aged, Damped: f.Damped, Frozen: f.Frozen}
 }
 
-// Events returns what happens from now on.
-func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
-	sub := s.endpoint.Subscribe()
-	return func(yield func(control.Event) bool) {
-		defer sub.Close()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case e := <-sub.C:
-				if n := sub.Lost(); n > 0 && !yield(control.Event{Time: e.Time, Object: "lost", Lost: n}) {
-					return
-				}
-				if !yield(eventOf(e)) {
-					return
-				}
-			}
-		}
-	}
-}
-
-func eventOf(e vtep.Event) control.Event {
+// Event is something that happened.
+func Event(e vtep.Event) control.Event {
 	out := control.Event{Time: e.Time, Object: e.Object, Action: e.Action, Ifname: e.Tunnel, Local: e.Local}
 	if e.Remote.IsValid() {
 		out.Dst, out.Port = e.Remote.Addr().WithZone("").String(), e.Remote.Port()
@@ -407,7 +258,8 @@ func dropsOf(d *count.Drops) control.Drops {
 	return out
 }
 
-func offloadNames(o packet.Offload) []string {
+// Offloads are the names of offloads.
+func Offloads(o packet.Offload) []string {
 	names := []string{}
 	if o != 0 {
 		names = append(names, "vnet_hdr")
@@ -425,9 +277,39 @@ func offloadNames(o packet.Offload) []string {
 	return names
 }
 
+// LogLevel is the level that is logged, and what comes back when.
+func LogLevel(now string, until time.Time, then string) control.LogLevel {
+	l := control.LogLevel{Level: now, Then: then}
+	if !until.IsZero() {
+		l.Until = &until
+	}
+	return l
+}
+
 // seconds keeps milliseconds: more digits are noise in JSON.
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
 
-var _ control.Source = (*source)(nil)
-var _ netio.Devices = tapDevices{}
-var _ netio.Underlay = underlay{}
+// Reload tells what changes between a configuration and cfg, which is at path.
+func Reload(path string, c config.Changes, cfg config.Config, faults []control.DeviceFault) control.Reload {
+	out := control.Reload{
+		Config: path, Tunnels: len(cfg.Tunnels), Restart: c.Restart(),
+		Added: []string{}, Removed: []string{}, Changed: []control.TunnelChange{}, Process: keysOf(c.Process),
+		Faults: append([]control.DeviceFault{}, faults...),
+	}
+	for _, t := range c.Added {
+		out.Added = append(out.Added, t.Name)
+	}
+	out.Removed = append(out.Removed, c.Removed...)
+	for _, t := range c.Changed {
+		out.Changed = append(out.Changed, control.TunnelChange{Ifname: t.Tunnel.Name, Keys: keysOf(t.Keys)})
+	}
+	return out
+}
+
+func keysOf(keys []config.KeyChange) []control.KeyChange {
+	out := make([]control.KeyChange, len(keys))
+	for i, k := range keys {
+		out[i] = control.KeyChange(k)
+	}
+	return out
+}

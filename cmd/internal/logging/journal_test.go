@@ -1,4 +1,4 @@
-package main
+package logging
 
 import (
 	"bytes"
@@ -16,8 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
-
-	"gvtep/config"
 )
 
 // readJournal takes a datagram of the native protocol apart.
@@ -53,7 +51,7 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := newLogState("info")
+	state := newState("info")
 	log := state.logger(j.write, encodeJournal)
 	log.Debug("not now")
 	log.With(zap.String("device", "gnv0"), zap.Uint32("vni", 200)).Warn("no route to the peer",
@@ -79,14 +77,14 @@ func TestJournal(t *testing.T) {
 	if n, err = conn.Read(buf); err != nil || len(readJournal(t, buf[:n])["MESSAGE"]) != maxJournalValue {
 		t.Errorf("a message of 1 MiB: %d bytes, %v", n, err)
 	}
-	if c := state.counts(); c["debug"] != 0 || c["warn"] != 1 || c["error"] != 1 {
+	if c, _ := state.Counts(); c["debug"] != 0 || c["warn"] != 1 || c["error"] != 1 {
 		t.Errorf("messages counted: %v, want one warn and one error", c)
 	}
 
 	// Without a journal nothing is lost.
 	conn.Close()
 	log.Info("alone", zap.String("device", "gnv0"))
-	state.queue.close()
+	state.Close()
 	if got := other.String(); got != "INFO alone device=gnv0\n" {
 		t.Errorf("written elsewhere: %q", got)
 	}
@@ -112,11 +110,11 @@ func TestToJournal(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(journalSocket); err != nil {
-		if _, _, err := newLogger(w, config.Log{Level: "info", Format: "journal"}); err == nil {
+		if _, _, err := New(w, "info", "journal"); err == nil {
 			t.Error("journal without a journal: no error")
 		}
 		t.Setenv("JOURNAL_STREAM", fmt.Sprintf("%d:%d", st.Dev, st.Ino))
-		if _, _, err := newLogger(w, config.Log{Level: "info", Format: "auto"}); err != nil {
+		if _, _, err := New(w, "info", "auto"); err != nil {
 			t.Errorf("auto without a journal: %v", err)
 		}
 	}
@@ -124,20 +122,20 @@ func TestToJournal(t *testing.T) {
 
 // TestLevelForAWhile: a reload in between decides what comes back.
 func TestLevelForAWhile(t *testing.T) {
-	s := newLogState("info")
+	s := newState("info")
 	s.set(zap.DebugLevel, time.Hour)
-	s.configure("error")
-	if l := s.LogLevel(); l.Level != "debug" || l.Then != "error" || l.Until == nil {
-		t.Errorf("%+v, want debug, then error", l)
+	s.Configure("error")
+	if now, until, then := s.Level(); now != "debug" || then != "error" || until.IsZero() {
+		t.Errorf("%s until %s, then %s; want debug, then error", now, until, then)
 	}
 	s.set(zap.WarnLevel, time.Millisecond) // the hour no longer counts
 	for end := time.Now().Add(10 * time.Second); s.level.Level() != zap.ErrorLevel; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%+v, want error again", s.LogLevel())
+			t.Fatalf("%s, want error again", s.level)
 		}
 	}
 	s.set(zap.InfoLevel, 0)
-	if l := s.LogLevel(); l.Level != "info" || l.Until != nil {
-		t.Errorf("%+v, want info for good", l)
+	if now, until, _ := s.Level(); now != "info" || !until.IsZero() {
+		t.Errorf("%s until %s, want info for good", now, until)
 	}
 }

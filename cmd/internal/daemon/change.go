@@ -1,10 +1,12 @@
-package main
+package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -23,9 +25,18 @@ import (
 
 // Errors in the words of the kernel, which scripts look for.
 var (
-	errExists   = reworded{"File exists", unix.EEXIST}
-	errNotFound = reworded{"No such file or directory", unix.ENOENT}
+	errExists   = worded{"File exists", unix.EEXIST}
+	errNotFound = worded{"No such file or directory", unix.ENOENT}
 )
+
+// worded is an error with another text.
+type worded struct {
+	text string
+	error
+}
+
+func (e worded) Error() string { return e.text }
+func (e worded) Unwrap() error { return e.error }
 
 // usage marks an error as one of wrong words.
 func usage(err error) error {
@@ -53,10 +64,10 @@ func (r *reloader) keep(i int, t config.Tunnel) {
 // logged logs what became of a change.
 func (r *reloader) logged(what, name string, err error) error {
 	if err != nil {
-		r.daemon.log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
+		r.daemon.Log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
 	} else {
 		r.changed()
-		r.daemon.log.Info("changed", zap.String("what", what), zap.String("device", name))
+		r.daemon.Log.Info("changed", zap.String("what", what), zap.String("device", name))
 	}
 	return err
 }
@@ -83,7 +94,11 @@ func withoutName(err error, name string) error {
 	if err == nil {
 		return nil
 	}
-	return withoutPrefix(err, name+": ")
+	text := err.Error()
+	for strings.HasPrefix(text, name+": ") {
+		text = text[len(name)+2:]
+	}
+	return worded{text, err}
 }
 
 func (r *reloader) TunnelDelete(name string) error {
@@ -410,7 +425,7 @@ func vtepEntry(t *config.Tunnel, e config.Entry) vtep.Entry {
 		v.Flags |= fdb.ExternLearn
 	}
 	if e.Dst.Is6() && e.Dst.IsLinkLocalUnicast() {
-		v.Remote = e.Dst.WithZone(firstOf(e.Via, t.Dev))
+		v.Remote = e.Dst.WithZone(cmp.Or(e.Via, t.Dev))
 	}
 	return v
 }

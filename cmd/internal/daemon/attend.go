@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"gvtep/cmd/internal/keep"
 	"gvtep/vtep"
 )
 
@@ -32,16 +33,16 @@ const (
 type attendant struct {
 	*daemon
 	endpoint *vtep.Endpoint
-	store    *store
+	kernel   *keep.Kernel
 	reloader *reloader
 	dir      string // of the instance; "": none
 	wake     chan struct{}
 
-	hooks  *hooks
-	known  map[string]*attended
-	status string
-	saved  time.Time // when the memory was last written
-	pause  time.Duration
+	programs *hooks
+	known    map[string]*attended
+	status   string
+	saved    time.Time // when the memory was last written
+	pause    time.Duration
 }
 
 // attended is what the attendant knows of a tunnel.
@@ -52,10 +53,10 @@ type attended struct {
 	round int
 }
 
-func newAttendant(d *daemon, ep *vtep.Endpoint, s *store, r *reloader, dir string) *attendant {
+func newAttendant(d *daemon, ep *vtep.Endpoint, k *keep.Kernel, r *reloader, dir string) *attendant {
 	return &attendant{
-		daemon: d, endpoint: ep, store: s, reloader: r, dir: dir,
-		wake: make(chan struct{}, 1), hooks: newHooks(d.log), known: map[string]*attended{},
+		daemon: d, endpoint: ep, kernel: k, reloader: r, dir: dir,
+		wake: make(chan struct{}, 1), programs: newHooks(d.Log), known: map[string]*attended{},
 	}
 }
 
@@ -70,15 +71,15 @@ func (a *attendant) poke() {
 	}
 }
 
-// run looks until ctx ends. ready is called after the first look at an endpoint
-// that carries packets.
-func (a *attendant) run(ctx context.Context, ready func()) {
-	programs := make(chan struct{})
+// run looks until ctx ends. The endpoint carries packets: the service manager is
+// told so after the first look.
+func (a *attendant) run(ctx context.Context) {
+	ended := make(chan struct{}) // the programs of hooks have
 	running, stop := context.WithCancel(context.Background())
 	defer stop()
 	go func() {
-		defer close(programs)
-		a.hooks.run(running)
+		defer close(ended)
+		a.programs.run(running)
 	}()
 	tick := time.NewTicker(attendPeriod)
 	defer tick.Stop()
@@ -86,7 +87,7 @@ func (a *attendant) run(ctx context.Context, ready func()) {
 	for round := 1; ; round++ {
 		a.look(round)
 		if round == 1 {
-			ready()
+			a.notify("READY=1")
 		}
 		select {
 		case <-tick.C:
@@ -99,19 +100,19 @@ func (a *attendant) run(ctx context.Context, ready func()) {
 		break
 	}
 	for _, t := range a.known {
-		if !a.manager.Present() {
+		if !a.Manager.Present() {
 			a.writeEnv(t, "")
 		}
 		if t.brief.Up {
 			a.call("on-down", &t.brief)
 		}
 	}
-	a.hooks.close()
+	a.programs.close()
 	select {
-	case <-programs:
+	case <-ended:
 	case <-time.After(hookFarewell):
 		stop()
-		<-programs
+		<-ended
 	}
 }
 
@@ -164,7 +165,7 @@ func (a *attendant) look(round int) {
 			a.gone(t)
 		}
 	}
-	a.store.checkRoom()
+	a.kernel.CheckRoom()
 	a.remember(now)
 	status := fmt.Sprintf("%s up, %d of %s seen", several(up, "tunnel"), seen, several(peers, "peer"))
 	if h := a.endpoint.Health(); !h.Ready && len(h.Faults)+len(h.Unmet) > 0 {
@@ -220,11 +221,11 @@ func (a *attendant) gone(t *attended) {
 }
 
 func (a *attendant) call(hook string, b *vtep.Brief, env ...string) {
-	if !a.runHooks {
+	if !a.Hooks {
 		return
 	}
-	a.hooks.call(a.reloader.hooksConfig(), hook, append([]string{
-		"GVTEP_INSTANCE=" + a.instance, "GVTEP_DEV=" + b.Name, "GVTEP_VNI=" + vniText(b), fmt.Sprintf("GVTEP_MTU=%d", b.MTU),
+	a.programs.call(a.reloader.hooksConfig(), hook, append([]string{
+		"GVTEP_INSTANCE=" + a.Instance, "GVTEP_DEV=" + b.Name, "GVTEP_VNI=" + vniText(b), fmt.Sprintf("GVTEP_MTU=%d", b.MTU),
 	}, env...)...)
 }
 
@@ -274,17 +275,17 @@ func (a *attendant) writeEnv(t *attended, text string) {
 		err = writeFile(path, []byte(text), 0o644)
 	}
 	if err != nil {
-		a.log.Warn("the environment file is not as it should be", zap.String("device", t.brief.Name), zap.NamedError("err", err))
+		a.Log.Warn("the environment file is not as it should be", zap.String("device", t.brief.Name), zap.NamedError("err", err))
 	}
 }
 
 // remember writes the memory if it is time.
 func (a *attendant) remember(now time.Time) {
-	if a.dir == "" || !a.manager.Present() || now.Sub(a.saved) < a.pause {
+	if a.dir == "" || !a.Manager.Present() || now.Sub(a.saved) < a.pause {
 		return
 	}
 	if err := saveMemory(a.dir, a.endpoint.Memory()); err != nil {
-		a.log.Warn("the forwarding tables could not be saved", zap.NamedError("err", err))
+		a.Log.Warn("the forwarding tables could not be saved", zap.NamedError("err", err))
 	}
 	a.saved = time.Now()
 	a.pause = max(memoryPeriod, memoryShare*a.saved.Sub(now))
@@ -297,7 +298,7 @@ const hungForGood = time.Minute
 // feedWatchdog tells the service manager that all workers make progress, and
 // changes as well, as long as they do, until ctx ends.
 func (d *daemon) feedWatchdog(ctx context.Context, ep *vtep.Endpoint) {
-	period := d.manager.Watchdog()
+	period := d.Manager.Watchdog()
 	if period == 0 {
 		return
 	}
@@ -318,8 +319,8 @@ func (d *daemon) feedWatchdog(ctx context.Context, ep *vtep.Endpoint) {
 
 // notify tells the service manager something.
 func (d *daemon) notify(state string) {
-	if err := d.manager.Notify(state); err != nil {
-		d.log.Warn("the service manager does not hear us", zap.NamedError("err", err))
+	if err := d.Manager.Notify(state); err != nil {
+		d.Log.Warn("the service manager does not hear us", zap.NamedError("err", err))
 	}
 }
 

@@ -1,4 +1,7 @@
-package main
+// Package keep holds device queues and sockets over a restart, with the service
+// manager's descriptor store, and is the one place where packages tap and udp
+// meet.
+package keep
 
 import (
 	"cmp"
@@ -143,8 +146,7 @@ func (s *store) remove(names ...string) {
 	}
 }
 
-// settle is called when all that is configured is open for the first time. It
-// drops what the manager kept and nothing has asked for.
+// settle drops what the manager kept and nothing has asked for.
 func (s *store) settle(u *udp.Underlay) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,9 +179,9 @@ func (s *store) disown(u *udp.Underlay) []string {
 	return names
 }
 
-// checkRoom says so if the manager has dropped something for want of room.
+// CheckRoom says so if the manager has dropped something for want of room.
 // Call it after changes.
-func (s *store) checkRoom() {
+func (s *store) CheckRoom() {
 	s.mu.Lock()
 	grown := s.grown
 	s.grown = false
@@ -201,8 +203,8 @@ func (s *store) checkRoom() {
 		zap.Int("descriptors", len(s.held)))
 }
 
-// leave is called before all is closed: what the manager holds is not touched.
-func (s *store) leave() {
+// Leave is called before all is closed: what the manager holds is not touched.
+func (s *store) Leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leaving = true

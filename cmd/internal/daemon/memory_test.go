@@ -1,9 +1,8 @@
-package main
+package daemon
 
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -12,37 +11,6 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/vtep"
 )
-
-func TestParseName(t *testing.T) {
-	for _, c := range []struct {
-		name, device string
-		number       int
-		ok           bool
-	}{
-		{"tap.gnv0.0", "gnv0", 0, true},
-		{"tap.gnv0.254", "gnv0", 254, true},
-		{"tap.a.b.3", "a.b", 3, true},
-		{"tapw.gnv0.1", "gnv0", 1, true},
-		{"udp.0", "", 0, true},
-		{"udp6.12", "", 12, true},
-		{"tap..0", "", 0, false},
-		{"tap.gnv0", "", 0, false},
-		{"tap.gnv0.x", "gnv0", 0, false},
-		{"udp.-1", "", -1, false},
-		{"udp.", "", 0, false},
-		{"stored", "", 0, false},
-		{"LISTEN_FD_3", "", 0, false},
-	} {
-		device, number, ok := parseName(c.name)
-		if ok != c.ok || ok && (device != c.device || number != c.number) {
-			t.Errorf("%s: %q, %d, %t; want %q, %d, %t", c.name, device, number, ok, c.device, c.number, c.ok)
-		}
-	}
-	names := []string{"udp.10", "udp6.3", "udp.9"}
-	if slices.SortFunc(names, byNumber); !slices.Equal(names, []string{"udp6.3", "udp.9", "udp.10"}) {
-		t.Errorf("in order: %s", names)
-	}
-}
 
 // TestMemoryFile: what is saved is loaded, and nothing else.
 func TestMemoryFile(t *testing.T) {
@@ -83,16 +51,5 @@ func TestMemoryFile(t *testing.T) {
 	}
 	if err := saveMemory(filepath.Join(dir, "nowhere"), m); err == nil {
 		t.Error("saved where there is no directory")
-	}
-}
-
-func TestEnvFile(t *testing.T) {
-	for name, want := range map[string]string{
-		"gnv0":   "GVTEP_DEV=gnv0\nGVTEP_VNI=7\nGVTEP_MTU=1450\n",
-		"a;b'$c": `GVTEP_DEV='a;b'\''$c'` + "\nGVTEP_VNI=7\nGVTEP_MTU=1450\n",
-	} {
-		if got := envFile(&vtep.Brief{Name: name, VNI: 7, MTU: 1450}); got != want {
-			t.Errorf("%s: %q, want %q", name, got, want)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"encoding/json"
@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"gvtep/vtep"
@@ -83,4 +84,17 @@ func writeFile(path string, text []byte, mode fs.FileMode) error {
 		os.Remove(f.Name())
 	}
 	return err
+}
+
+// recall reads the memory that another process of this instance has left.
+// Only a service manager that keeps descriptors makes it of use.
+func (d *daemon) recall(dir string) (m vtep.Memory, age time.Duration) {
+	if dir == "" || !d.Manager.Present() {
+		return m, 0
+	}
+	m, age, err := loadMemory(dir)
+	if err != nil {
+		d.Log.Warn("the forwarding tables begin empty", zap.NamedError("err", err))
+	}
+	return m, age
 }

@@ -1,4 +1,4 @@
-package main
+package logging
 
 import (
 	"bytes"
@@ -8,62 +8,62 @@ import (
 )
 
 const (
-	// logRoom bounds the messages that wait to be written, in bytes: some
+	// room bounds the messages that wait to be written, in bytes: some
 	// thousands, as many as a link that flaps under as many peers causes.
-	logRoom = 1 << 20
-	// logFarewell bounds the wait for the rest of the log when the process ends.
-	logFarewell = time.Second
+	room = 1 << 20
+	// farewell bounds the wait for the rest of the log when the process ends.
+	farewell = time.Second
 )
 
 // record is one message, ready to be written.
-type logRecord struct {
+type record struct {
 	text  []byte // for a file or a terminal
 	entry []byte // for the journal; nil: it goes to a file
 	lost  uint64 // it says that this many messages were dropped; 0: it is a message
 }
 
-func (r *logRecord) size() int { return len(r.text) + len(r.entry) }
+func (r *record) size() int { return len(r.text) + len(r.entry) }
 
-// logQueue stands between those who log and where the log goes. Nobody who logs
+// queue stands between those who log and where the log goes. Nobody who logs
 // waits: one goroutine writes, in the order of the messages, and what does not
 // fit meanwhile, or cannot be written, is dropped and counted. Where messages
 // are missing the log says how many.
-type logQueue struct {
-	write   func(logRecord) error
-	notice  func(lost uint64) logRecord
+type queue struct {
+	write   func(record) error
+	notice  func(lost uint64) record
 	dropped atomic.Uint64
 	ended   chan struct{} // closed when all is written after close
 
 	mu      sync.Mutex
 	changed sync.Cond // of what follows
-	waiting []logRecord
+	waiting []record
 	bytes   int    // of what waits and what is being written
 	lost    uint64 // messages dropped that no record tells of yet
 	failing bool   // the last write failed
 	closed  bool
 }
 
-// newLogQueue begins to write what put is given. notice makes the record that
+// newQueue begins to write what put is given. notice makes the record that
 // says how many messages are missing.
-func newLogQueue(write func(logRecord) error, notice func(lost uint64) logRecord) *logQueue {
-	q := &logQueue{write: write, notice: notice, ended: make(chan struct{})}
+func newQueue(write func(record) error, notice func(lost uint64) record) *queue {
+	q := &queue{write: write, notice: notice, ended: make(chan struct{})}
 	q.changed.L = &q.mu
 	go q.run()
 	return q
 }
 
 // put queues a record. It does not wait.
-func (q *logQueue) put(r logRecord) {
+func (q *queue) put(r record) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	// After the first that does not fit, half of the room is made before the next
 	// is taken: one gap of many messages, not many gaps of one.
-	room := logRoom
+	most := room
 	if q.lost > 0 && !q.failing {
-		room /= 2
+		most /= 2
 	}
 	// One that is longer than all of the room is taken if nothing else waits.
-	if q.closed || q.bytes > 0 && q.bytes+r.size() > room {
+	if q.closed || q.bytes > 0 && q.bytes+r.size() > most {
 		q.lost++
 		q.dropped.Add(1)
 		return
@@ -76,25 +76,25 @@ func (q *logQueue) put(r logRecord) {
 }
 
 // Write queues text as it is, such as what else goes to standard error.
-func (q *logQueue) Write(text []byte) (int, error) {
-	q.put(logRecord{text: bytes.Clone(text)})
+func (q *queue) Write(text []byte) (int, error) {
+	q.put(record{text: bytes.Clone(text)})
 	return len(text), nil
 }
 
 // add appends a record. q.mu is held.
-func (q *logQueue) add(r logRecord) {
+func (q *queue) add(r record) {
 	q.waiting = append(q.waiting, r)
 	q.bytes += r.size()
 }
 
 // tell makes the record about what is missing. q.mu is held.
-func (q *logQueue) tell() logRecord {
+func (q *queue) tell() record {
 	r := q.notice(q.lost)
 	r.lost, q.lost = q.lost, 0
 	return r
 }
 
-func (q *logQueue) run() {
+func (q *queue) run() {
 	defer close(q.ended)
 	for {
 		r, ok := q.next()
@@ -118,7 +118,7 @@ func (q *logQueue) run() {
 }
 
 // next waits for a record. There is none after close.
-func (q *logQueue) next() (r logRecord, ok bool) {
+func (q *queue) next() (r record, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.waiting) == 0 {
@@ -137,14 +137,14 @@ func (q *logQueue) next() (r logRecord, ok bool) {
 }
 
 // close ends the queue: what waits is written as far as that takes no longer
-// than logFarewell, what comes from now on is dropped.
-func (q *logQueue) close() {
+// than farewell, what comes from now on is dropped.
+func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.changed.Signal()
 	q.mu.Unlock()
 	select {
 	case <-q.ended:
-	case <-time.After(logFarewell):
+	case <-time.After(farewell):
 	}
 }

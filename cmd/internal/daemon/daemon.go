@@ -1,0 +1,390 @@
+// Package daemon carries the tunnels of a configuration: it opens them, changes
+// them while they run, answers whoever asks and tells the service manager how
+// things are.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"gvtep/cmd/internal/build"
+	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/keep"
+	"gvtep/cmd/internal/logging"
+	"gvtep/cmd/internal/service"
+	"gvtep/cmd/internal/view"
+	"gvtep/config"
+	"gvtep/internal/netio"
+	"gvtep/vtep"
+)
+
+// Options are what a daemon is started with.
+type Options struct {
+	Config config.Config
+	// Path is where Config came from and what a reload reads, as an absolute
+	// path; "": the command line.
+	Path string
+	// Load reads a configuration, and amends it by what the command line says
+	// beside it.
+	Load     func(path string) (config.Config, error)
+	Hangups  <-chan os.Signal // each asks for a reload; nil: there is nothing to reload
+	Instance string
+	Named    bool   // it was named, and keeps its name over reloads
+	RunDir   string // where instances have their directories
+	Control  string // path of the control socket; "": none
+	Hooks    bool   // run the programs of [hooks]
+	Patient  bool   // wait for an underlay that is not there yet
+
+	Build   build.Info
+	Log     *zap.Logger
+	Logging *logging.State // of Log
+	Manager *service.Manager
+}
+
+// daemon is what its parts share.
+type daemon struct {
+	Options              // Config is what was opened last
+	door    control.Door // of what answers; open when the tunnels are
+}
+
+// tasks are what runs beside the endpoint, each until its context ends.
+type tasks struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+func newTasks() *tasks {
+	t := &tasks{}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t
+}
+
+func (t *tasks) start(run func(context.Context)) {
+	t.running.Go(func() { run(t.ctx) })
+}
+
+// stop ends all of them and waits until they have.
+func (t *tasks) stop() {
+	t.cancel()
+	t.running.Wait()
+}
+
+// Run carries the tunnels until ctx or a fault ends it. Whatever the way,
+// nothing is left behind.
+func Run(ctx context.Context, o Options) error {
+	d := &daemon{Options: o}
+	workers, cpus, err := share(&o.Config.Socket)
+	if err != nil {
+		return err
+	}
+	d.warn(o.Config.Tunnels)
+	d.warnHooks(&o.Config.Hooks)
+	beside := newTasks()
+	defer func() {
+		beside.stop()
+		if d.Control != "" {
+			control.RemoveDirs(d.Control)
+		}
+	}()
+	if err := d.answer(beside); err != nil {
+		return err
+	}
+
+	offload := slices.ContainsFunc(o.Config.Tunnels, func(t config.Tunnel) bool { return t.Offload != config.OffloadOff })
+	kernel, err := keep.Open(d.Manager, d.Log, keep.Options{Workers: workers, Rcvbuf: o.Config.Socket.Rcvbuf, Offload: offload})
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	dir := d.dir()
+	memory, age := d.recall(dir)
+	before := make(map[string]netio.DeviceOptions, len(memory.Tunnels))
+	for _, t := range memory.Tunnels {
+		before[t.Device.Name] = t.Device
+	}
+	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: kernel.Devices(before), Underlay: kernel.Underlay(), Log: d.Log})
+	if err != nil {
+		return err
+	}
+	ep.SetBusyPoll(o.Config.Socket.BusyPoll)
+	if err := d.open(ctx, ep); err != nil {
+		err = errors.Join(err, ep.Close())
+		if ctx.Err() != nil {
+			return nil // a signal ended the waiting
+		}
+		return err
+	}
+	if name := withoutOffload(d.Config.Tunnels, ep.State()); name != "" {
+		return errors.Join(fmt.Errorf("%s: offload on: this kernel has no offloads for the device; offload auto does without", name), ep.Close())
+	}
+	kernel.Settle()
+	if n := ep.Recall(memory, age); n > 0 {
+		d.Log.Info("the forwarding tables were kept over the restart", zap.Int("entries", n), zap.Duration("age", age))
+	}
+	return d.carry(ctx, ep, kernel, dir, beside)
+}
+
+// carry runs an open endpoint, and with it what looks after it.
+func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kernel, dir string, beside *tasks) error {
+	// What is closed from now on may be used further by another process.
+	defer context.AfterFunc(ctx, func() {
+		kernel.Leave()
+		d.notify("STOPPING=1")
+		beside.cancel()
+	})()
+	reload := &reloader{daemon: d, endpoint: ep, path: d.Path, running: d.Config, loaded: true, loadedAt: time.Now()}
+	attendant := newAttendant(d, ep, kernel, reload, dir)
+	reload.changed = attendant.poke
+	d.door.Open(newSource(reload))
+	beside.start(reload.onSignal)
+	beside.start(func(ctx context.Context) { d.feedWatchdog(ctx, ep) })
+	beside.start(func(ctx context.Context) {
+		if d.announce(ctx, ep) {
+			attendant.run(ctx)
+		}
+	})
+	err := ep.Run(beside.ctx)
+	beside.stop()
+	if dir != "" && d.Manager.Present() {
+		if err := saveMemory(dir, ep.Memory()); err != nil {
+			d.Log.Warn("the forwarding tables could not be saved", zap.NamedError("err", err))
+		}
+	}
+	d.Log.Info("stopped", zap.String("instance", d.Instance), zap.NamedError("err", err))
+	return err
+}
+
+// dir is the directory of the instance. It belongs to the control socket: ""
+// if that is elsewhere.
+func (d *daemon) dir() string {
+	dir := filepath.Dir(control.SocketPath(d.RunDir, d.Instance))
+	if _, err := os.Stat(dir); err != nil {
+		return ""
+	}
+	return dir
+}
+
+// answer opens the control socket and the metrics, and answers there from now
+// on, also while the underlay is waited for.
+func (d *daemon) answer(beside *tasks) error {
+	serve := func(l net.Listener, serve func(context.Context, net.Listener, *control.Door) error, failed string) {
+		beside.start(func(ctx context.Context) {
+			if err := serve(ctx, l, &d.door); err != nil {
+				d.Log.Error(failed, zap.NamedError("err", err))
+			}
+		})
+	}
+	if d.Control != "" {
+		// First of all: it keeps a second daemon of this name away.
+		l, err := control.Listen(d.Control)
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) {
+			err = fmt.Errorf("%w (another place: --control PATH, none: --no-control)", err)
+		}
+		if err != nil {
+			return err
+		}
+		serve(l, control.Serve, "no longer answering; the tunnels go on")
+	}
+	if listen := d.Config.Metrics.Listen; listen != "" {
+		l, err := d.listenMetrics(listen)
+		if err != nil {
+			return err
+		}
+		serve(l, control.ServeMetrics, "metrics are no longer served; the tunnels go on")
+	}
+	return nil
+}
+
+// listenMetrics opens what [metrics] listen says. Nobody is asked who he is
+// there: an address that others can reach is worth a warning.
+func (d *daemon) listenMetrics(listen string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(listen, "unix:"); ok {
+		l, err := control.Listen(path)
+		if err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+		return l, nil
+	}
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		if errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("metrics %s: %w; take another port", listen, unix.EADDRINUSE)
+		}
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err
+		}
+		return nil, fmt.Errorf("metrics %s: %w", listen, err)
+	}
+	if at, err := netip.ParseAddrPort(listen); err == nil && !at.Addr().IsLoopback() {
+		d.Log.Warn("metrics are served to whoever reaches this address; nobody is asked for a password", zap.String("listen", listen))
+	}
+	return l, nil
+}
+
+// share says how many workers there are, and on which CPUs. It makes room for
+// them beside the rest of the process.
+func share(s *config.Socket) (workers int, cpus []int, err error) {
+	if cpus, err = usableCPUs(s.CPUs); err != nil {
+		return 0, nil, err
+	}
+	if workers = s.Workers; workers == 0 {
+		workers = runtime.NumCPU()
+		if len(cpus) > 0 {
+			workers = len(cpus)
+		}
+		workers = min(workers, 255)
+	}
+	// Workers hold their threads, also in system calls: without room for two
+	// more, the control socket waits for seconds.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), workers+2))
+	// The soft limit of open files is raised to the hard one by the Go runtime.
+	return workers, cpus, nil
+}
+
+// usableCPUs reads a list of CPUs and makes sure that this process may run on
+// them.
+func usableCPUs(list string) ([]int, error) {
+	if list == "" {
+		return nil, nil
+	}
+	cpus, err := config.ParseCPUs(list)
+	if err != nil {
+		return nil, err // not with a checked list
+	}
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return nil, fmt.Errorf("cpus %s: %w", list, err)
+	}
+	for _, cpu := range cpus {
+		if !allowed.IsSet(cpu) {
+			return nil, fmt.Errorf("cpus %s: this process may not run on CPU %d; taskset -cp %d shows where it may: %w", list, cpu, os.Getpid(), unix.EINVAL)
+		}
+	}
+	return cpus, nil
+}
+
+// open opens all tunnels. A patient daemon waits for addresses and devices of
+// the underlay, and for bridges, that are not there yet: at boot they come when
+// they come. SIGHUP replaces what it waits for by what the configuration says
+// now, all or nothing.
+func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
+	said := ""
+	var before *config.Config // the last that was waited for, if the present one was not tried yet
+	for {
+		err := ep.Add(vtepTunnels(d.Config.Tunnels)...)
+		waits := d.Patient && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV))
+		switch {
+		case err == nil:
+			return nil
+		case !waits && before == nil:
+			return err
+		case !waits:
+			d.Log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+			d.Config, before = *before, nil
+			continue
+		}
+		before = nil
+		if text := err.Error(); text != said {
+			said = text
+			d.Log.Warn("waiting for the underlay", zap.NamedError("err", err))
+			text = "the underlay: " + strings.ReplaceAll(text, "\n", "; ")
+			d.notify("STATUS=waiting for " + text)
+			d.door.Wait(text)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-d.Hangups:
+			cfg, err := d.Load(d.Path)
+			if err != nil {
+				d.Log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+				continue
+			}
+			old := d.Config
+			before, d.Config, said = &old, config.KeepProcess(old, cfg), ""
+			d.Logging.Configure(cfg.Log.Level)
+			d.warn(cfg.Tunnels)
+			d.warnHooks(&cfg.Hooks)
+			d.Log.Info("the configuration was loaded again", zap.String("config", d.Path), zap.Int("tunnels", len(cfg.Tunnels)))
+		case <-time.After(underlayPoll):
+		}
+	}
+}
+
+// underlayPoll is how often open tries again.
+const underlayPoll = time.Second
+
+// withoutOffload names a tunnel that insists on offloads and has none.
+func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
+	for _, t := range tunnels {
+		if t.Offload != config.OffloadOn {
+			continue
+		}
+		for _, s := range state.Tunnels {
+			if s.Config.Device.Name == t.Name && s.Offload == 0 {
+				return t.Name
+			}
+		}
+	}
+	return ""
+}
+
+// announce logs that packets can flow, and returns false if they never did.
+func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
+	for {
+		if s := ep.State(); s.Running && len(s.Faults) > 0 {
+			// It waits for nobody: what is wrong may be so for long.
+			d.Log.Warn("running, but not ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Strings("reasons", s.Faults))
+			return true
+		} else if s.Ready && len(s.Tunnels) == 1 {
+			t := s.Tunnels[0]
+			vni := zap.Uint32("vni", uint32(t.Config.VNI))
+			if t.Config.NoVNI {
+				vni = zap.Skip()
+			}
+			d.Log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
+				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
+				zap.Strings("offload", view.Offloads(t.Offload)), zap.Int("workers", s.Workers))
+			return true
+		} else if s.Ready {
+			d.Log.Info("ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Int("workers", s.Workers))
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// warn logs what is valid but perhaps not meant.
+func (d *daemon) warn(tunnels []config.Tunnel) {
+	for _, t := range tunnels {
+		for _, w := range t.Warnings() {
+			d.Log.Warn(w, zap.String("device", t.Name), zap.Uint32("vni", t.VNI))
+		}
+	}
+}
+
+// warnHooks says if there are hooks that will not be run.
+func (d *daemon) warnHooks(h *config.Hooks) {
+	if h.Any() && !d.Hooks {
+		d.Log.Warn("the programs of [hooks] are not run: hooks are off (GVTEP_HOOKS=on in the environment, such as by a drop-in of the unit, allows them)")
+	}
+}

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"context"
+	"iter"
+	"net/http"
+	"runtime"
+	runtimemetrics "runtime/metrics"
+	"slices"
+	"sync"
+	"time"
+
+	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/metrics"
+	"gvtep/cmd/internal/view"
+	"gvtep/internal/packet"
+	"gvtep/vtep"
+)
+
+// source tells the control socket what the endpoint is doing. What changes
+// something is the reloader's.
+type source struct {
+	*reloader
+	metrics http.Handler
+	runtime lookout
+}
+
+func newSource(r *reloader) *source {
+	s := &source{reloader: r}
+	b := r.daemon.Build
+	s.metrics = metrics.Handler(metrics.New(
+		metrics.Build{Version: b.Version, Revision: b.Revision, GoVersion: b.GoVersion},
+		func() metrics.Snapshot {
+			snap := metrics.Snapshot{State: s.endpoint.State()}
+			snap.Logged, snap.LogDropped = r.daemon.Logging.Counts()
+			snap.Reloaded, snap.ReloadedAt, snap.MaxPeers = r.outcome()
+			return snap
+		}))
+	return s
+}
+
+func (s *source) Metrics() http.Handler { return s.metrics }
+
+func (s *source) Health() control.Health { return control.Health(s.endpoint.Health()) }
+
+func (s *source) LogLevel() control.LogLevel { return view.LogLevel(s.daemon.Logging.Level()) }
+
+func (s *source) SetLogLevel(w control.LogLevelWrite) error {
+	return usage(s.daemon.Logging.SetLevel(w.Level, w.For))
+}
+
+func (s *source) Status(details bool) control.Status {
+	st := view.Status(s.endpoint.State(), s.daemon.Instance, s.daemon.Build.Version, time.Now())
+	st.Config = s.config()
+	if details {
+		st.Go = s.runtime.look()
+	}
+	return st
+}
+
+func (s *source) Tunnels() []control.Tunnel {
+	state, now := s.endpoint.State(), time.Now()
+	tunnels := make([]control.Tunnel, len(state.Tunnels))
+	for i := range state.Tunnels {
+		tunnels[i] = view.Tunnel(&state.Tunnels[i], state.Workers, now)
+	}
+	return tunnels
+}
+
+func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
+	tunnels := map[string]*vtep.Tunnel{}
+	for _, t := range s.endpoint.State().Tunnels {
+		tunnels[t.Config.Device.Name] = &t.Config
+	}
+	entries := []control.FDBEntry{}
+	for _, e := range s.endpoint.FDB() {
+		t := tunnels[e.Tunnel]
+		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN ||
+			f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
+			continue
+		}
+		entries = append(entries, view.Entry(&e, t))
+	}
+	return entries
+}
+
+// concerns reports whether an entry is one of a segment: the flood list is one
+// of all segments of a tunnel.
+func concerns(e *vtep.FDBEntry, t *vtep.Tunnel, vni uint32) bool {
+	if !e.Flood {
+		return uint32(e.ID) == vni
+	}
+	return !t.NoVNI && uint32(t.VNI) == vni || slices.ContainsFunc(t.VLANs, func(r vtep.VLANRange) bool {
+		return uint32(r.VNI) <= vni && vni <= uint32(r.VNI)+uint32(r.Last-r.First)
+	})
+}
+
+// FDBGet returns what is known of one address.
+func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
+	a, err := packet.ParseMAC(mac)
+	if err != nil {
+		return nil, usage(err)
+	}
+	found, err := s.endpoint.Entry(dev, a)
+	if err != nil || len(found) == 0 {
+		return nil, errNotFound
+	}
+	entries := []control.FDBEntry{}
+	for _, t := range s.endpoint.State().Tunnels {
+		for i := range found {
+			if t.Config.Device.Name == dev {
+				entries = append(entries, view.Entry(&found[i], &t.Config))
+			}
+		}
+	}
+	return entries, nil
+}
+
+// VLANs returns the VLANs of a trunk: ranges, or each with its counters.
+func (s *source) VLANs(dev string, stats bool) ([]control.VLAN, error) {
+	if !stats {
+		for _, t := range s.endpoint.State().Tunnels {
+			if t.Config.Device.Name == dev {
+				return append([]control.VLAN{}, view.VLANs(t.Config.VLANs)...), nil
+			}
+		}
+		return nil, errNotFound
+	}
+	found, err := s.endpoint.VLANs(dev)
+	if err != nil {
+		return nil, errNotFound
+	}
+	all := make([]control.VLAN, len(found))
+	for i, v := range found {
+		all[i] = control.VLAN{First: v.VID, ID: uint32(v.VNI), Gvtep: &control.VLANDetail{
+			RX:  control.Traffic{Bytes: v.Stats.RxBytes, Packets: v.Stats.RxPackets},
+			TX:  control.Traffic{Bytes: v.Stats.TxBytes, Packets: v.Stats.TxPackets},
+			FDB: view.Count(&v.FDB),
+		}}
+	}
+	return all, nil
+}
+
+// Events returns what happens from now on.
+func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
+	sub := s.endpoint.Subscribe()
+	return func(yield func(control.Event) bool) {
+		defer sub.Close()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case e := <-sub.C:
+				if n := sub.Lost(); n > 0 && !yield(control.Event{Time: e.Time, Object: "lost", Lost: n}) {
+					return
+				}
+				if !yield(view.Event(e)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// lookout looks at the Go runtime. It collects garbage first, so that only
+// what lives is counted, but not more than once a second: whoever may ask
+// could otherwise keep a processor busy with it.
+type lookout struct {
+	mu   sync.Mutex
+	at   time.Time
+	last control.Runtime
+}
+
+func (l *lookout) look() *control.Runtime {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.at) > time.Second {
+		runtime.GC()
+		objects := []runtimemetrics.Sample{{Name: "/gc/heap/objects:objects"}}
+		runtimemetrics.Read(objects)
+		l.last = control.Runtime{HeapObjects: objects[0].Value.Uint64(), Goroutines: runtime.NumGoroutine()}
+		l.at = time.Now()
+	}
+	last := l.last
+	return &last
+}
+
+var _ control.Source = (*source)(nil)
