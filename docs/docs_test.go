@@ -222,6 +222,29 @@ func TestMigration(t *testing.T) {
 	}
 }
 
+// Places in the code that pages name as FILE:NAME exist, and so do packages of the map.
+func TestPlaces(t *testing.T) {
+	place := regexp.MustCompile("`([\\w/-]+\\.go)(?::(\\w+))?`")
+	found := 0
+	for _, page := range []string{"development.md", "architecture.md"} {
+		for _, m := range place.FindAllStringSubmatch(read(t, page), -1) {
+			if !strings.Contains(m[1], "/") {
+				continue // said of a package before
+			}
+			found++
+			code, err := os.ReadFile("../" + m[1])
+			if err != nil {
+				t.Errorf("%s: %s: %v", page, m[0], err)
+			} else if m[2] != "" && !regexp.MustCompile(`(?m)^(func (\([^)]*\) )?|type |\t)`+m[2]+`\b`).Match(code) {
+				t.Errorf("%s: %s: the file has no %s", page, m[0], m[2])
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d places found", found)
+	}
+}
+
 // Links to pages, files and headings lead somewhere.
 func TestLinks(t *testing.T) {
 	pages, _ := filepath.Glob("*.md")
