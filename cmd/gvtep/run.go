@@ -15,7 +15,6 @@ import (
 	"gvtep/config"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 )
 
 func (a *app) runCmd() *cobra.Command {
@@ -89,7 +88,6 @@ those that are on or off may be written --noKEYWORD.`,
 		if err == nil {
 			// What else is said, last words included, waits for nobody either.
 			a.errOut, a.flush = o.Logging, o.Logging.Close
-			zap.RedirectStdLog(o.Log) // net/http's
 		}
 		o.Instance = cmp.Or(a.instance, o.Config.Instance, called)
 		if err == nil {

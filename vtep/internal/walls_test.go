@@ -19,7 +19,7 @@ func TestWalls(t *testing.T) {
 		"../../vtep/internal/forward": {"gvtep/vtep", "gvtep/vtep/internal/work", "gvtep/tap", "gvtep/udp", system, zap, cobra},
 		"../../vtep/internal/work":    {"gvtep/vtep", "gvtep/tap", "gvtep/udp", zap, cobra},
 		"../../vtep/count":            {"gvtep/vtep", "gvtep/vtep/internal/forward", "gvtep/internal/netio", system, zap, cobra},
-		"../../vtep":                  {"gvtep/tap", "gvtep/udp", "gvtep/config", "gvtep/vtep/control", cobra},
+		"../../vtep":                  {"gvtep/tap", "gvtep/udp", "gvtep/config", "gvtep/cmd/internal/control", cobra},
 		"../../internal/netio":        {"gvtep/vtep", "gvtep/tap", "gvtep/udp", system, zap, cobra},
 		"../../tap":                   {"gvtep/vtep", "gvtep/udp", zap, cobra},
 		"../../udp":                   {"gvtep/vtep", "gvtep/tap", zap, cobra},

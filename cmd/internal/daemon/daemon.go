@@ -87,6 +87,7 @@ func (t *tasks) stop() {
 // nothing is left behind.
 func Run(ctx context.Context, o Options) error {
 	d := &daemon{Options: o}
+	defer zap.RedirectStdLog(d.Log)() // net/http's
 	workers, cpus, err := share(&o.Config.Socket)
 	if err != nil {
 		return err

@@ -1,0 +1,105 @@
+// Package internal_test holds the walls between the packages of the program.
+package internal_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const zap, cobra = "go.uber.org/zap", "github.com/spf13/cobra"
+
+// TestWalls: what the packages of the program may import of this module, and of
+// the libraries that have walls.
+func TestWalls(t *testing.T) {
+	allowed := map[string][]string{
+		"build":   {},
+		"control": {},
+		"logging": {zap, "go.uber.org/zap/zapcore"},
+		"service": {},
+		"metrics": {"internal/packet", "vtep", "vtep/count"},
+		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
+		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/spec"},
+		"daemon": {
+			zap, "cmd/internal/build", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
+			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
+		},
+		"../gvtep": {
+			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/logging", "cmd/internal/service",
+			"config", "vtep/count",
+		},
+	}
+	dirs, _ := filepath.Glob("*/*.go")
+	for _, file := range dirs {
+		if allowed[filepath.Dir(file)] == nil {
+			t.Errorf("%s: this package has no walls: add it to the table", file)
+		}
+	}
+	for dir, may := range allowed {
+		found := imports(t, dir)
+		if len(found) == 0 {
+			t.Errorf("%s imports nothing: there is no such package", dir)
+		}
+		for path, file := range found {
+			own, ours := strings.CutPrefix(path, "gvtep/")
+			library := strings.HasPrefix(path, zap) || strings.HasPrefix(path, cobra)
+			if (ours || library) && !slices.Contains(may, own) {
+				t.Errorf("%s imports %s, which is on the other side of a wall", file, path)
+			}
+		}
+	}
+}
+
+// TestOneDoor: what only one package of the module knows.
+func TestOneDoor(t *testing.T) {
+	const root = "../.."
+	packages := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			packages[filepath.Dir(path)] = true
+		}
+		return err
+	})
+	if err != nil || len(packages) < 20 {
+		t.Fatalf("%d packages, %v", len(packages), err)
+	}
+	for dir := range packages {
+		found := imports(t, dir)
+		name, _ := filepath.Rel(root, dir)
+		if found[cobra] != "" && name != "cmd/gvtep" {
+			t.Errorf("%s imports %s: only cmd/gvtep does", name, cobra)
+		}
+		if found["gvtep/tap"] != "" && found["gvtep/udp"] != "" && name != "cmd/internal/keep" {
+			t.Errorf("%s imports tap and udp: only cmd/internal/keep does", name)
+		}
+	}
+}
+
+// imports returns what the package in a directory imports, and where.
+func imports(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range f.Imports {
+			path, _ := strconv.Unquote(spec.Path.Value)
+			found[path] = file
+		}
+	}
+	return found
+}
