@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"gvtep/internal/packet"
 )
 
 // wrong is the second half of an error line; entry.give puts keyword and
@@ -95,25 +97,19 @@ func lladdr(v string) (string, error) {
 }
 
 // entryAddress reads the address of an entry of a forwarding table.
-func entryAddress(v string) (string, error) {
-	hw, err := net.ParseMAC(v)
+func entryAddress(v string) (packet.MAC, error) {
+	mac, err := packet.ParseMAC(v)
 	switch {
-	case err != nil || len(hw) != 6:
-		return "", wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
-	case hw.String() == zeroAddress:
-		return "", wrong("this is the flood list: write a peer")
+	case err != nil:
+		return mac, wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
+	case mac.IsZero():
+		return mac, wrong("this is the flood list: write a peer")
 	}
-	return hw.String(), nil
+	return mac, nil
 }
 
 // zeroAddress stands for the flood list where bridge(8) shows a table.
 const zeroAddress = "00:00:00:00:00:00"
-
-// isGroup reports whether an address in canonical form is one of several
-// stations.
-func isGroup(lladdr string) bool {
-	return len(lladdr) > 1 && strings.IndexByte("13579bdf", lladdr[1]) >= 0
-}
 
 func deviceName(v string) (string, error) { return v, CheckDevice(v) }
 

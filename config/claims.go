@@ -2,6 +2,8 @@ package config
 
 import (
 	"net/netip"
+
+	"gvtep/vtep/geneve"
 )
 
 // claims are what tunnels have for themselves. Every question is answered by
@@ -50,7 +52,7 @@ type reach struct {
 // admission both: by what a packet is known to be for a tunnel.
 type segmentOn struct {
 	listening
-	vni uint32
+	vni geneve.VNI
 }
 
 type correspondence struct {
@@ -60,7 +62,7 @@ type correspondence struct {
 
 type admission struct {
 	correspondence
-	vni uint32
+	vni geneve.VNI
 }
 
 // vlanMap is the map of a trunk.
@@ -182,7 +184,7 @@ func (s listening) overlaps() (all []reach) {
 }
 
 // heard finds a tunnel that has a segment of t with the same remote.
-func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni uint32, found bool) {
+func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni geneve.VNI, found bool) {
 	at := t.listening(remote)
 	from := correspondence{at, remote}
 	if !t.NoVNI {
@@ -196,7 +198,7 @@ func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni uint32, f
 		}
 	}
 	for _, v := range t.VLANs {
-		for vni := v.VNI; vni <= v.lastVNI(); vni++ {
+		for vni := v.VNI; vni <= v.LastVNI(); vni++ {
 			// Few have one of these at all, so that not every remote is asked for.
 			if !c.plain[segmentOn{at, vni}] {
 				continue
@@ -210,15 +212,15 @@ func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni uint32, f
 }
 
 // sharedVNI returns the first VNI of t that is among those of a map.
-func sharedVNI(t *Tunnel, vlans []VLAN) (uint32, bool) {
+func sharedVNI(t *Tunnel, vlans []VLAN) (geneve.VNI, bool) {
 	for _, v := range vlans {
-		if !t.NoVNI && v.VNI <= t.VNI && t.VNI <= v.lastVNI() {
+		if !t.NoVNI && v.VNI <= t.VNI && t.VNI <= v.LastVNI() {
 			return t.VNI, true
 		}
 	}
 	for _, own := range t.VLANs {
 		for _, v := range vlans {
-			if own.VNI <= v.lastVNI() && v.VNI <= own.lastVNI() {
+			if own.VNI <= v.LastVNI() && v.VNI <= own.LastVNI() {
 				return max(own.VNI, v.VNI), true
 			}
 		}

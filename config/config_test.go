@@ -9,6 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
 )
 
 // parseWords reads "NAME WORDS" as gvtep run does.
@@ -98,7 +101,7 @@ func TestWords(t *testing.T) {
 			t.BUMLimit, t.Locked, t.NoMoveDamping, t.NeighSuppress = 500, true, true, true
 		}},
 		{short + "neigh_suppress on neigh 192.0.2.9=02:00:00:00:0A:09 neigh 2001:db8::9=02:00:00:00:0a:09", func(t *Tunnel) {
-			t.NeighSuppress, t.Neighbours = true, []Neighbour{{addr("192.0.2.9"), "02:00:00:00:0a:09"}, {addr("2001:db8::9"), "02:00:00:00:0a:09"}}
+			t.NeighSuppress, t.Neighbours = true, []Neighbour{{Addr: addr("192.0.2.9"), MAC: packet.MAC{2, 0, 0, 0, 0x0a, 9}}, {Addr: addr("2001:db8::9"), MAC: packet.MAC{2, 0, 0, 0, 0x0a, 9}}}
 		}},
 		{short + "mtu 68", func(t *Tunnel) { t.MTU = 68 }},
 		{short + "mtu auto", func(*Tunnel) {}},
@@ -354,12 +357,13 @@ func TestParse(t *testing.T) {
 		}
 	}
 	const mac = "02:00:00:00:00:01"
+	mac1 := packet.MAC{2, 0, 0, 0, 0, 1}
 	for line, want := range map[string]Entry{
-		mac + " dst 192.0.2.2 self permanent":               {LLAddr: mac, Dst: addr("192.0.2.2"), State: "permanent"},
-		mac + " static dst 192.0.2.2 port 7 vni 0 via eth0": {LLAddr: mac, Dst: addr("192.0.2.2"), State: "static", Port: 7, HasVNI: true, Via: "eth0"},
-		mac + " dynamic sticky extern_learn dst 192.0.2.2":  {LLAddr: mac, Dst: addr("192.0.2.2"), State: "dynamic", Dynamic: true, Sticky: true, ExternLearn: true},
-		mac + " local":                    {LLAddr: mac, State: "permanent", Local: true},
-		"00:00:00:00:00:00 dst 192.0.2.2": {LLAddr: "00:00:00:00:00:00", Dst: addr("192.0.2.2"), State: "permanent"},
+		mac + " dst 192.0.2.2 self permanent":               {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Permanent},
+		mac + " static dst 192.0.2.2 port 7 vni 0 via eth0": {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Static, Port: 7, HasVNI: true, Via: "eth0"},
+		mac + " dynamic sticky extern_learn dst 192.0.2.2":  {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Dynamic, Flags: fdb.Sticky | fdb.ExternLearn},
+		mac + " local":                    {MAC: mac1, State: fdb.Permanent, Local: true},
+		"00:00:00:00:00:00 dst 192.0.2.2": {Remote: addr("192.0.2.2"), State: fdb.Permanent},
 	} {
 		words := strings.Fields(line)
 		got, err := ParseEntry(words[0], words[1:])

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"gvtep/vtep/geneve"
 )
 
 // tunnel reads a [[tunnel]], which is several if its id is a range.
@@ -91,7 +93,7 @@ func (l *loader) tunnel(f *file, n *node) {
 	}
 	template := t.Name
 	for id := ids.from; id <= ids.to; id++ {
-		t.VNI, t.NoVNI = uint32(id), false
+		t.VNI, t.NoVNI = geneve.VNI(id), false
 		t.Name = strings.Replace(template, "%d", itoa(id), 1)
 		if !l.complete(d, t) {
 			return // the others of the range have the same mistake
@@ -199,7 +201,7 @@ func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
 				} else if a, err := entryAddress(n.text); err != nil {
 					l.fault(f, n.at, "lladdr %s: %s", plain(n.text), err)
 				} else {
-					entry.LLAddr = a
+					entry.MAC = a
 				}
 			case e == nil:
 				l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.fdb.hint(key))
@@ -211,7 +213,7 @@ func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
 		case len(l.faults) > before:
 		case where == nil:
 			l.fault(f, item.at, "no lladdr: add the Ethernet address, such as lladdr = \"02:00:00:00:0a:01\"")
-		case !entry.Dst.IsValid():
+		case !entry.Remote.IsValid():
 			l.fault(f, item.at, "no dst: add the address of the VTEP that it is behind, such as dst = \"192.0.2.2\"")
 		default:
 			t.Entries = append(t.Entries, entry)

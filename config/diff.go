@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -109,8 +110,8 @@ func Diff(from, to Config) Changes {
 		if before.SrcPorts != t.SrcPorts && before.SrcPortMin == t.SrcPortMin && before.SrcPortMax == t.SrcPortMax {
 			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
 		}
-		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.Equal, func(p *Peer) string { return p.Remote.String() })...)
-		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, entryKey)...)
+		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.Equal, func(p *Peer) netip.Addr { return p.Remote })...)
+		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, idOf)...)
 		if len(keys) > 0 {
 			now := *t
 			keepFixed(tunnels, &now, before)
@@ -151,21 +152,12 @@ func changedKeys[T any](prefix string, table []entry[T], from, to *T) (keys []Ke
 	return keys
 }
 
-// entryKey is entryID in words.
-func entryKey(e *Entry) string {
-	key := e.LLAddr
-	if e.VLAN != 0 {
-		key += " vlan " + itoa(int(e.VLAN))
-	}
-	if isGroup(e.LLAddr) {
-		key += " dst " + e.Dst.String()
-	}
-	return key
-}
-
 // changedItems compares peers, or entries, by their key. Their order means
 // nothing.
-func changedItems[T any](prefix string, table []entry[T], from, to []T, equal func(T, T) bool, key func(*T) string) (keys []KeyChange) {
+func changedItems[T any, K interface {
+	comparable
+	fmt.Stringer
+}](prefix string, table []entry[T], from, to []T, equal func(T, T) bool, key func(*T) K) (keys []KeyChange) {
 	if slices.EqualFunc(from, to, equal) {
 		return nil
 	}
@@ -182,23 +174,23 @@ func changedItems[T any](prefix string, table []entry[T], from, to []T, equal fu
 		}
 		return "{" + strings.Join(words, ", ") + "}"
 	}
-	before := make(map[string]*T, len(from))
+	before := make(map[K]*T, len(from))
 	for i := range from {
 		before[key(&from[i])] = &from[i]
 	}
-	now := make(map[string]bool, len(to))
+	now := make(map[K]bool, len(to))
 	for i := range to {
 		k := key(&to[i])
 		now[k] = true
 		if old := before[k]; old == nil || !equal(*old, to[i]) {
 			if a, b := describe(old), describe(&to[i]); a != b {
-				keys = append(keys, KeyChange{prefix + k, a, b, true})
+				keys = append(keys, KeyChange{prefix + k.String(), a, b, true})
 			}
 		}
 	}
 	for i := range from {
 		if k := key(&from[i]); !now[k] {
-			keys = append(keys, KeyChange{prefix + k, describe(&from[i]), "", true})
+			keys = append(keys, KeyChange{prefix + k.String(), describe(&from[i]), "", true})
 		}
 	}
 	return keys

@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
 )
 
 // Draft gathers the keywords of one tunnel on the command line, and those of
@@ -232,8 +235,8 @@ func ParseEntry(addr string, words []string) (Entry, error) {
 	e := defaultEntry()
 	var err error
 	if addr == zeroAddress {
-		e.LLAddr = addr
-	} else if e.LLAddr, err = entryAddress(addr); err != nil {
+		e.MAC = packet.MAC{}
+	} else if e.MAC, err = entryAddress(addr); err != nil {
 		return e, fmt.Errorf("%s: %w", plain(addr), err)
 	}
 	words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "self" }) // as bridge prints it
@@ -242,15 +245,13 @@ func ParseEntry(addr string, words []string) (Entry, error) {
 		return e, err
 	}
 	switch {
-	case e.Dynamic && d.given["state"]:
-		return e, fmt.Errorf("dynamic and %s exclude each other", e.State)
-	case !e.Dynamic && (e.Sticky || e.ExternLearn):
+	case d.given["dynamic"] && d.given["state"]:
+		at := slices.IndexFunc(words, func(w string) bool { return w == fdb.Static.String() || w == fdb.Permanent.String() })
+		return e, fmt.Errorf("dynamic and %s exclude each other", words[at])
+	case e.State != fdb.Dynamic && e.Flags != 0:
 		return e, errors.New("sticky and extern_learn are for dynamic entries: add dynamic")
-	case e.Local && e.Dst.IsValid():
+	case e.Local && e.Remote.IsValid():
 		return e, errors.New("local and dst exclude each other")
-	}
-	if e.Dynamic {
-		e.State = "dynamic"
 	}
 	return e, nil
 }

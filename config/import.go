@@ -9,6 +9,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"gvtep/fdb"
+	"gvtep/vtep/geneve"
 )
 
 // Import turns what iproute2 says of the kernel's vxlan and geneve devices into
@@ -516,7 +519,7 @@ func (t *translation) unknown(data map[string]any) {
 // is a port of have no dst and stay there.
 func (t *translation) table(entries []kernelEntry) {
 	learned, behind := 0, []netip.Addr{}
-	peers, there := map[netip.Addr]int{}, map[string]Entry{} // what there is: where among the peers, and by entryKey
+	peers, there := map[netip.Addr]int{}, map[entryID]Entry{} // what there is: where among the peers, and by its ID
 	for i, p := range t.tunnel.Peers {
 		peers[p.Remote] = i
 	}
@@ -549,11 +552,11 @@ func (t *translation) table(entries []kernelEntry) {
 			continue
 		}
 		entry := defaultEntry()
-		if entry.LLAddr, err = entryAddress(e.MAC); err != nil {
+		if entry.MAC, err = entryAddress(e.MAC); err != nil {
 			t.note("not carried over: %s: %s", name, err)
 			continue
 		}
-		entry.Dst = dst
+		entry.Remote = dst
 		if e.Via != "" {
 			if entry.Via, err = deviceName(e.Via); err != nil {
 				t.note("not carried over: %s via %s: %s", name, plain(e.Via), err)
@@ -561,21 +564,21 @@ func (t *translation) table(entries []kernelEntry) {
 			}
 		}
 		if e.State == "static" {
-			entry.State = e.State
+			entry.State = fdb.Static
 		}
 		if e.Port > 0 && e.Port < 1<<16 {
 			entry.Port = uint16(e.Port)
 		}
 		if e.VNI != nil && *e.VNI >= 0 && *e.VNI < 1<<24 {
-			entry.VNI, entry.HasVNI = uint32(*e.VNI), true
+			entry.VNI, entry.HasVNI = geneve.VNI(*e.VNI), true
 		}
-		if other, twice := there[entryKey(&entry)]; twice {
+		if other, twice := there[idOf(&entry)]; twice {
 			if other != entry {
-				t.note("not carried over: %s dst %s, of which there is one already, dst %s", name, dst, other.Dst)
+				t.note("not carried over: %s dst %s, of which there is one already, dst %s", name, dst, other.Remote)
 			}
 			continue
 		}
-		there[entryKey(&entry)] = entry
+		there[idOf(&entry)] = entry
 		t.tunnel.Entries = append(t.tunnel.Entries, entry)
 		behind = append(behind, dst)
 	}

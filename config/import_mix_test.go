@@ -304,7 +304,7 @@ func carried(e map[string]any, t *Tunnel, text string) bool {
 	return slices.ContainsFunc(t.Entries, func(o Entry) bool {
 		via, _ := e["viaIf"].(string)
 		_, other := e["vni"]
-		return o.LLAddr == mac && o.Dst == dst && o.State == e["state"] && (o.Port != 0) == (e["port"] != nil) && o.HasVNI == other && o.Via == via
+		return o.MAC.String() == mac && o.Remote == dst && o.State.String() == e["state"] && (o.Port != 0) == (e["port"] != nil) && o.HasVNI == other && o.Via == via
 	})
 }
 
@@ -335,7 +335,7 @@ func unsaid(link map[string]any, t *Tunnel, text string) (all []string) {
 	given := func(key string) bool { _, ok := data[key]; return ok }
 	expect(int(t.VNI) == data["id"] && !t.NoVNI, "id", "id")
 	expect(int(t.DstPort) == data["port"], "port", "dstport")
-	expect(string(t.DF) == data["df"], "df", "df")
+	expect(map[DF]string{DFSet: "set", DFUnset: "unset", DFInherit: "inherit"}[t.DF] == data["df"], "df", "df")
 	remote := text4("remote")
 	expect(remote == "" || len(t.Peers) > 0 && t.Peers[0].Remote.String() == remote, "remote", "remote")
 	group := text4("group")

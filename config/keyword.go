@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"gvtep/fdb"
+	"gvtep/vtep/geneve"
 )
 
 // Kind says how a keyword is written.
@@ -308,25 +311,25 @@ func entryKeywords() []entry[Entry] {
 	return []entry[Entry]{
 		custom(Keyword{Name: "dst", Arg: "ADDR", Live: true, Usage: "the VTEP that the address is behind"},
 			func(e *Entry, v string) (err error) {
-				e.Dst, err = remote(v)
+				e.Remote, err = remote(v)
 				return err
 			},
 			func(e *Entry) []string {
-				if !e.Dst.IsValid() {
+				if !e.Remote.IsValid() {
 					return nil
 				}
-				return []string{e.Dst.String()}
+				return []string{e.Remote.String()}
 			}),
 		choice(Keyword{Name: "state", Arg: "static|permanent", Values: []string{"static", "permanent"}, Default: "permanent", Live: true,
 			Usage: "neither moves nor ages; the word is for people"},
-			func(e *Entry) *string { return &e.State }, "static", "permanent"),
+			func(e *Entry) *fdb.State { return &e.State }, fdb.Static, fdb.Permanent),
 		number(Keyword{Name: "port", Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
 			Min: 1, Max: 65535, want: wantPort},
 			func(e *Entry) *uint16 { return &e.Port }),
 		custom(Keyword{Name: "vni", Arg: "VNI", Live: true, Usage: "VNI sent with, if it is not the tunnel's", Number: true, Min: 0, Max: 1<<24 - 1},
 			func(e *Entry, v string) error {
-				n, err := parseNumber(v, 0, 1<<24-1, "a VNI is 0 to 16777215")
-				e.VNI, e.HasVNI = uint32(n), err == nil
+				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
+				e.VNI, e.HasVNI = geneve.VNI(n), err == nil
 				return err
 			},
 			func(e *Entry) []string {
@@ -340,7 +343,7 @@ func entryKeywords() []entry[Entry] {
 		custom(Keyword{Name: "src_vni", Arg: "VNI", Live: true, Usage: "the same, by its VNI", Number: true, Min: 0, Max: 1<<24 - 1},
 			func(e *Entry, v string) error {
 				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
-				e.SrcVNI, e.HasSrcVNI = uint32(n), err == nil
+				e.SrcVNI, e.HasSrcVNI = geneve.VNI(n), err == nil
 				return err
 			},
 			func(e *Entry) []string {
@@ -360,15 +363,34 @@ func handKeywords() []entry[Entry] {
 	return []entry[Entry]{
 		{Keyword: Keyword{Name: "static", Kind: Short, stands: "state static", Usage: "the same as state static"}},
 		{Keyword: Keyword{Name: "permanent", Kind: Short, stands: "state permanent", Usage: "the same as state permanent"}},
-		onoff(Keyword{Name: "dynamic", Default: "false", Usage: "moves and ages as if it were learned"},
-			func(e *Entry) *bool { return &e.Dynamic }),
+		custom(Keyword{Name: "dynamic", Kind: Switch, Default: "false", Usage: "moves and ages as if it were learned"},
+			func(e *Entry, v string) error {
+				on, err := parseSwitch(v)
+				if on {
+					e.State = fdb.Dynamic
+				}
+				return err
+			},
+			func(e *Entry) []string { return []string{onOff(e.State == fdb.Dynamic)} }),
 		onoff(Keyword{Name: "local", Default: "false", Usage: "behind the tunnel's own device"},
 			func(e *Entry) *bool { return &e.Local }),
-		onoff(Keyword{Name: "sticky", Default: "false", Usage: "dynamic, and does not move"},
-			func(e *Entry) *bool { return &e.Sticky }),
-		onoff(Keyword{Name: "extern_learn", Default: "false", Usage: "dynamic, and does not age"},
-			func(e *Entry) *bool { return &e.ExternLearn }),
+		entryFlag(Keyword{Name: "sticky", Default: "false", Usage: "dynamic, and does not move"}, fdb.Sticky),
+		entryFlag(Keyword{Name: "extern_learn", Default: "false", Usage: "dynamic, and does not age"}, fdb.ExternLearn),
 	}
+}
+
+// entryFlag is a switch that is one bit of the flags of an entry.
+func entryFlag(k Keyword, bit fdb.Flags) entry[Entry] {
+	k.Kind = Switch
+	return custom(k,
+		func(e *Entry, v string) error {
+			on, err := parseSwitch(v)
+			if e.Flags &^= bit; on {
+				e.Flags |= bit
+			}
+			return err
+		},
+		func(e *Entry) []string { return []string{onOff(e.Flags&bit != 0)} })
 }
 
 // socketKeywords are the keys of [socket]: what all tunnels share.
@@ -473,7 +495,7 @@ func defaults() Tunnel {
 	}
 }
 
-func defaultEntry() Entry { return Entry{State: "permanent"} }
+func defaultEntry() Entry { return Entry{State: fdb.Permanent} }
 
 // defaultConfig is what an empty file says.
 func defaultConfig() Config {
@@ -494,7 +516,7 @@ func defaultLog() Log { return Log{Level: "info", Format: "auto"} }
 func setID(t *Tunnel, v string) error {
 	n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
 	if err == nil {
-		t.VNI, t.NoVNI = uint32(n), false
+		t.VNI, t.NoVNI = geneve.VNI(n), false
 	}
 	return err
 }
@@ -644,10 +666,11 @@ func setNeighbour(t *Tunnel, v string) error {
 	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) {
 		return wrong("%s is not the address of one station", a)
 	}
-	if station, err = entryAddress(station); err != nil || isGroup(station) {
+	mac, err := entryAddress(station)
+	if err != nil || mac.IsGroup() {
 		return wrong("want the Ethernet address of one station behind the =")
 	}
-	t.Neighbours = append(t.Neighbours, Neighbour{a, station})
+	t.Neighbours = append(t.Neighbours, Neighbour{Addr: a, MAC: mac})
 	return nil
 }
 

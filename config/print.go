@@ -45,7 +45,7 @@ func Print(cfg Config, all bool) string {
 			lines(&b, "  ", slices.DeleteFunc(slices.Clone(peer), func(e entry[Peer]) bool { return t.L3 && e.Name == "flood" }), p, Peer{}, all)
 		}
 		for _, e := range t.Entries {
-			fmt.Fprintf(&b, "  [[tunnel.fdb]]\n  lladdr = %s\n", quote(e.LLAddr))
+			fmt.Fprintf(&b, "  [[tunnel.fdb]]\n  lladdr = %s\n", quote(e.MAC.String()))
 			lines(&b, "  ", fdb, e, defaultEntry(), all)
 		}
 	}

@@ -8,6 +8,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"gvtep/fdb"
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 )
 
 // largeTunnel has as many peers, and entries behind them, as are asked for.
@@ -19,8 +23,8 @@ func largeTunnel(peers, entries int) Tunnel {
 	}
 	for i := range entries {
 		t.Entries = append(t.Entries, Entry{
-			LLAddr: fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", byte(i>>24), byte(i>>16), byte(i>>8), byte(i)),
-			Dst:    t.Peers[i%peers].Remote, State: "permanent",
+			MAC:    packet.MAC{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)},
+			Remote: t.Peers[i%peers].Remote, State: fdb.Permanent,
 		})
 	}
 	return t
@@ -38,7 +42,7 @@ func BenchmarkCheck(b *testing.B) {
 				b.Fatal(err)
 			}
 			for i := range t.Entries {
-				t.Entries[i].SrcVNI, t.Entries[i].HasSrcVNI = uint32(10_000+i%4094), true
+				t.Entries[i].SrcVNI, t.Entries[i].HasSrcVNI = geneve.VNI(10_000+i%4094), true
 			}
 			for b.Loop() {
 				again := t

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"time"
 
+	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 	"gvtep/vtep/spec"
 )
 
@@ -35,13 +37,13 @@ const (
 )
 
 // DF is the policy for the outer Don't Fragment bit.
-type DF string
+type DF = spec.DF
 
 // The policies of DF.
 const (
-	DFSet     DF = "set"
-	DFUnset   DF = "unset"
-	DFInherit DF = "inherit"
+	DFSet     = spec.DFSet
+	DFUnset   = spec.DFUnset
+	DFInherit = spec.DFInherit
 )
 
 // Offload says whether the device is to use virtio-net headers.
@@ -93,30 +95,13 @@ type Socket struct {
 type Peer = spec.Peer
 
 // Entry is an entry of a tunnel's forwarding table.
-type Entry struct {
-	LLAddr string     // canonical form
-	Dst    netip.Addr // the VTEP that the address is behind
-	State  string     // permanent or static
-	// Port, VNI and Via are the tunnel's if they are 0, not there and "".
-	Port   uint16
-	VNI    uint32
-	HasVNI bool
-	Via    string // underlay device
-	// VLAN is where it is, of a trunk; 0: among frames without a tag. SrcVNI is
-	// another way to say so, until Place.
-	VLAN      uint16
-	SrcVNI    uint32
-	HasSrcVNI bool
-
-	// Of entries made by hand in a running process only.
-	Local, Dynamic, Sticky, ExternLearn bool
-}
+type Entry = spec.Entry
 
 // Tunnel is the checked configuration of one tunnel.
 type Tunnel struct {
 	Name string
-	VNI  uint32 // 0-16777215
-	L3   bool   // IP packets in a TUN instead of Ethernet frames in a TAP
+	VNI  geneve.VNI
+	L3   bool // IP packets in a TUN instead of Ethernet frames in a TAP
 	// NoVNI is a trunk that has no segment for frames without a tag. VNI is 0.
 	NoVNI bool
 	VLANs []VLAN // make it a trunk; in their order, without overlap
@@ -167,14 +152,11 @@ type Tunnel struct {
 	Offload   Offload
 }
 
-// Neighbour is a station and its address, for which ARP and ND are answered.
-type Neighbour struct {
-	Addr   netip.Addr
-	LLAddr string // canonical form
-}
+// VLAN maps VLANs of a trunk to as many segments.
+type VLAN = spec.VLAN
 
-// String writes it as the keyword does.
-func (n Neighbour) String() string { return n.Addr.String() + "=" + n.LLAddr }
+// Neighbour is a station and its address, for which ARP and ND are answered.
+type Neighbour = spec.Neighbour
 
 // Warnings are remarks on a tunnel that is valid but perhaps not meant so.
 func (t Tunnel) Warnings() []string {
@@ -241,7 +223,7 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 		report("accept", 0, "accept %s: a mode l3 tunnel takes packets from its remotes only", t.Accept[0])
 	}
 	if t.L3 && len(t.Entries) > 0 {
-		report("fdb", 0, "fdb %s: a mode l3 tunnel has no forwarding table", t.Entries[0].LLAddr)
+		report("fdb", 0, "fdb %s: a mode l3 tunnel has no forwarding table", t.Entries[0].MAC)
 	}
 	if len(t.Neighbours) > 0 && t.NoVNI && len(t.VLANs) > 0 {
 		report("neigh", 0, "neigh %s: it is for frames without a tag, which have no segment here: give the trunk an id", t.Neighbours[0])
@@ -303,7 +285,7 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	for i, e := range t.Entries {
 		before := e
 		if err := segments.place(&e); err != nil && (!t.NoVNI || len(t.VLANs) > 0) {
-			report("fdb", i, "fdb %s: %s", e.LLAddr, err)
+			report("fdb", i, "fdb %s: %s", e.MAC, err)
 			continue
 		}
 		if e != before {
@@ -313,12 +295,12 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 			t.Entries[i] = e
 		}
 		switch {
-		case !entries.add(e.id()):
-			report("fdb", i, "fdb %s is given twice", e.LLAddr)
-		case !fits(e.Dst):
-			report("fdb", i, "dst %s and %s %s are of different families", e.Dst, word, first)
-		case linkLocal(e.Dst) && t.Dev == "" && e.Via == "":
-			report("fdb", i, "dst %s is link-local: name the underlay device, via DEVICE", e.Dst)
+		case !entries.add(idOf(&e)):
+			report("fdb", i, "fdb %s is given twice", e.MAC)
+		case !fits(e.Remote):
+			report("fdb", i, "dst %s and %s %s are of different families", e.Remote, word, first)
+		case linkLocal(e.Remote) && t.Dev == "" && e.Via == "":
+			report("fdb", i, "dst %s is link-local: name the underlay device, via DEVICE", e.Remote)
 		case e.Via == t.Name && e.Via != "":
 			report("fdb", i, "via %s is the tunnel itself: via is the underlay device", e.Via)
 		}
@@ -329,17 +311,29 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 // entryID is what an entry of a table is known by: group addresses have several
 // destinations, and each VLAN its own.
 type entryID struct {
-	lladdr string
-	vlan   uint16
-	dst    netip.Addr // of a group
+	mac  packet.MAC
+	vlan uint16
+	dst  netip.Addr // of a group
 }
 
-func (e *Entry) id() entryID {
-	id := entryID{lladdr: e.LLAddr, vlan: e.VLAN}
-	if isGroup(e.LLAddr) {
-		id.dst = e.Dst
+func idOf(e *Entry) entryID {
+	id := entryID{mac: e.MAC, vlan: e.VLAN}
+	if e.MAC.IsGroup() {
+		id.dst = e.Remote
 	}
 	return id
+}
+
+// String is the key of an entry in words.
+func (id entryID) String() string {
+	s := id.mac.String()
+	if id.vlan != 0 {
+		s += " vlan " + itoa(int(id.vlan))
+	}
+	if id.dst.IsValid() {
+		s += " dst " + id.dst.String()
+	}
+	return s
 }
 
 // set finds what is there twice.

@@ -8,31 +8,16 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2/unstable"
-)
 
-// VLAN maps VLANs of a trunk to as many segments.
-type VLAN struct {
-	First, Last uint16 // VLAN IDs, 1-4094, both ends included
-	VNI         uint32 // of First; the others follow
-}
+	"gvtep/vtep/geneve"
+	"gvtep/vtep/spec"
+)
 
 const (
 	wantVID  = "a VLAN ID is 1 to 4094"
 	wantVNI  = "a VNI is 0 to 16777215"
 	wantVLAN = "want VID:VNI, or VID-VID:VNI-VNI with as many of each, such as 10-19:5010-5019"
 )
-
-// lastVNI is the VNI of Last.
-func (v VLAN) lastVNI() uint32 { return v.VNI + uint32(v.Last-v.First) }
-
-// String returns the form that ParseVLAN reads the halves of, and that the
-// keyword vlan has.
-func (v VLAN) String() string {
-	if v.First == v.Last {
-		return fmt.Sprintf("%d:%d", v.First, v.VNI)
-	}
-	return fmt.Sprintf("%d-%d:%d-%d", v.First, v.Last, v.VNI, v.lastVNI())
-}
 
 // ParseVLAN reads the two halves of a map, as bridge(8) has them: VID[-VID] and
 // VNI[-VNI].
@@ -48,12 +33,12 @@ func ParseVLAN(vid, id string) (VLAN, error) {
 	if vids, vnis := int(last-first)+1, to-from+1; vids != vnis {
 		return VLAN{}, fmt.Errorf("vid %s is %d, and id %s is %d: give as many of each", plain(vid), vids, plain(id), vnis)
 	}
-	return VLAN{first, last, uint32(from)}, nil
+	return VLAN{First: first, Last: last, VNI: geneve.VNI(from)}, nil
 }
 
 // ParseVIDs reads VID[-VID].
 func ParseVIDs(s string) (first, last uint16, err error) {
-	from, to, err := parseRange(s, 1, 4094, wantVID)
+	from, to, err := parseRange(s, 1, spec.MaxVID, wantVID)
 	if err != nil {
 		return 0, 0, fmt.Errorf("vid %s: %w", plain(s), err)
 	}
@@ -77,9 +62,9 @@ func parseRange(s string, lo, hi int, want string) (from, to int, err error) {
 func (t *Tunnel) AddVLAN(v VLAN) error {
 	for _, o := range t.VLANs {
 		if v.First <= o.Last && o.First <= v.Last {
-			return &TakenError{fmt.Sprintf("vlan %d has id %d", max(v.First, o.First), o.VNI+uint32(max(v.First, o.First)-o.First))}
+			return &TakenError{fmt.Sprintf("vlan %d has id %d", max(v.First, o.First), o.VNI+geneve.VNI(max(v.First, o.First)-o.First))}
 		}
-		if v.VNI <= o.lastVNI() && o.VNI <= v.lastVNI() {
+		if v.VNI <= o.LastVNI() && o.VNI <= v.LastVNI() {
 			id := max(v.VNI, o.VNI)
 			return &TakenError{fmt.Sprintf("id %d is that of vlan %d", id, o.First+uint16(id-o.VNI))}
 		}
@@ -107,10 +92,10 @@ func (t *Tunnel) DeleteVLANs(first, last uint16) bool {
 		}
 		there += int(to-from) + 1
 		if o.First < from {
-			rest = append(rest, VLAN{o.First, from - 1, o.VNI})
+			rest = append(rest, VLAN{First: o.First, Last: from - 1, VNI: o.VNI})
 		}
 		if to < o.Last {
-			rest = append(rest, VLAN{to + 1, o.Last, o.VNI + uint32(to+1-o.First)})
+			rest = append(rest, VLAN{First: to + 1, Last: o.Last, VNI: o.VNI + geneve.VNI(to+1-o.First)})
 		}
 	}
 	if there != int(last-first)+1 {
@@ -125,7 +110,7 @@ func (t *Tunnel) DeleteVLANs(first, last uint16) bool {
 func (t *Tunnel) HasVLAN(v VLAN) bool {
 	there := 0
 	for vid, vni := range t.segments() {
-		if v.First <= vid && vid <= v.Last && vni == v.VNI+uint32(vid-v.First) {
+		if v.First <= vid && vid <= v.Last && vni == v.VNI+geneve.VNI(vid-v.First) {
 			there++
 		}
 	}
@@ -136,7 +121,7 @@ func (t *Tunnel) HasVLAN(v VLAN) bool {
 func tidyVLANs(all []VLAN) []VLAN {
 	tidy := all[:0]
 	for _, v := range all {
-		if n := len(tidy); n > 0 && tidy[n-1].Last+1 == v.First && tidy[n-1].lastVNI()+1 == v.VNI {
+		if n := len(tidy); n > 0 && tidy[n-1].Last+1 == v.First && tidy[n-1].LastVNI()+1 == v.VNI {
 			tidy[n-1].Last = v.Last
 			continue
 		}
@@ -147,14 +132,14 @@ func tidyVLANs(all []VLAN) []VLAN {
 
 // segments yields all segments of a tunnel: VLAN ID and VNI, without a VLAN
 // first.
-func (t *Tunnel) segments() iter.Seq2[uint16, uint32] {
-	return func(yield func(uint16, uint32) bool) {
+func (t *Tunnel) segments() iter.Seq2[uint16, geneve.VNI] {
+	return func(yield func(uint16, geneve.VNI) bool) {
 		if !t.NoVNI && !yield(0, t.VNI) {
 			return
 		}
 		for _, v := range t.VLANs {
 			for vid := v.First; vid <= v.Last; vid++ {
-				if !yield(vid, v.VNI+uint32(vid-v.First)) {
+				if !yield(vid, v.VNI+geneve.VNI(vid-v.First)) {
 					return
 				}
 			}
@@ -167,12 +152,12 @@ func (t *Tunnel) Place(e *Entry) error { return t.placement().place(e) }
 
 // placement is the VLANs of a tunnel by their VNI, and which there are.
 type placement struct {
-	byVNI map[uint32]uint16
+	byVNI map[geneve.VNI]uint16
 	there set[uint16]
 }
 
 func (t *Tunnel) placement() placement {
-	p := placement{map[uint32]uint16{}, set[uint16]{}}
+	p := placement{map[geneve.VNI]uint16{}, set[uint16]{}}
 	for vid, vni := range t.segments() {
 		p.byVNI[vni] = vid
 		p.there.add(vid)

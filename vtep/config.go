@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"gvtep/internal/netio"
-	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 	"gvtep/vtep/spec"
 )
@@ -77,20 +76,23 @@ const (
 )
 
 // DF is the policy for the outer Don't Fragment bit.
-type DF uint8
+type DF = spec.DF
 
-// The policies of DF. IPv6 underlays and inner IPv6 packets count as set.
+// The policies of DF.
 const (
-	DFSet DF = iota
-	DFUnset
-	DFInherit
+	DFSet     = spec.DFSet
+	DFUnset   = spec.DFUnset
+	DFInherit = spec.DFInherit
 )
 
 // Peer is the configuration of one remote VTEP of a tunnel.
 type Peer = spec.Peer
 
+// Entry is an entry of a forwarding table that somebody sets.
+type Entry = spec.Entry
+
+// VLANRange maps VLANs to as many segments.
+type VLANRange = spec.VLAN
+
 // Neighbour is a station and its address.
-type Neighbour struct {
-	Addr netip.Addr
-	MAC  packet.MAC
-}
+type Neighbour = spec.Neighbour

@@ -1,10 +1,10 @@
 package vtep
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -15,25 +15,8 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// Entry is an entry of a forwarding table that somebody sets, in the words of
-// bridge(8).
-type Entry struct {
-	MAC   packet.MAC
-	VLAN  uint16    // of a trunk; 0: frames without a tag
-	Local bool      // behind our own device; else at Remote
-	State fdb.State // 0: permanent
-	Flags fdb.Flags
-	// Remote, Port, VNI and Via are where frames for it go. Port 0 and an
-	// empty Via are the tunnel's, no VNI is the segment's.
-	Remote netip.Addr
-	Port   uint16
-	VNI    geneve.VNI
-	HasVNI bool
-	Via    string
-}
-
-// at is the entry as the table has it.
-func (entry *Entry) at(nh fdb.Nexthop) fdb.Entry {
+// tableEntry is an entry as the table has it.
+func tableEntry(entry *Entry, nh fdb.Nexthop) fdb.Entry {
 	state := entry.State
 	if state == 0 {
 		state = fdb.Permanent
@@ -47,11 +30,11 @@ type station struct {
 	mac packet.MAC
 }
 
-func (entry *Entry) station() station { return station{entry.VLAN, entry.MAC} }
+func stationOf(entry *Entry) station { return station{entry.VLAN, entry.MAC} }
 
-// initial reports whether an entry is only a first value: it ages, or moves, like one
+// isInitial reports whether an entry is only a first value: it ages, or moves, like one
 // that was learned, and is not held afterwards. Those of group addresses are never learned.
-func (entry *Entry) initial() bool { return entry.State == fdb.Dynamic && !entry.MAC.IsGroup() }
+func isInitial(entry *Entry) bool { return entry.State == fdb.Dynamic && !entry.MAC.IsGroup() }
 
 // entries are what the tables of a tunnel are held to. Versions of a tunnel that have the
 // same share them.
@@ -111,22 +94,22 @@ func (t *tunnel) configured(old *tunnel) {
 	before, named := make(map[Entry]bool, len(old.config.Entries)), make(map[station]bool, len(t.config.Entries))
 	for _, entry := range old.config.Entries {
 		before[entry] = true
-		delete(at, entry.station())
+		delete(at, stationOf(&entry))
 	}
 	for _, entry := range t.config.Entries {
-		named[entry.station()] = true
-		delete(at, entry.station())
+		named[stationOf(&entry)] = true
+		delete(at, stationOf(&entry))
 	}
 	for _, entry := range t.config.Entries {
 		switch {
-		case !entry.initial():
-			at[entry.station()] = append(at[entry.station()], entry)
+		case !isInitial(&entry):
+			at[stationOf(&entry)] = append(at[stationOf(&entry)], entry)
 		case !before[entry]:
 			t.initial = append(t.initial, entry)
 		}
 	}
 	for _, entry := range old.config.Entries {
-		if entry.initial() && !named[entry.station()] {
+		if isInitial(&entry) && !named[stationOf(&entry)] {
 			t.withdrawn = append(t.withdrawn, entry)
 		}
 	}
@@ -158,14 +141,11 @@ func (s silent) Unwrap() error { return s.Errno }
 
 // entryDestination is where an entry of t points to.
 func (t *tunnel) entryDestination(e Entry) forward.Destination {
-	d := t.destination(e.Remote, e.Port)
+	d := t.destinationVia(e.Remote, e.Port, cmp.Or(e.Via, t.config.Dev))
 	if e.HasVNI {
 		if own, _ := t.config.vni(e.VLAN); e.VNI != own {
 			d.VNI, d.HasVNI = e.VNI, true
 		}
-	}
-	if e.Via != "" {
-		d.Via = e.Via
 	}
 	return d
 }
@@ -177,7 +157,7 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 		return e.setFlood(name, verb, entry)
 	}
 	e.askAhead(func() []question {
-		if t, err := e.tunnel(name); err == nil && !entry.Local && entry.check(&t.config) == nil {
+		if t, err := e.tunnel(name); err == nil && !entry.Local && checkEntry(&t.config, &entry) == nil {
 			return []question{t.config.question(t.entryDestination(entry))}
 		}
 		return nil
@@ -188,10 +168,10 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if err != nil {
 		return err
 	}
-	if err := entry.check(&t.config); err != nil {
+	if err := checkEntry(&t.config, &entry); err != nil {
 		return err
 	}
-	of := entry.station()
+	of := stationOf(&entry)
 	have := t.entries.at[of]
 	_, known := t.domain(entry.VLAN).fdb.Get(entry.MAC, e.clock())
 	d := t.entryDestination(entry)
@@ -210,8 +190,8 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	return e.setEntries(t, of, list)
 }
 
-// check refuses an entry that cannot work in a tunnel.
-func (entry *Entry) check(cfg *Tunnel) error {
+// checkEntry refuses an entry that cannot work in a tunnel.
+func checkEntry(cfg *Tunnel, entry *Entry) error {
 	switch r := entry.Remote; {
 	case cfg.Device.L3:
 		return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
@@ -275,12 +255,12 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	if len(list) == 0 {
 		err = table.Delete(of.mac, now)
 	} else {
-		err = table.Replace(list[0].at(nexthop), now)
+		err = table.Replace(tableEntry(&list[0], nexthop), now)
 	}
 	if err != nil {
 		return err
 	}
-	if len(list) == 1 && list[0].initial() {
+	if len(list) == 1 && isInitial(&list[0]) {
 		list = nil
 	}
 	t.hold(t.entries, of, list)
@@ -333,7 +313,7 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	if !ok {
 		return errNotFound
 	}
-	of := entry.station()
+	of := stationOf(&entry)
 	list := t.entries.at[of]
 	if entry.Remote.IsValid() {
 		d := t.entryDestination(entry)
@@ -407,7 +387,7 @@ func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 {
 			return fmt.Errorf("local, vni, vlan, src_vni and via are not for the flood list, which is one for the tunnel: %w", unix.EINVAL)
 		}
-		if err := entry.check(cfg); err != nil {
+		if err := checkEntry(cfg, &entry); err != nil {
 			return err
 		}
 		at := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.Remote == entry.Remote })
@@ -488,7 +468,7 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 		if !entry.Local {
 			nh = t.byDestination[t.entryDestination(entry)].Nexthop
 		}
-		errs = append(errs, t.domainOf(entry).Replace(entry.at(nh), now))
+		errs = append(errs, t.domainOf(entry).Replace(tableEntry(&entry, nh), now))
 	}
 	t.withdrawn, t.initial = nil, nil
 	return errors.Join(errs...)
@@ -509,7 +489,7 @@ func (t *tunnel) settleHeld(old *entries, now int64) error {
 		if nh == 0 && !list[0].Local {
 			nh = t.byDestination[t.entryDestination(list[0])].Nexthop
 		}
-		want := list[0].at(nh)
+		want := tableEntry(&list[0], nh)
 		have, ok := table.Get(of.mac, now)
 		if ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
 			continue

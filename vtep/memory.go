@@ -70,7 +70,7 @@ func (e *Endpoint) Memory() Memory {
 		tm := TunnelMemory{Device: t.config.Device, VNI: t.config.VNI}
 		configured := make(map[station]bool, len(t.config.Entries))
 		for i := range t.config.Entries {
-			configured[t.config.Entries[i].station()] = true
+			configured[stationOf(&t.config.Entries[i])] = true
 		}
 		for at, list := range t.entries.at {
 			if !configured[at] {
@@ -134,7 +134,7 @@ func (e *Endpoint) Recall(m Memory, elapsed time.Duration) (entries int) {
 				}
 			}
 			for _, entry := range tm.ByHand {
-				if !entry.Local && entry.check(&t.config) == nil {
+				if !entry.Local && checkEntry(&t.config, &entry) == nil {
 					all = append(all, t.config.question(t.entryDestination(entry)))
 				}
 			}
@@ -165,14 +165,14 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 	}
 	dynamic := slices.Clone(t.dynamic)
 	for _, p := range tm.Peers {
-		a := p.Remote.Addr()
+		a := p.Remote.Addr().WithZone("")
 		if p.Dynamic && forward.Accepted(t.accept, a) && !speaks[a] && len(dynamic) < maxSpeakers {
 			dynamic = append(dynamic, a)
 		}
 	}
 	byHand := maps.Clone(t.entries.at)
 	for _, entry := range tm.ByHand {
-		if at := entry.station(); t.entries.at[at] == nil && entry.check(&t.config) == nil {
+		if at := stationOf(&entry); t.entries.at[at] == nil && checkEntry(&t.config, &entry) == nil {
 			byHand[at] = append(byHand[at], entry)
 		}
 	}

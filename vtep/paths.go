@@ -185,7 +185,7 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
 	if a.err != nil || a.route.Local {
 		a.route = netio.Route{}
 	}
-	about := []zap.Field{zap.String("device", t.port.Name), zap.Stringer("remote", p.config.Remote)}
+	about := []zap.Field{zap.String("device", t.port.Name), zap.Stringer("remote", p.Dest.Remote.Addr())}
 	// A device's own MTU says nothing of the path: following it would make it smaller
 	// with every look.
 	loop := slices.Contains(e.pool.Snapshot().Own, int32(a.route.Ifindex))

@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -54,12 +55,18 @@ type known struct {
 	last       count.Stats // as last reported
 }
 
-// destination completes a remote of t: port 0 is the tunnel's.
+// destination completes a remote of t: port 0 is the tunnel's, and so is the underlay device.
 func (t *tunnel) destination(remote netip.Addr, port uint16) forward.Destination {
-	if port == 0 {
-		port = t.config.DstPort
+	return t.destinationVia(remote, port, t.config.Dev)
+}
+
+// destinationVia is destination by another underlay device. A link-local address means
+// something only together with it (RFC 4007 section 6).
+func (t *tunnel) destinationVia(remote netip.Addr, port uint16, via string) forward.Destination {
+	if remote.Is6() && remote.IsLinkLocalUnicast() {
+		remote = remote.WithZone(via)
 	}
-	return forward.Destination{Remote: netip.AddrPortFrom(remote, port), Via: t.config.Dev}
+	return forward.Destination{Remote: netip.AddrPortFrom(remote, cmp.Or(port, t.config.DstPort)), Via: via}
 }
 
 // wanted lists the peers that a tunnel needs, without anything opened for

@@ -1007,3 +1007,52 @@ func TestLocalInSet(t *testing.T) {
 	l.step()
 	l.wantOut("multicast", l.out(mcast, macA), "192.0.2.3")
 }
+
+// TestLinkLocal: the configuration names the device of a link-local address once, and
+// all that is sent there goes out of it, to those too that accept lets in.
+func TestLinkLocal(t *testing.T) {
+	cfg := testTunnel("gnv0", "fe80::2", "2001:db8::2")
+	cfg.Dev = "eth0"
+	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("fe80::/10")}
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("fe80::3")}, {MAC: macC, Remote: addr("fe80::3"), Via: "eth1"}}
+	h := newHost(t, new(memWire), 1, "fe80::1")
+	h.add(cfg)
+	h.letIn(speaker{h.tunnels["gnv0"].port, addr("fe80::9")})
+	hello := frame(broadcast, packet.MAC{2, 0, 0, 0, 0, 0x99}, 0x0806, make([]byte, 46))
+	h.underlay.inject(addr("fe80::9"), 6081, 0, 2, len(hello)+8, good(hello))
+	h.step()
+	remotes := func(h *host) (all []string) {
+		for _, p := range h.State().Tunnels[0].Peers {
+			all = append(all, p.Remote.Addr().String())
+		}
+		slices.Sort(all)
+		return all
+	}
+	want := []string{"2001:db8::2", "fe80::2%eth0", "fe80::3%eth0", "fe80::3%eth1", "fe80::9%eth0"}
+	if got := remotes(h); !slices.Equal(got, want) {
+		t.Errorf("peers %v, want %v", got, want)
+	}
+	again := newHost(t, new(memWire), 1, "fe80::1")
+	again.add(cfg)
+	again.Recall(h.Memory(), time.Second)
+	if got := remotes(again); !slices.Equal(got, want) {
+		t.Errorf("peers %v after a restart, want %v", got, want)
+	}
+}
+
+// TestAcceptAny: of both halves of "any" a tunnel listens to that of its own address.
+func TestAcceptAny(t *testing.T) {
+	for local, want := range map[string]int{"192.0.2.1": 1, "::": 1, "": 2} {
+		cfg := testTunnel("gnv0")
+		cfg.Accept = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+		if local != "" {
+			cfg.Local = addr(local)
+		}
+		h := newHost(t, new(memWire), 1, "192.0.2.1")
+		h.add(cfg)
+		accept := h.State().Tunnels[0].Accept
+		if len(accept) != want || len(h.sockets) != want || want == 1 && accept[0].Addr().Is4() != cfg.Local.Is4() {
+			t.Errorf("local %q: accept %v with %d sockets, want %d", local, accept, len(h.sockets), want)
+		}
+	}
+}

@@ -45,7 +45,7 @@ type speaker struct {
 // configuration does not say: whoever is on the underlay device's own networks.
 func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	cfg, before := &t.config, t.accept
-	t.accept = cfg.Accept
+	t.accept = acceptedOver(cfg)
 	if !cfg.opensToGroup() {
 		return nil
 	}
@@ -58,6 +58,16 @@ func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	e.log.Warn("anybody on the networks of the underlay device may speak in the group; peers or accept would restrict it",
 		zap.String("device", cfg.Device.Name), zap.Stringer("group", cfg.Group), zap.Stringers("accept", t.accept))
 	return nil
+}
+
+// acceptedOver are the prefixes of accept from which something can arrive: the tunnel
+// listens on Local, and "any" stands for both families.
+func acceptedOver(cfg *Tunnel) []netip.Prefix {
+	other := func(p netip.Prefix) bool { return cfg.Local.IsValid() && p.Addr().Is4() != cfg.Local.Is4() }
+	if !slices.ContainsFunc(cfg.Accept, other) {
+		return cfg.Accept
+	}
+	return slices.DeleteFunc(slices.Clone(cfg.Accept), other)
 }
 
 // letIn makes peers of a speaker and of those that wait behind it: many that come
@@ -108,7 +118,7 @@ func (e *Endpoint) admitSpeakers(of *forward.Port, sources []netip.Addr) error {
 	known := make(map[netip.Addr]bool, len(t.peers)+len(sources))
 	for _, p := range t.peers {
 		if p.speaks {
-			known[p.config.Remote.WithZone("")] = true
+			known[p.config.Remote] = true
 		}
 	}
 	var fresh []netip.Addr
@@ -167,7 +177,7 @@ func (t *tunnel) dropSpeakers() {
 	}
 	configured := make(map[netip.Addr]bool, len(t.config.Peers))
 	for _, p := range t.config.Peers {
-		configured[p.Remote.WithZone("")] = true
+		configured[p.Remote] = true
 	}
 	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool { return configured[a] || !forward.Accepted(t.accept, a) })
 }

@@ -12,6 +12,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/spec"
 )
 
 // A trunk is a device with many ports: each of its VLANs is one, and meets a
@@ -21,16 +22,6 @@ import (
 //
 // The tag stays on our side: it is taken off before a frame is looked at, and
 // put on after all is decided, so that between the two a trunk's frame is like any other.
-
-// VLANRange maps VLANs to as many segments.
-type VLANRange struct {
-	First, Last uint16     // VLAN IDs, 1 to MaxVID, both ends included
-	VNI         geneve.VNI // of First; the others follow
-}
-
-// MaxVID is the largest VLAN ID; 0 is none and 4095 is reserved (IEEE 802.1Q
-// table 9-2).
-const MaxVID = 4094
 
 // isTrunk reports whether tags choose the segment. A trunk may be without
 // VLANs for a while.
@@ -70,8 +61,8 @@ func (cfg *Tunnel) checkVLANs() error {
 		vnis[cfg.VNI] = true
 	}
 	for _, r := range cfg.VLANs {
-		if r.First < 1 || r.First > r.Last || r.Last > MaxVID || !(r.VNI + geneve.VNI(r.Last-r.First)).Valid() {
-			return fmt.Errorf("vlan %d-%d with id %d: want VLAN IDs from 1 to %d, and VNIs up to %d: %w", r.First, r.Last, r.VNI, MaxVID, geneve.MaxVNI, unix.EINVAL)
+		if r.First < 1 || r.First > r.Last || r.Last > spec.MaxVID || !r.LastVNI().Valid() {
+			return fmt.Errorf("vlan %d-%d with id %d: want VLAN IDs from 1 to %d, and VNIs up to %d: %w", r.First, r.Last, r.VNI, spec.MaxVID, geneve.MaxVNI, unix.EINVAL)
 		}
 		for vid := r.First; vid <= r.Last; vid++ {
 			vni := r.VNI + geneve.VNI(vid-r.First)

@@ -24,7 +24,7 @@ import (
 func testTrunk(name string, remotes ...string) Tunnel {
 	cfg := testTunnel(name, remotes...)
 	cfg.VNI, cfg.NoVNI = 0, true
-	cfg.VLANs = []VLANRange{{10, 19, 5010}}
+	cfg.VLANs = []VLANRange{{First: 10, Last: 19, VNI: 5010}}
 	return cfg
 }
 
@@ -146,7 +146,7 @@ func TestTrunkTables(t *testing.T) {
 	}
 
 	// VLANs come and go with what is in them; who stays keeps it.
-	cfg.VLANs = []VLANRange{{10, 10, 5010}, {11, 11, 9011}, {14, 14, 5014}}
+	cfg.VLANs = []VLANRange{{First: 10, Last: 10, VNI: 5010}, {First: 11, Last: 11, VNI: 9011}, {First: 14, Last: 14, VNI: 5014}}
 	cfg.Entries = nil
 	if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func TestTrunkSuper(t *testing.T) {
 		a.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 		b.devices.offload = a.devices.offload
 		there := testTrunk("gnv0", "192.0.2.1")
-		there.VLANs, there.Device.LLAddr = []VLANRange{{11, 12, 5010}}, macB
+		there.VLANs, there.Device.LLAddr = []VLANRange{{First: 11, Last: 12, VNI: 5010}}, macB
 		da, db := a.add(testTrunk("gnv0", "192.0.2.2")), b.add(there)
 		if refused {
 			db.queues[0].refuse = unix.EINVAL
@@ -315,7 +315,7 @@ func TestTrunkConflicts(t *testing.T) {
 	plain := testTunnel("gnv1", "192.0.2.2")
 	plain.VNI = 5015
 	other := testTrunk("gnv2", "192.0.2.2")
-	other.VLANs = []VLANRange{{1, 1, 5019}}
+	other.VLANs = []VLANRange{{First: 1, Last: 1, VNI: 5019}}
 	for _, second := range []Tunnel{plain, other} {
 		for _, order := range [][2]Tunnel{{testTrunk("gnv0", "192.0.2.2"), second}, {second, testTrunk("gnv0", "192.0.2.2")}} {
 			h := newHost(t, new(memWire), 1, "192.0.2.1")
@@ -349,8 +349,8 @@ func TestTrunkConflicts(t *testing.T) {
 	}
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	for name, ranges := range map[string][]VLANRange{
-		"VID twice": {{1, 5, 10}, {5, 5, 20}}, "VNI twice": {{1, 5, 10}, {6, 6, 14}}, "VID 0": {{0, 1, 10}}, "VID 4095": {{4095, 4095, 10}},
-		"backwards": {{5, 4, 10}}, "VNI too large": {{1, 2, geneve.MaxVNI}},
+		"VID twice": {{First: 1, Last: 5, VNI: 10}, {First: 5, Last: 5, VNI: 20}}, "VNI twice": {{First: 1, Last: 5, VNI: 10}, {First: 6, Last: 6, VNI: 14}}, "VID 0": {{First: 0, Last: 1, VNI: 10}}, "VID 4095": {{First: 4095, Last: 4095, VNI: 10}},
+		"backwards": {{First: 5, Last: 4, VNI: 10}}, "VNI too large": {{First: 1, Last: 2, VNI: geneve.MaxVNI}},
 	} {
 		cfg := testTrunk("gnv0", "192.0.2.2")
 		cfg.VLANs = ranges

@@ -129,7 +129,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 				return err
 			}
 			entries = slices.DeleteFunc(entries, func(e control.FDBEntry) bool {
-				return of.VLAN != 0 && of.VLAN != e.VLAN || of.HasSrcVNI && (e.Gvtep == nil || e.Gvtep.ID == nil || *e.Gvtep.ID != of.SrcVNI)
+				return of.VLAN != 0 && of.VLAN != e.VLAN || of.HasSrcVNI && (e.Gvtep == nil || e.Gvtep.ID == nil || *e.Gvtep.ID != uint32(of.SrcVNI))
 			})
 			if len(entries) == 0 {
 				return about(mac, refused(errNotFound))

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,7 +15,6 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
-	"gvtep/vtep/geneve"
 )
 
 // What people change in a running process becomes part of r.running, with
@@ -261,16 +259,15 @@ func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
 	if err != nil {
 		return usage(err)
 	}
-	return r.table("fdb "+w.Verb, dev, e.LLAddr, func(t *config.Tunnel) error {
+	return r.table("fdb "+w.Verb, dev, &e.MAC, func(t *config.Tunnel) error {
 		if err := place(t, &e); err != nil {
 			return err
 		}
-		entry := vtepEntry(t, e)
-		if entry.MAC.IsZero() && (e.Port != 0 && e.Port == t.DstPort) {
-			entry.Port = 0
+		if e.MAC.IsZero() && e.Port == t.DstPort {
+			e.Port = 0
 		}
-		err := r.endpoint.SetEntry(dev, verb, entry)
-		if verb == vtep.EntryAdd && errors.Is(err, unix.EEXIST) && !entry.MAC.IsZero() {
+		err := r.endpoint.SetEntry(dev, verb, e)
+		if verb == vtep.EntryAdd && errors.Is(err, unix.EEXIST) && !e.MAC.IsZero() {
 			err = fmt.Errorf("%w (append is for 00:00:00:00:00:00 and group addresses; use replace)", errExists)
 		}
 		return err
@@ -279,7 +276,7 @@ func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
 
 // place finds out in which VLAN an entry is to be. The flood list is in none.
 func place(t *config.Tunnel, e *config.Entry) error {
-	if (e.LLAddr != packet.MAC{}.String()) {
+	if !e.MAC.IsZero() {
 		return usage(t.Place(e))
 	}
 	if e.VLAN != 0 || e.HasSrcVNI {
@@ -293,11 +290,11 @@ func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
 	if err != nil {
 		return usage(err)
 	}
-	return r.table("fdb del", dev, e.LLAddr, func(t *config.Tunnel) error {
+	return r.table("fdb del", dev, &e.MAC, func(t *config.Tunnel) error {
 		if err := place(t, &e); err != nil {
 			return err
 		}
-		err := r.endpoint.DeleteEntry(dev, vtepEntry(t, e))
+		err := r.endpoint.DeleteEntry(dev, e)
 		if errors.Is(err, fdb.ErrNotFound) {
 			err = errNotFound
 		}
@@ -306,7 +303,7 @@ func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
 }
 
 func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
-	err = r.table("fdb flush", dev, "", func(t *config.Tunnel) error {
+	err = r.table("fdb flush", dev, nil, func(t *config.Tunnel) error {
 		n, err = r.endpoint.FlushEntries(dev, func(e *vtep.FDBEntry) bool {
 			is := map[string]bool{
 				"permanent": e.State == fdb.Permanent, "static": e.State == fdb.Static, "dynamic": e.State == fdb.Dynamic,
@@ -332,7 +329,7 @@ func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 // table changes the forwarding table of a tunnel, and the configuration as far
 // as it has the entry, or the flood list, that changed. Without an address any
 // entry may have.
-func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) error) error {
+func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i, err := r.find(dev)
@@ -343,10 +340,10 @@ func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) e
 	if err := r.logged(what, dev, change(&t)); err != nil {
 		return withoutName(err, dev)
 	}
-	if (lladdr == packet.MAC{}.String()) {
+	if mac != nil && mac.IsZero() {
 		for _, s := range r.endpoint.State().Tunnels {
 			if s.Config.Device.Name == dev {
-				t.Peers = configPeers(s.Config.Peers)
+				t.Peers = s.Config.Peers
 			}
 		}
 		r.keep(i, t)
@@ -355,9 +352,9 @@ func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) e
 	var entries []config.Entry
 	looked := map[config.Entry]bool{}
 	for _, e := range t.Entries {
-		of := config.Entry{LLAddr: e.LLAddr, VLAN: e.VLAN}
+		of := config.Entry{MAC: e.MAC, VLAN: e.VLAN}
 		switch {
-		case lladdr != "" && e.LLAddr != lladdr:
+		case mac != nil && e.MAC != *mac:
 			entries = append(entries, e)
 		case !looked[of]:
 			looked[of] = true
@@ -375,11 +372,7 @@ func (r *reloader) table(what, dev, lladdr string, change func(*config.Tunnel) e
 // entriesOf returns the entries that could stand in a file, of the address and
 // VLAN that of has.
 func (r *reloader) entriesOf(dev string, of config.Entry, via string) (all []config.Entry) {
-	mac, err := packet.ParseMAC(of.LLAddr)
-	if err != nil {
-		return nil
-	}
-	found, err := r.endpoint.Entry(dev, mac)
+	found, err := r.endpoint.Entry(dev, of.MAC)
 	if err != nil {
 		return nil // it is gone
 	}
@@ -387,12 +380,12 @@ func (r *reloader) entriesOf(dev string, of config.Entry, via string) (all []con
 		if f.State == fdb.Dynamic || f.Local || f.VLAN != of.VLAN {
 			continue
 		}
-		e := config.Entry{LLAddr: of.LLAddr, VLAN: of.VLAN, Dst: f.Remote.Addr().WithZone(""), State: f.State.String()}
+		e := config.Entry{MAC: of.MAC, VLAN: of.VLAN, Remote: f.Remote.Addr().WithZone(""), State: f.State}
 		if f.OtherPort {
 			e.Port = f.Remote.Port()
 		}
 		if f.OtherVNI {
-			e.VNI, e.HasVNI = uint32(f.VNI), true
+			e.VNI, e.HasVNI = f.VNI, true
 		}
 		if f.Via != via {
 			e.Via = f.Via
@@ -400,32 +393,4 @@ func (r *reloader) entriesOf(dev string, of config.Entry, via string) (all []con
 		all = append(all, e)
 	}
 	return all
-}
-
-func configPeers(peers []vtep.Peer) []config.Peer {
-	all := make([]config.Peer, len(peers))
-	for i, p := range peers {
-		p.Remote = p.Remote.WithZone("")
-		all[i] = p
-	}
-	return all
-}
-
-// vtepEntry says what config says in the words of the endpoint.
-func vtepEntry(t *config.Tunnel, e config.Entry) vtep.Entry {
-	v := vtep.Entry{
-		VLAN: e.VLAN, Local: e.Local, Remote: e.Dst, Port: e.Port, VNI: geneve.VNI(e.VNI), HasVNI: e.HasVNI, Via: e.Via,
-		State: map[string]fdb.State{"static": fdb.Static, "dynamic": fdb.Dynamic, "permanent": fdb.Permanent}[e.State],
-	}
-	v.MAC, _ = packet.ParseMAC(e.LLAddr) // checked by config
-	if e.Sticky {
-		v.Flags |= fdb.Sticky
-	}
-	if e.ExternLearn {
-		v.Flags |= fdb.ExternLearn
-	}
-	if e.Dst.Is6() && e.Dst.IsLinkLocalUnicast() {
-		v.Remote = e.Dst.WithZone(cmp.Or(e.Via, t.Dev))
-	}
-	return v
 }

@@ -378,7 +378,7 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
 func (d *daemon) warn(tunnels []config.Tunnel) {
 	for _, t := range tunnels {
 		for _, w := range t.Warnings() {
-			d.Log.Warn(w, zap.String("device", t.Name), zap.Uint32("vni", t.VNI))
+			d.Log.Warn(w, zap.String("device", t.Name), zap.Uint32("vni", uint32(t.VNI)))
 		}
 	}
 }

@@ -25,19 +25,19 @@ func TestVtepTunnel(t *testing.T) {
 		TxQueue: 11, Persist: true, Offload: config.OffloadAuto,
 		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
 		NoFlood: true, NoMcastFlood: true, NoBcastFlood: true, BUMLimit: 5, Locked: true, NoMoveDamping: true, NeighSuppress: true,
-		Entries: []config.Entry{{LLAddr: "02:00:00:00:00:02", State: "static", Dst: addr("fe80::3"), Port: 4, HasVNI: true, Via: "eth1"}},
+		Entries: []config.Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 2}, State: fdb.Static, Remote: addr("fe80::3"), Port: 4, HasVNI: true, Via: "eth1"}},
 	}
 	want := vtep.Tunnel{
 		VNI: 5, Device: netio.DeviceOptions{
 			Name: "gnv0", L3: true, MTU: 1300, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Addresses: in.Addresses, Netns: "blue", Master: "br0",
 			Persist: true, TxQueue: 11, Offload: true, Down: true,
 		},
-		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2%eth0"), Name: "x", Port: 9, NoFlood: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, {Remote: addr("2001:db8::2")}},
+		Local: addr("::"), Dev: "eth0", DstPort: 1, Peers: []vtep.Peer{{Remote: addr("fe80::2"), Name: "x", Port: 9, NoFlood: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}, {Remote: addr("2001:db8::2")}},
 		SrcPortMin: 2, SrcPortMax: 3, SrcPorts: 2, TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFInherit, UDPCsum: true, ZeroCsum6: true, AcceptZ6: true,
 		Mark: 7, Learning: true, Ageing: time.Minute, MaxAddress: 9, L2ControlPass: true, VLANDrop: true,
-		Group: addr("ff08::1"), Accept: []netip.Prefix{netip.MustParsePrefix("::/0")}, NoFlood: true, NoMcastFlood: true, NoBcastFlood: true,
+		Group: addr("ff08::1"), Accept: in.Accept, NoFlood: true, NoMcastFlood: true, NoBcastFlood: true,
 		BUMLimit: 5, Locked: true, NoMoveDamping: true, NeighSuppress: true,
-		Entries: []vtep.Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 2}, State: fdb.Static, Remote: addr("fe80::3%eth1"), Port: 4, HasVNI: true, Via: "eth1"}},
+		Entries: []vtep.Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 2}, State: fdb.Static, Remote: addr("fe80::3"), Port: 4, HasVNI: true, Via: "eth1"}},
 	}
 	if d := cmp.Diff(want, vtepTunnel(&in), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
