@@ -30,12 +30,12 @@ func defaultHooks() Hooks { return Hooks{Timeout: DefaultHookTimeout, LostAfter:
 // hookKeywords are the keys of [hooks].
 func hookKeywords() []entry[Hooks] {
 	return []entry[Hooks]{
-		program("on-up", "program, with its arguments, to run when a tunnel carries packets", func(h *Hooks) *[]string { return &h.Up }),
-		program("on-down", "program to run when it no longer does", func(h *Hooks) *[]string { return &h.Down }),
-		program("on-peer-seen", "program to run when a peer speaks that did not, or was lost", func(h *Hooks) *[]string { return &h.PeerSeen }),
+		program("on-up", "program, with its arguments, to run when a tunnel begins to carry packets", func(h *Hooks) *[]string { return &h.Up }),
+		program("on-down", "program to run when a tunnel no longer carries packets", func(h *Hooks) *[]string { return &h.Down }),
+		program("on-peer-seen", "program to run when the first packet of a peer arrives, or the first since it was lost", func(h *Hooks) *[]string { return &h.PeerSeen }),
 		program("on-peer-lost", "program to run when a peer has been silent for lost-after", func(h *Hooks) *[]string { return &h.PeerLost }),
-		period("timeout", "10s", "a program that runs longer is killed", func(h *Hooks) *time.Duration { return &h.Timeout }),
-		period("lost-after", "1m0s", "a peer that is silent for so long is lost", func(h *Hooks) *time.Duration { return &h.LostAfter }),
+		period("timeout", "10s", "time after which a running program is killed", func(h *Hooks) *time.Duration { return &h.Timeout }),
+		period("lost-after", "1m0s", "silence after which a peer is lost", func(h *Hooks) *time.Duration { return &h.LostAfter }),
 	}
 }
 

@@ -101,7 +101,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{itoa(int(t.VNI))}
 			}).copying(func(to, from *Tunnel) { to.VNI, to.NoVNI = from.VNI, from.NoVNI }),
-		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make the tunnel a trunk: frames with these VLAN tags are segments of their own",
+		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make the tunnel a trunk: each of these VLANs is a segment of its own",
 			More: "Without id, frames without a tag have no segment."},
 			setVLAN,
 			func(t *Tunnel) []string {
@@ -116,7 +116,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.L3 }, false, true),
 		{Keyword: Keyword{Name: "innerprotoinherit", Kind: Short, stands: "mode l3", Usage: "the same as mode l3"}},
 		custom(Keyword{Name: "local", Arg: "ADDR",
-			Usage: "outer source address, and the one listened on (chosen by route)"},
+			Usage: "outer source address, and the address to listen on (the route chooses)"},
 			func(t *Tunnel, v string) (err error) {
 				t.Local, err = address(v)
 				return err
@@ -144,8 +144,8 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
-		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address that flooded frames go to, on the underlay device dev",
-			More: "With remotes only these may send, else every host on the networks of dev, or in accept."},
+		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address to send flooded frames to, on the underlay device dev",
+			More: "If there are remotes, only they may send. Otherwise all hosts in accept may, or, without accept, all hosts on the networks of dev."},
 			setGroup,
 			func(t *Tunnel) []string {
 				if !t.Group.IsValid() {
@@ -154,12 +154,12 @@ func tunnelKeywords() []entry[Tunnel] {
 				return []string{t.Group.String()}
 			}),
 		custom(Keyword{Name: "accept", Kind: List, Arg: "PREFIX|any", Live: true, Usage: "hosts in this prefix become peers when their first packet arrives",
-			More: "They are removed when they have been silent for ageing. A tunnel has a remote, a group or this."},
+			More: "They are removed when they have been silent for ageing. A tunnel needs remote, group or accept."},
 			setAccept,
 			getAccept),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
 			func(t *Tunnel) *string { return &t.Dev }, deviceName),
-		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port listened on and sent to",
+		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port to listen on and to send to",
 			Min: 1, Max: 65535, want: wantPort},
 			func(t *Tunnel) *uint16 { return &t.DstPort }),
 		custom(Keyword{Name: "srcport", Kind: Pair, Arg: "MIN MAX", Default: "49152 65535", Live: true, Usage: "range of UDP source ports",
@@ -170,8 +170,8 @@ func tunnelKeywords() []entry[Tunnel] {
 			Usage: "outer TTL or hop limit, 1-255; auto is 64", Min: 1, Max: 255, want: "want auto, inherit or 1 to 255"},
 			func(t *Tunnel) *int { return &t.TTL }, DefaultTTL, Inherit),
 		custom(Keyword{Name: "tos", Aliases: []string{"dsfield"}, Arg: "N|inherit", Values: []string{"inherit"}, Default: "0", Live: true,
-			Usage: "outer TOS or traffic class, such as 0xb8; ECN is always by RFC 6040",
-			More:  "The two ECN bits are not a setting: they always follow RFC 6040.", Number: true, Min: 0, Max: 252, Step: 4},
+			Usage: "outer TOS or traffic class, such as 0xb8, without the ECN bits",
+			More:  "The two ECN bits always follow RFC 6040.", Number: true, Min: 0, Max: 252, Step: 4},
 			setTOS,
 			func(t *Tunnel) []string {
 				if t.TOS == Inherit {
@@ -197,7 +197,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			Number: true, Min: 0, Max: 1e9, Text: true},
 			setAgeing,
 			func(t *Tunnel) []string { return []string{itoa(int(t.Ageing / time.Second))} }),
-		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "learned MAC addresses at most, in each VLAN",
+		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "limit of learned MAC addresses, in each VLAN",
 			Min: 1, Max: 1 << 24, want: "want 1 to 16777216"},
 			func(t *Tunnel) *int { return &t.MaxAddress }),
 		word(Keyword{Name: "flood", Default: "on", Live: true, Usage: "flood frames to unknown MAC addresses"},
@@ -206,8 +206,8 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.NoMcastFlood }, false),
 		word(Keyword{Name: "bcast_flood", Default: "on", Live: true, Usage: "flood broadcast"},
 			func(t *Tunnel) *bool { return &t.NoBcastFlood }, false),
-		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "flooded frames a second at most, in each VLAN; 0 is no limit",
-			More: "Frames above it are dropped.",
+		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "limit of flooded frames a second, in each VLAN; 0 is no limit",
+			More: "Frames above the limit are dropped.",
 			Min:  0, Max: 1e9, want: wantPPS},
 			func(t *Tunnel) *int { return &t.BUMLimit }),
 		word(Keyword{Name: "isolated", Default: "off", Live: true, Usage: "the bridge passes nothing between the device and other isolated ports",
@@ -215,13 +215,13 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.Isolated }, true),
 		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "only MAC addresses with a static entry may send"},
 			func(t *Tunnel) *bool { return &t.Locked }, true),
-		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "hold a MAC address that flaps between peers where it is for a while"},
+		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "keep a MAC address that flaps between peers at one of them for a while"},
 			func(t *Tunnel) *bool { return &t.NoMoveDamping }, false),
 		word(Keyword{Name: "neigh_suppress", Default: "off", Live: true, Usage: "answer ARP and ND requests for addresses behind peers instead of flooding them",
-			More: "The flood switches do not matter. A station that has been silent for 5 s is asked itself, and no other. If it does not answer within a second, requests are flooded until it speaks again."},
+			More: "It does not depend on the flood switches. A request for a station that has been silent for 5 s goes to that station only. If it does not answer within a second, requests are flooded until it sends again."},
 			func(t *Tunnel) *bool { return &t.NeighSuppress }, true),
 		custom(Keyword{Name: "neigh", Kind: List, Arg: "ADDR=LLADDR", Live: true, Usage: "answer ARP or ND for this address by neigh_suppress, while the FDB has LLADDR behind a peer",
-			More: "For requests without a VLAN tag. The address need not have been heard."},
+			More: "It is for requests without a VLAN tag. No packet from the address is needed first."},
 			setNeighbour,
 			func(t *Tunnel) (all []string) {
 				for _, n := range t.Neighbours {
@@ -230,13 +230,13 @@ func tunnelKeywords() []entry[Tunnel] {
 				return all
 			}),
 		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop", Live: true,
-			Usage: "frames to 01:80:c2:00:00:00-0f, such as spanning tree and LLDP; PAUSE is always dropped"},
+			Usage: "pass or drop frames to 01:80:c2:00:00:00-0f, such as spanning tree and LLDP; PAUSE is always dropped"},
 			func(t *Tunnel) *bool { return &t.L2ControlPass }, false, true),
 		choice(Keyword{Name: "vlan_tags", Arg: "pass|drop", Values: []string{"pass", "drop"}, Default: "pass", Live: true,
-			Usage: "frames with a VLAN tag"},
+			Usage: "pass or drop frames with a VLAN tag"},
 			func(t *Tunnel) *bool { return &t.VLANDrop }, false, true),
 		number(Keyword{Name: "mtu", Arg: "auto|N", Values: []string{"auto"}, Default: "auto", Live: true,
-			Usage: "MTU of the device, 68-65535; auto is what the path to the remote leaves",
+			Usage: "MTU of the device, 68-65535; auto is what the paths to the peers leave",
 			Min:   68, Max: 65535, want: "want auto or 68 to 65535"},
 			func(t *Tunnel) *int { return &t.MTU }, 0),
 		custom(Keyword{Name: "address", Kind: List, Arg: "PREFIX", Usage: "address of the device, such as 192.0.2.1/24"},
@@ -252,12 +252,12 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *string { return &t.LLAddr }, lladdr),
 		text(Keyword{Name: "master", Arg: "DEVICE", Usage: "bridge to join"},
 			func(t *Tunnel) *string { return &t.Master }, deviceName),
-		text(Keyword{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay"},
+		text(Keyword{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay in that of the process"},
 			func(t *Tunnel) *string { return &t.Netns }, netnsName),
-		number(Keyword{Name: "txqueuelen", Aliases: []string{"txqlen", "qlen"}, Arg: "N", Usage: "length of the device's queue, in packets (as the kernel has it)",
+		number(Keyword{Name: "txqueuelen", Aliases: []string{"txqlen", "qlen"}, Arg: "N", Usage: "length of the device's queue, in packets (the kernel's)",
 			Min: 1, Max: 1 << 20, want: "want 1 to 1048576 packets"},
 			func(t *Tunnel) *int { return &t.TxQueue }),
-		word(Keyword{Name: "persist", Default: "off", Usage: "the device outlives the process"},
+		word(Keyword{Name: "persist", Default: "off", Usage: "keep the device when the process ends"},
 			func(t *Tunnel) *bool { return &t.Persist }, true),
 		onoff(Keyword{Name: "up", Default: "true", Live: true, Usage: "bring the device up"},
 			func(t *Tunnel) *bool { return &t.Up }),
@@ -271,19 +271,19 @@ func tunnelKeywords() []entry[Tunnel] {
 // tunnel's keyword.
 func peerKeywords() []entry[Peer] {
 	return []entry[Peer]{
-		text(Keyword{Name: "name", Arg: "TEXT", Live: true, Usage: "what people call it"},
+		text(Keyword{Name: "name", Arg: "TEXT", Live: true, Usage: "name of the peer, for people"},
 			func(p *Peer) *string { return &p.Name }, label),
-		number(Keyword{Name: "dstport", Aliases: []string{"port"}, Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
+		number(Keyword{Name: "dstport", Aliases: []string{"port"}, Arg: "PORT", Live: true, Usage: "UDP port to send to, if it is not the tunnel's",
 			Min: 1, Max: 65535, want: wantPort},
 			func(p *Peer) *uint16 { return &p.Port }),
-		custom(Keyword{Name: "flood", Kind: Switch, Default: "true", Live: true, Usage: "it gets a copy of broadcast, unknown unicast and multicast"},
+		custom(Keyword{Name: "flood", Kind: Switch, Default: "true", Live: true, Usage: "send it a copy of broadcast, unknown unicast and multicast frames"},
 			func(p *Peer, v string) error {
 				on, err := parseSwitch(v)
 				p.NoFlood = !on
 				return err
 			},
 			func(p *Peer) []string { return []string{onOff(!p.NoFlood)} }),
-		custom(Keyword{Name: "routes", Aliases: []string{"allowed-ips"}, Kind: List, Arg: "PREFIX|any|none", Live: true, Usage: "networks behind a peer of a mode l3 tunnel: what is sent to it, and taken from it"},
+		custom(Keyword{Name: "routes", Aliases: []string{"allowed-ips"}, Kind: List, Arg: "PREFIX|any|none", Live: true, Usage: "networks behind a peer of a mode l3 tunnel: destinations to send to it, and sources to accept from it"},
 			setRoutes,
 			func(p *Peer) []string {
 				if p.Routes != nil && len(p.Routes) == 0 {
@@ -291,7 +291,7 @@ func peerKeywords() []entry[Peer] {
 				}
 				return prefixTexts(p.Routes)
 			}),
-		custom(Keyword{Name: "bum_limit", Arg: "PPS", Live: true, Usage: "broadcast, unknown unicast and multicast frames of it let in in a second at most; 0, which is the default, is no limit",
+		custom(Keyword{Name: "bum_limit", Arg: "PPS", Live: true, Usage: "limit of broadcast, unknown unicast and multicast frames a second from the peer; 0, the default, is no limit",
 			Number: true, Min: 0, Max: 1e9},
 			func(p *Peer, v string) (err error) {
 				p.BUMLimit, err = parseNumber(v, 0, 1e9, wantPPS)
@@ -309,7 +309,7 @@ func peerKeywords() []entry[Peer] {
 // entryKeywords are the keys of [[tunnel.fdb]] beside lladdr.
 func entryKeywords() []entry[Entry] {
 	return []entry[Entry]{
-		custom(Keyword{Name: "dst", Arg: "ADDR", Live: true, Usage: "the VTEP that the address is behind"},
+		custom(Keyword{Name: "dst", Arg: "ADDR", Live: true, Usage: "address of the VTEP that the MAC address is behind"},
 			func(e *Entry, v string) (err error) {
 				e.Remote, err = remote(v)
 				return err
@@ -321,12 +321,12 @@ func entryKeywords() []entry[Entry] {
 				return []string{e.Remote.String()}
 			}),
 		choice(Keyword{Name: "state", Arg: "static|permanent", Values: []string{"static", "permanent"}, Default: "permanent", Live: true,
-			Usage: "neither moves nor ages; the word is for people"},
+			Usage: "static or permanent; both never move or age, the difference is a label"},
 			func(e *Entry) *fdb.State { return &e.State }, fdb.Static, fdb.Permanent),
-		number(Keyword{Name: "port", Arg: "PORT", Live: true, Usage: "UDP port sent to, if it is not the tunnel's",
+		number(Keyword{Name: "port", Arg: "PORT", Live: true, Usage: "UDP port to send to, if it is not the tunnel's",
 			Min: 1, Max: 65535, want: wantPort},
 			func(e *Entry) *uint16 { return &e.Port }),
-		custom(Keyword{Name: "vni", Arg: "VNI", Live: true, Usage: "VNI sent with, if it is not the tunnel's", Number: true, Min: 0, Max: 1<<24 - 1},
+		custom(Keyword{Name: "vni", Arg: "VNI", Live: true, Usage: "VNI to send with, if it is not the tunnel's", Number: true, Min: 0, Max: 1<<24 - 1},
 			func(e *Entry, v string) error {
 				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
 				e.VNI, e.HasVNI = geneve.VNI(n), err == nil
@@ -338,9 +338,9 @@ func entryKeywords() []entry[Entry] {
 				}
 				return []string{itoa(int(e.VNI))}
 			}),
-		number(Keyword{Name: "vlan", Arg: "VID", Live: true, Usage: "VLAN of a trunk that the address is in", Min: 1, Max: 4094, want: wantVID},
+		number(Keyword{Name: "vlan", Arg: "VID", Live: true, Usage: "VLAN of a trunk that the MAC address is in", Min: 1, Max: 4094, want: wantVID},
 			func(e *Entry) *uint16 { return &e.VLAN }),
-		custom(Keyword{Name: "src_vni", Arg: "VNI", Live: true, Usage: "the same, by its VNI", Number: true, Min: 0, Max: 1<<24 - 1},
+		custom(Keyword{Name: "src_vni", Arg: "VNI", Live: true, Usage: "VNI of that VLAN, in place of vlan", Number: true, Min: 0, Max: 1<<24 - 1},
 			func(e *Entry, v string) error {
 				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
 				e.SrcVNI, e.HasSrcVNI = geneve.VNI(n), err == nil
@@ -352,7 +352,7 @@ func entryKeywords() []entry[Entry] {
 				}
 				return []string{itoa(int(e.SrcVNI))}
 			}),
-		text(Keyword{Name: "via", Arg: "DEVICE", Live: true, Usage: "underlay device, if the route does not decide"},
+		text(Keyword{Name: "via", Arg: "DEVICE", Live: true, Usage: "underlay device to send through (the route decides)"},
 			func(e *Entry) *string { return &e.Via }, deviceName),
 	}
 }
@@ -409,7 +409,7 @@ func socketKeywords() []entry[Socket] {
 			},
 			func(s *Socket) []string { return []string{formatSize(s.Rcvbuf)} }).copying(func(to, from *Socket) { to.Rcvbuf = from.Rcvbuf }),
 		custom(Keyword{Name: "busypoll", Arg: "TIME", Default: "0us", Live: true,
-			Usage: "after traffic, look for more this long before sleeping, such as 3ms: less delay for more CPU time", Text: true},
+			Usage: "how long to poll after traffic before sleeping, such as 3ms: less delay for more CPU time", Text: true},
 			func(s *Socket, v string) (err error) {
 				s.BusyPoll, err = time.ParseDuration(v)
 				if err != nil || s.BusyPoll < 0 || s.BusyPoll > MaxBusyPoll {
@@ -423,7 +423,7 @@ func socketKeywords() []entry[Socket] {
 				}
 				return []string{s.BusyPoll.String()}
 			}),
-		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "the dstport of tunnels that have none of their own",
+		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "dstport of tunnels that have none of their own",
 			Min: 1, Max: 65535, want: wantPort},
 			func(s *Socket) *uint16 { return &s.Port }),
 		number(Keyword{Name: "ports", Arg: "N", Default: "64", Live: true, Usage: "number of UDP source ports, 1-1024",
@@ -436,7 +436,7 @@ func socketKeywords() []entry[Socket] {
 func logKeywords() []entry[Log] {
 	return []entry[Log]{
 		choice(Keyword{Name: "level", Arg: "LEVEL", Values: []string{"debug", "info", "warn", "error"}, Default: "info", Live: true,
-			Usage: "log this and what is worse: debug, info, warn or error"},
+			Usage: "lowest level to log: debug, info, warn or error"},
 			func(l *Log) *string { return &l.Level }, "debug", "info", "warn", "error"),
 		choice(Keyword{Name: "format", Arg: "FORMAT", Values: []string{"auto", "console", "json", "journal"}, Default: "auto",
 			Usage: "auto, console, json or journal; auto is journal under systemd, console on a terminal, else json"},
@@ -448,9 +448,9 @@ func logKeywords() []entry[Log] {
 func metricsKeywords() []entry[Metrics] {
 	return []entry[Metrics]{
 		text(Keyword{Name: "listen", Arg: "ADDR:PORT|unix:PATH",
-			Usage: "serve metrics and health there, such as 9681 (on 127.0.0.1) or unix:/run/gvtep/metrics.sock (only on the control socket)"},
+			Usage: "address to serve metrics and health on, such as 9681 (on 127.0.0.1) or unix:/run/gvtep/metrics.sock (only on the control socket)"},
 			func(m *Metrics) *string { return &m.Listen }, listenAddress),
-		number(Keyword{Name: "peers", Arg: "N", Default: "1000", Live: true, Usage: "peers that have series of their own at most",
+		number(Keyword{Name: "peers", Arg: "N", Default: "1000", Live: true, Usage: "limit of peers with series of their own",
 			Min: 0, Max: 1e6, want: "want 0 to 1000000 peers"},
 			func(m *Metrics) *int { return &m.Peers }),
 	}
