@@ -27,7 +27,7 @@ func (a *app) fdbCmd() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show " + filter, Aliases: []string{"list"}, Args: cobra.ArbitraryArgs,
 		Example: "  gvtep fdb show dev gnv0\n  gvtep -j fdb show dev gnv0 | jq -r '.[]|select(.state==\"\").mac'",
-		Short:   "show forwarding entries; addresses behind the own device only with -d",
+		Short:   "show forwarding entries; -d adds those behind our own device",
 	}
 	show.RunE = func(cmd *cobra.Command, args []string) error {
 		q, err := parseFDB(args)
@@ -40,7 +40,7 @@ func (a *app) fdbCmd() *cobra.Command {
 	}
 	fdb := &cobra.Command{
 		Use: "fdb [show] " + filter, Example: example,
-		Short: "show which address is behind which peer",
+		Short: "show which MAC address is behind which peer",
 		Args:  cobra.ArbitraryArgs,
 	}
 	fdb.RunE = func(cmd *cobra.Command, args []string) error {
@@ -78,8 +78,8 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 	}
 	for _, v := range []struct{ verb, short, example string }{
 		{"add", "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static"},
-		{"append", "add one more destination for a group address or to the flood list", "00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"},
-		{"replace", "make an entry, whether or not there is one", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn"},
+		{"append", "add a destination to a group address or to the flood list", "00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"},
+		{"replace", "add an entry, or replace the one that exists", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn"},
 	} {
 		verb, short := v.verb, v.short
 		cmd := a.verb(verb+" LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] [dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]", short, check,
@@ -105,7 +105,7 @@ func (a *app) fdbVerbs() (all []*cobra.Command) {
 	del.Aliases = []string{"delete"}
 	del.Example = "  gvtep fdb del 02:00:00:00:02:10 dev gnv0\n  gvtep fdb del 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"
 	del.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
-	get := a.verb("get LLADDR dev NAME [vlan VID] [src_vni VNI]", "show the entry of one address, on a trunk that of each VLAN",
+	get := a.verb("get LLADDR dev NAME [vlan VID] [src_vni VNI]", "show the entry of one MAC address, on a trunk in each VLAN",
 		func(args []string) error {
 			_, _, rest, err := target(args, what)
 			for i := 0; err == nil && i < len(rest); i += 2 {

@@ -64,8 +64,8 @@ func helpOfFlag(f *pflag.Flag) flagHelp {
 func (a *app) helpCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "help [COMMAND]",
-		Short: "tell more about a command",
-		Long: `Tell more about a command, as gvtep COMMAND --help. With -j it is JSON, with the
+		Short: "show help for a command",
+		Long: `Show help for a command, as gvtep COMMAND --help does. -j prints JSON, with the
 commands below it.`,
 		Example: "  gvtep help fdb add\n  gvtep -j help | jq -r '.commands[].name'",
 		Args:    cobra.ArbitraryArgs,

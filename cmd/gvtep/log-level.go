@@ -16,7 +16,7 @@ func (a *app) logLevelCmd() *cobra.Command {
 	var during time.Duration
 	cmd := &cobra.Command{
 		Use:     "log-level [LEVEL] [--for TIME]",
-		Short:   "show or change what the daemon logs, for good or for a while",
+		Short:   "show or change the log level of the daemon, permanently or for a time",
 		Example: "  gvtep log-level\n  gvtep log-level debug --for 60s",
 		Args:    atMost(1),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -26,7 +26,7 @@ func (a *app) logLevelCmd() *cobra.Command {
 			return []string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().DurationVar(&during, "for", 0, "go back after this `TIME`, such as 60s; without it the level stays until it is changed, or the daemon ends")
+	cmd.Flags().DurationVar(&during, "for", 0, "restore the level after this `TIME`, such as 60s; without it the level stays until it is changed, or the daemon ends")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		given := cmd.Flags().Changed("for")
 		switch {

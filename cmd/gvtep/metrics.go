@@ -16,10 +16,10 @@ import (
 func (a *app) metricsCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "metrics [print | write FILE]",
-		Short: "print the metrics of the daemon, or write them into a file",
-		Long: `Print the metrics of the daemon in the format of Prometheus, or write them
-into FILE, which is replaced in one step: for the textfile collector of
-node_exporter, whose files end in .prom.`,
+		Short: "print the metrics of the daemon, or write them to a file",
+		Long: `Print the metrics of the daemon in the format of Prometheus, or write them to
+FILE, which is replaced in one step. The textfile collector of node_exporter
+reads such files; their names must end in .prom.`,
 		Example: "  gvtep metrics\n  gvtep metrics write /var/lib/prometheus/node-exporter/gvtep.prom",
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {

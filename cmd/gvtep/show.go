@@ -20,9 +20,9 @@ func (a *app) showCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [NAME|all] [" + strings.Join(words, "|") + "]",
 		Short: "show tunnels with their peers and counters",
-		Long: `Show tunnels with their peers, forwarding tables and drops; with -d also their
-settings, with -s more counters. On a terminal a peer is green that was seen in
-the last ten seconds, yellow in the last minute, and red before that or never.
+		Long: `Show tunnels with their peers, forwarding tables and drops. -d adds their
+settings, -s more counters. On a terminal, peers seen in the last ten seconds are
+green, in the last minute yellow, all others red.
 
 ` + viewsText(),
 		Example: `  gvtep show
@@ -321,10 +321,10 @@ func plural(n int, word string) string {
 func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "show the daemon; exit 0 only when it is ready",
-		Long: `Show the daemon: whether it is ready and why not, its sockets, and the drops of
-packets that belong to no tunnel. With -d also the configuration and how many
-objects live in its heap.`,
+		Short: "show whether the daemon is ready; exit 0 only when it is",
+		Long: `Show whether the daemon is ready, and if not, why, its sockets, and the drops of
+packets that belong to no tunnel. -d adds the configuration and the number of
+objects in its heap.`,
 		Example:           "  gvtep status\n  gvtep -j status | jq .ready",
 		Args:              atMost(0),
 		ValidArgsFunction: a.completing(),

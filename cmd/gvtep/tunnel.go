@@ -71,7 +71,7 @@ func (a *app) tunnelCmd() *cobra.Command {
 		}
 		return config.CheckDevice(args[0])
 	}
-	add := a.verb("add NAME KEYWORDS", "add a tunnel to the running process, until that ends",
+	add := a.verb("add NAME KEYWORDS", "add a tunnel to the running process; it lasts until the process ends",
 		func(args []string) error {
 			if err := name(args); err != nil {
 				return err
@@ -259,10 +259,10 @@ func (a *app) peerCmd() *cobra.Command {
 		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerSet }))
 	add.Example = "  gvtep peer add 203.0.113.2 dev gnv0 routes 10.2.0.0/16,fd02::/48"
 	for _, cmd := range []*cobra.Command{add, set} {
-		cmd.Long = `Routes are the networks behind a peer of a mode l3 tunnel; the longest prefix
-decides where a packet goes, and from whom one is taken. They replace those that
-the peer had, and a prefix that another peer has moves over, in one step. "any"
-is 0.0.0.0/0 and ::/0, "none" takes all of them away.`
+		cmd.Long = `Routes are the networks behind a peer of a mode l3 tunnel. The longest prefix
+decides which peer a packet goes to, and which peer may send it. Routes replace
+those that the peer had. A prefix moves from the peer that has it, in one step.
+"any" is 0.0.0.0/0 and ::/0, "none" removes all routes of the peer.`
 	}
 	del := a.verb("del ADDR dev NAME", "remove a peer from a running tunnel",
 		func(args []string) error {
@@ -341,10 +341,10 @@ func (a *app) showPeers(ctx context.Context, c *control.Client, dev string) erro
 func (a *app) monitorCmd() *cobra.Command {
 	objects := []string{"all", "tunnel", "peer", "fdb"}
 	cmd := &cobra.Command{
-		Use: "monitor [all|tunnel|peer|fdb]", Short: "print what changes, as it does, until the daemon ends",
+		Use: "monitor [all|tunnel|peer|fdb]", Short: "print changes as they happen, until the daemon ends",
 		Long: `Print each change of tunnels, peers and forwarding entries on one line, with -j
 as JSON, until the daemon ends. If the reader is too slow, a line says how many
-were lost.`,
+changes were lost.`,
 		Example:           "  gvtep monitor fdb\n  gvtep -j monitor | jq .mac",
 		Args:              atMost(1),
 		ValidArgsFunction: a.completing(oneOf(objects...)),

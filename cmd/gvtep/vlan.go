@@ -16,7 +16,7 @@ import (
 
 func (a *app) vlanCmd() *cobra.Command {
 	show := &cobra.Command{
-		Use: "show [dev NAME]", Aliases: []string{"list", "tunnelshow"}, Short: "show which VLANs of a trunk are which segments; -s: each with its counters",
+		Use: "show [dev NAME]", Aliases: []string{"list", "tunnelshow"}, Short: "show the segment of each VLAN of a trunk; -s adds counters",
 		Args:              cobra.ArbitraryArgs,
 		Example:           "  gvtep vlan show dev gnvtrunk\n  gvtep -j vlan show | jq -r '.[].tunnels[].tunid'",
 		ValidArgsFunction: a.completingWords(func() words { return words{onTunnel} }),
@@ -41,7 +41,7 @@ func (a *app) vlanCmd() *cobra.Command {
 			return err
 		}
 	}
-	add := a.verb("add dev NAME vid VID[-VID] tunnel_info id VNI[-VNI]", "make VLANs of a running tunnel segments of their own", check(true),
+	add := a.verb("add dev NAME vid VID[-VID] tunnel_info id VNI[-VNI]", "make each of these VLANs of a running tunnel a segment of its own", check(true),
 		func(ctx context.Context, c *control.Client, args []string) error {
 			dev, w, err := parseVLANWords(args, true)
 			if err != nil {

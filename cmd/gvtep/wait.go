@@ -19,13 +19,13 @@ func (a *app) waitCmd() *cobra.Command {
 	var what string
 	cmd := &cobra.Command{
 		Use:   "wait [NAME] [--for up|ready|peer=ADDR|mac=LLADDR]",
-		Short: "return when something is so; exit 4 after --timeout",
+		Short: "wait until a goal is reached; exit 4 after --timeout",
 		Example: `  gvtep wait gnv0 --for ready
   gvtep wait gnv0 --for peer=203.0.113.1 --timeout 10s`,
 		Args:              atMost(1),
 		ValidArgsFunction: a.completing((*completion).tunnelNamesOrAll),
 	}
-	cmd.Flags().StringVar(&what, "for", "ready", "wait for `GOAL`: up, the device is up; ready, packets can flow; peer=ADDR, a packet of it came; mac=LLADDR, it is in the FDB")
+	cmd.Flags().StringVar(&what, "for", "ready", "wait for `GOAL`: up, the device is up; ready, packets can flow; peer=ADDR, a packet from it arrived; mac=LLADDR, it is in the FDB")
 	a.completingFlag(cmd, "for", (*completion).goals)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := ""
