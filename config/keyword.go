@@ -145,7 +145,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				return all
 			}),
 		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address to send flooded frames to, on the underlay device dev",
-			More: "If there are remotes, only they may send. Otherwise all hosts in accept may, or, without accept, all hosts on the networks of dev."},
+			More: "Remotes and hosts in accept may send to it. With neither, all hosts on the networks of dev may."},
 			setGroup,
 			func(t *Tunnel) []string {
 				if !t.Group.IsValid() {
