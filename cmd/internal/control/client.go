@@ -10,10 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -118,18 +116,41 @@ type RefusedError struct{ Text string }
 
 func (e *RefusedError) Error() string { return e.Text }
 
-// Status asks for the daemon as a whole, with details also for Status.Go.
-func (c *Client) Status(ctx context.Context, details bool) (s Status, err error) {
-	path := "/v1/status"
-	if details {
-		path += "?details"
+// call asks for, or does, something, and returns the answer.
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (v T, err error) {
+	return v, c.send(ctx, method, path, body, func(answer io.Reader) error { return json.NewDecoder(answer).Decode(&v) })
+}
+
+// tell does something whose answer has nothing in it.
+func (c *Client) tell(ctx context.Context, method, path string, body any) error {
+	return c.send(ctx, method, path, body, nil)
+}
+
+// at is the path of something of a tunnel.
+func at(dev string, rest ...string) string {
+	path := "/v1/tunnels/" + url.PathEscape(dev)
+	for _, s := range rest {
+		path += "/" + url.PathEscape(s)
 	}
-	return s, c.get(ctx, path, &s)
+	return path
+}
+
+// Status asks for the daemon as a whole, with details also for Status.Go.
+func (c *Client) Status(ctx context.Context, details bool) (Status, error) {
+	return call[Status](ctx, c, "GET", "/v1/status"+word("details", details), nil)
+}
+
+// word is a query of a word that is there or not.
+func word(word string, is bool) string {
+	if is {
+		return "?" + word
+	}
+	return ""
 }
 
 // Reload makes the daemon load its configuration anew. An *InvalidError says
 // what is wrong with it, a *RefusedError why it cannot be applied.
-func (c *Client) Reload(ctx context.Context, req ReloadRequest) (r Reload, err error) {
+func (c *Client) Reload(ctx context.Context, req ReloadRequest) (Reload, error) {
 	q := url.Values{}
 	if req.Config != "" {
 		q.Set("config", req.Config)
@@ -137,109 +158,99 @@ func (c *Client) Reload(ctx context.Context, req ReloadRequest) (r Reload, err e
 	if req.DryRun {
 		q.Set("dry_run", "")
 	}
-	return r, c.do(ctx, http.MethodPost, "/v1/reload?"+q.Encode(), &r)
+	return call[Reload](ctx, c, "POST", "/v1/reload?"+q.Encode(), nil)
 }
 
 // Tunnels asks for all tunnels.
-func (c *Client) Tunnels(ctx context.Context) (t []Tunnel, err error) {
-	return t, c.get(ctx, "/v1/tunnels", &t)
+func (c *Client) Tunnels(ctx context.Context) ([]Tunnel, error) {
+	return call[[]Tunnel](ctx, c, "GET", "/v1/tunnels", nil)
 }
 
 // Tunnel asks for one tunnel.
-func (c *Client) Tunnel(ctx context.Context, name string) (t Tunnel, err error) {
-	return t, c.get(ctx, "/v1/tunnels/"+url.PathEscape(name), &t)
-}
-
-// Peers asks for the peers of one tunnel.
-func (c *Client) Peers(ctx context.Context, name string) (p []Peer, err error) {
-	return p, c.get(ctx, "/v1/tunnels/"+url.PathEscape(name)+"/peers", &p)
+func (c *Client) Tunnel(ctx context.Context, name string) (Tunnel, error) {
+	return call[Tunnel](ctx, c, "GET", at(name), nil)
 }
 
 // TunnelAdd adds a tunnel.
 func (c *Client) TunnelAdd(ctx context.Context, w TunnelWrite) error {
-	return c.send(ctx, http.MethodPost, "/v1/tunnels", w, nil)
+	return c.tell(ctx, "POST", "/v1/tunnels", w)
 }
 
 // TunnelSet changes a tunnel.
 func (c *Client) TunnelSet(ctx context.Context, w TunnelWrite) error {
-	return c.send(ctx, http.MethodPatch, "/v1/tunnels/"+url.PathEscape(w.Name), w, nil)
+	return c.tell(ctx, "PATCH", at(w.Name), w)
 }
 
 // TunnelDelete removes a tunnel.
 func (c *Client) TunnelDelete(ctx context.Context, name string) error {
-	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(name), nil, nil)
+	return c.tell(ctx, "DELETE", at(name), nil)
 }
 
 // PeerAdd adds a peer to a tunnel.
 func (c *Client) PeerAdd(ctx context.Context, dev string, w PeerWrite) error {
-	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/peers", w, nil)
+	return c.tell(ctx, "POST", at(dev, "peers"), w)
 }
 
 // PeerSet changes a peer of a tunnel.
 func (c *Client) PeerSet(ctx context.Context, dev string, w PeerWrite) error {
-	return c.send(ctx, http.MethodPatch, "/v1/tunnels/"+url.PathEscape(dev)+"/peers", w, nil)
+	return c.tell(ctx, "PATCH", at(dev, "peers"), w)
 }
 
 // PeerDelete removes a peer from a tunnel.
 func (c *Client) PeerDelete(ctx context.Context, dev, addr string) error {
-	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/peers/"+url.PathEscape(addr), nil, nil)
+	return c.tell(ctx, "DELETE", at(dev, "peers", addr), nil)
 }
 
 // VLANs asks for the VLANs of a trunk, with stats for each alone with its
 // counters.
-func (c *Client) VLANs(ctx context.Context, dev string, stats bool) (v []VLAN, err error) {
-	path := "/v1/tunnels/" + url.PathEscape(dev) + "/vlans"
-	if stats {
-		path += "?stats"
-	}
-	return v, c.get(ctx, path, &v)
+func (c *Client) VLANs(ctx context.Context, dev string, stats bool) ([]VLAN, error) {
+	return call[[]VLAN](ctx, c, "GET", at(dev, "vlans")+word("stats", stats), nil)
 }
 
 // VLANAdd maps VLANs of a tunnel to segments.
 func (c *Client) VLANAdd(ctx context.Context, dev string, w VLANWrite) error {
-	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/vlans", w, nil)
+	return c.tell(ctx, "POST", at(dev, "vlans"), w)
 }
 
 // VLANDelete ends that.
 func (c *Client) VLANDelete(ctx context.Context, dev string, w VLANWrite) error {
-	q := url.Values{}
-	if w.ID != "" {
-		q.Set("id", w.ID)
-	}
-	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/vlans/"+url.PathEscape(w.VID)+"?"+q.Encode(), nil, nil)
+	return c.tell(ctx, "DELETE", at(dev, "vlans", w.VID)+"?"+url.Values{"id": {w.ID}}.Encode(), nil)
+}
+
+// FDB asks for forwarding entries.
+func (c *Client) FDB(ctx context.Context, f FDBFilter) ([]FDBEntry, error) {
+	return call[[]FDBEntry](ctx, c, "GET", "/v1/fdb"+writeQuery(f.query()), nil)
+}
+
+// FDBGet asks for what is known of one address.
+func (c *Client) FDBGet(ctx context.Context, dev, mac string) ([]FDBEntry, error) {
+	return call[[]FDBEntry](ctx, c, "GET", at(dev, "fdb", mac), nil)
 }
 
 // FDBSet makes a forwarding entry.
 func (c *Client) FDBSet(ctx context.Context, dev string, w FDBWrite) error {
-	return c.send(ctx, http.MethodPost, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb", w, nil)
+	return c.tell(ctx, "POST", at(dev, "fdb"), w)
 }
 
 // FDBDelete removes a forwarding entry, with a dst that destination only.
 func (c *Client) FDBDelete(ctx context.Context, dev string, w FDBWrite) error {
-	q := url.Values{"keyword": w.Keywords}
-	return c.send(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb/"+url.PathEscape(w.MAC)+"?"+q.Encode(), nil, nil)
+	return c.tell(ctx, "DELETE", at(dev, "fdb", w.MAC)+"?"+url.Values{"keyword": w.Keywords}.Encode(), nil)
 }
 
 // FDBFlush removes forwarding entries and returns how many.
 func (c *Client) FDBFlush(ctx context.Context, dev string, f FDBFlush) (int, error) {
-	q := FDBFilter{VNI: f.VNI, VLAN: f.VLAN, Dst: f.Dst}.query()
-	if f.SrcVNI != nil {
-		q.Set("src_vni", strconv.FormatUint(uint64(*f.SrcVNI), 10))
-	}
-	if f.Port != 0 {
-		q.Set("port", strconv.Itoa(int(f.Port)))
-	}
-	for word, is := range f.Is {
-		q.Set(word, strconv.FormatBool(is))
-	}
-	var out Flushed
-	err := c.do(ctx, http.MethodDelete, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb?"+q.Encode(), &out)
-	return out.Flushed, err
+	flushed, err := call[Flushed](ctx, c, "DELETE", at(dev, "fdb")+writeQuery(f.query()), nil)
+	return flushed.Flushed, err
 }
 
-// FDBGet asks for what is known of one address.
-func (c *Client) FDBGet(ctx context.Context, dev, mac string) (e []FDBEntry, err error) {
-	return e, c.get(ctx, "/v1/tunnels/"+url.PathEscape(dev)+"/fdb/"+url.PathEscape(mac), &e)
+// LogLevel asks for the log level.
+func (c *Client) LogLevel(ctx context.Context) (LogLevel, error) {
+	return call[LogLevel](ctx, c, "GET", "/v1/log/level", nil)
+}
+
+// SetLogLevel changes the log level.
+func (c *Client) SetLogLevel(ctx context.Context, w LogLevelWrite) error {
+	return c.tell(ctx, "PUT", "/v1/log/level", w)
 }
 
 // Events hands events of an object ("" of all) to each, until ctx or the
@@ -263,52 +274,12 @@ func (c *Client) Events(ctx context.Context, object string, ready func(), each f
 	})
 }
 
-// LogLevel asks for the log level.
-func (c *Client) LogLevel(ctx context.Context) (l LogLevel, err error) {
-	return l, c.get(ctx, "/v1/log/level", &l)
-}
-
-// SetLogLevel changes the log level.
-func (c *Client) SetLogLevel(ctx context.Context, w LogLevelWrite) error {
-	return c.send(ctx, http.MethodPut, "/v1/log/level", w, nil)
-}
-
 // Metrics returns the metrics as text.
 func (c *Client) Metrics(ctx context.Context) (text []byte, err error) {
 	return text, c.send(ctx, http.MethodGet, "/metrics", nil, func(answer io.Reader) (err error) {
 		text, err = io.ReadAll(answer)
 		return err
 	})
-}
-
-// FDB asks for forwarding entries.
-func (c *Client) FDB(ctx context.Context, f FDBFilter) (e []FDBEntry, err error) {
-	return e, c.get(ctx, "/v1/fdb?"+f.query().Encode(), &e)
-}
-
-func (f FDBFilter) query() url.Values {
-	q := url.Values{}
-	if f.Dev != "" {
-		q.Set("dev", f.Dev)
-	}
-	if f.VNI != nil {
-		q.Set("vni", strconv.FormatUint(uint64(*f.VNI), 10))
-	}
-	if f.VLAN != 0 {
-		q.Set("vlan", strconv.Itoa(int(f.VLAN)))
-	}
-	if f.Dst != (netip.Addr{}) {
-		q.Set("dst", f.Dst.String())
-	}
-	return q
-}
-
-func (c *Client) get(ctx context.Context, path string, v any) error {
-	return c.do(ctx, http.MethodGet, path, v)
-}
-
-func (c *Client) do(ctx context.Context, method, path string, v any) error {
-	return c.send(ctx, method, path, nil, func(answer io.Reader) error { return json.NewDecoder(answer).Decode(v) })
 }
 
 // send sends body, unless it is nil, and has the answer read, unless read is nil.

@@ -311,11 +311,13 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni, vlan or dst"}` + "\n"},
 		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
 		{"POST", "/v1/tunnels", 400, `{"error":"not the JSON of a control.TunnelWrite: EOF"}` + "\n"},
-		{"PUT", "/v1/status", 405, `{"error":"here one can only ask; what can be told is below /v1/tunnels, POST /v1/reload and PUT /v1/log/level"}` + "\n"},
+		{"PUT", "/v1/status", 405, `{"error":"this path is read-only; changes go to /v1/tunnels, POST /v1/reload or PUT /v1/log/level"}` + "\n"},
 		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
 		{"DELETE", "/v1/tunnels/refused/peers/192.0.2.1", 409, `{"error":"File exists"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=192.0.2.1&vni=5&port=7&static=true&sticky=false", 200, `{"flushed":102}` + "\n"},
-		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dev, vni, vlan or dst"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dst, vni, vlan, src_vni, port, permanent, static, dynamic, sticky or extern_learn"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=", 400, `{"error":"dst : not an IP address"}` + "\n"},
+		{"GET", "/v1/fdb?dst=&vni=7", 200, "[]\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?static=7", 400, `{"error":"static 7: want true or false"}` + "\n"},
 		{"GET", "/v1/events?object=link", 400, `{"error":"object \"link\": want tunnel, peer, fdb"}` + "\n"},
 		{"GET", "/v1/reload", 405, `{"error":"a reload is a POST"}` + "\n"},
@@ -361,8 +363,6 @@ func TestClient(t *testing.T) {
 	check("Tunnels", err, fake{}.Tunnels(), ts)
 	one, err := c.Tunnel(ctx, "gnv6")
 	check("Tunnel", err, fake{}.Tunnels()[1], one)
-	ps, err := c.Peers(ctx, "gnv0")
-	check("Peers", err, fake{}.Tunnels()[0].Gvtep.Peers, ps)
 	vni := uint32(0)
 	for _, f := range []FDBFilter{{}, {Dev: "gnv0"}, {VLAN: 10}, {VNI: &vni}, {Dst: netip.MustParseAddr("203.0.113.1")}, {Dev: "gnv6", VNI: &vni}} {
 		es, err := c.FDB(ctx, f)

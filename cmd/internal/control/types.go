@@ -2,27 +2,10 @@
 // and JSON over a unix socket, so that curl, any language and gvtep's own
 // commands can ask what the endpoint is doing.
 //
-//	GET /v1/status                    Status; ?details adds Status.Go
-//	GET /v1/tunnels                   []Tunnel
-//	GET /v1/tunnels/NAME              Tunnel
-//	GET /v1/tunnels/NAME/peers        []Peer
-//	GET /v1/tunnels/NAME/fdb          []FDBEntry
-//	GET /v1/tunnels/NAME/vlans?stats  []VLAN; with stats each for itself, with counters
-//	GET /v1/fdb?dev=&vni=&vlan=&dst=  []FDBEntry
-//	GET /v1/tunnels/NAME/fdb/LLADDR   []FDBEntry
-//	GET /v1/events?object=            Event, one a line, until the daemon ends
-//	POST /v1/reload?config=&dry_run=  Reload
-//	POST /v1/tunnels                  TunnelWrite; PATCH and DELETE /v1/tunnels/NAME
-//	POST /v1/tunnels/NAME/peers       PeerWrite; PATCH; DELETE /v1/tunnels/NAME/peers/ADDR
-//	POST /v1/tunnels/NAME/vlans       VLANWrite; DELETE /v1/tunnels/NAME/vlans/VID[-VID]?id=VNI[-VNI]
-//	POST /v1/tunnels/NAME/fdb         FDBWrite
-//	DELETE /v1/tunnels/NAME/fdb/LLADDR?keyword=  the keywords of FDBWrite
-//	DELETE /v1/tunnels/NAME/fdb?dst=&port=&vni=&vlan=&src_vni=&permanent=&static=&dynamic=&sticky=&extern_learn=  Flushed
-//	GET, PUT /v1/log/level            LogLevel, LogLevelWrite
-//	GET /metrics                      Prometheus
-//	GET /healthz                      200, or 503 and what is wrong: a worker is stuck, a device is down
-//	GET /readyz                       the same, and 503 before all is started and while it stops
-//	GET /debug/pprof/                 net/http/pprof, for root only
+// The paths, who may ask for them and what they take stand in one table, routes
+// (routes.go). GET /v1/events has an Event on each line until the daemon ends;
+// what changes something takes the type of its name, TunnelWrite and so on, as
+// JSON, or parameters of the URL (query.go) where there is no such type.
 //
 // Errors are {"error": "..."} with a fitting status: 422 for a configuration
 // that is wrong, 400 for words that are, 409 for what cannot be done now, 403
