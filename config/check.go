@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -79,21 +78,21 @@ func remote(s string) (netip.Addr, error) {
 }
 
 func isMAC(s string) bool {
-	hw, err := net.ParseMAC(s)
-	return err == nil && len(hw) == 6
+	_, err := packet.ParseMAC(s)
+	return err == nil
 }
 
-func lladdr(v string) (string, error) {
-	hw, err := net.ParseMAC(v)
+func lladdr(v string) (packet.MAC, error) {
+	mac, err := packet.ParseMAC(v)
 	switch {
-	case err != nil || len(hw) != 6:
-		return "", wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
-	case hw[0]&1 != 0:
-		return "", wrong("a group address, the first byte must be even")
-	case hw.String() == "00:00:00:00:00:00":
-		return "", wrong("not the address of a device")
+	case err != nil:
+		return mac, wrong("want an Ethernet address, such as 02:00:00:00:0a:01")
+	case mac.IsGroup():
+		return mac, wrong("a group address, the first byte must be even")
+	case mac.IsZero():
+		return mac, wrong("not the address of a device")
 	}
-	return hw.String(), nil
+	return mac, nil
 }
 
 // entryAddress reads the address of an entry of a forwarding table.

@@ -83,11 +83,11 @@ func newClaims() claims {
 func (l *loader) claim(d definition, t *Tunnel) {
 	before := len(l.faults)
 	name := d.place("name", 0)
-	if other, ok := l.seen.names[t.Name]; ok {
-		l.fault(name.file, name.at, "name: there is a tunnel %s already, in %s", t.Name, other.where())
+	if other, ok := l.seen.names[t.Device.Name]; ok {
+		l.fault(name.file, name.at, "name: there is a tunnel %s already, in %s", t.Device.Name, other.where())
 		return
 	}
-	for _, s := range t.listens() {
+	for _, s := range listensOf(t) {
 		if other, ok := l.seen.excluded(s); ok {
 			at := d.place("local", 0)
 			l.fault(at.file, at.at, "local %s port %d cannot be bound beside local %s of tunnel %s (%s): give both the same local, dev and udp6zerocsumrx, or one another dstport",
@@ -102,14 +102,14 @@ func (l *loader) claim(d definition, t *Tunnel) {
 		}
 	}
 	if len(l.faults) == before {
-		l.seen.add(t, claimant{t.Name, name})
+		l.seen.add(t, claimant{t.Device.Name, name})
 	}
 }
 
 // add enters all that a tunnel has.
 func (c *claims) add(t *Tunnel, by claimant) {
-	c.names[t.Name] = by.place
-	for _, s := range t.listens() {
+	c.names[t.Device.Name] = by.place
+	for _, s := range listensOf(t) {
 		if c.sockets[s] {
 			continue
 		}
@@ -123,7 +123,7 @@ func (c *claims) add(t *Tunnel, by claimant) {
 	}
 	trunk := &vlanMap{by, t.VLANs}
 	for _, p := range t.Peers {
-		at := t.listening(p.Remote)
+		at := listeningOf(t, p.Remote)
 		if !t.NoVNI {
 			c.peers[admission{correspondence{at, p.Remote}, t.VNI}] = by
 			c.plain[segmentOn{at, t.VNI}] = true
@@ -185,7 +185,7 @@ func (s listening) overlaps() (all []reach) {
 
 // heard finds a tunnel that has a segment of t with the same remote.
 func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni geneve.VNI, found bool) {
-	at := t.listening(remote)
+	at := listeningOf(t, remote)
 	from := correspondence{at, remote}
 	if !t.NoVNI {
 		if by, ok := c.peers[admission{from, t.VNI}]; ok {
@@ -229,7 +229,7 @@ func sharedVNI(t *Tunnel, vlans []VLAN) (geneve.VNI, bool) {
 }
 
 // listening is where a tunnel hears a remote.
-func (t *Tunnel) listening(remote netip.Addr) listening {
+func listeningOf(t *Tunnel, remote netip.Addr) listening {
 	local := t.Local
 	if !local.IsValid() {
 		local = anyOf(remote)
@@ -238,9 +238,9 @@ func (t *Tunnel) listening(remote netip.Addr) listening {
 }
 
 // listens is where a tunnel hears anybody: without local, two addresses.
-func (t *Tunnel) listens() []listening {
+func listensOf(t *Tunnel) []listening {
 	if t.Local.IsValid() {
-		return []listening{t.listening(t.Local)}
+		return []listening{listeningOf(t, t.Local)}
 	}
-	return []listening{t.listening(netip.IPv4Unspecified()), t.listening(netip.IPv6Unspecified())}
+	return []listening{listeningOf(t, netip.IPv4Unspecified()), listeningOf(t, netip.IPv6Unspecified())}
 }

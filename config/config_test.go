@@ -12,6 +12,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/spec"
 )
 
 // parseWords reads "NAME WORDS" as gvtep run does.
@@ -32,12 +33,11 @@ func parseWords(line string) (Tunnel, error) {
 // with returns the shortest valid tunnel with something changed.
 func with(change func(*Tunnel)) Tunnel {
 	t := Tunnel{
-		Name: "gnv0", VNI: 100,
+		VNI: 100, Device: spec.Device{Name: "gnv0", Offload: true},
 		Local: netip.MustParseAddr("0.0.0.0"), Peers: peers("203.0.113.1"),
 		DstPort: 6081, SrcPortMin: 49152, SrcPortMax: 65535, SrcPorts: 64,
 		TTL: 64, DF: DFSet, UDPCsum: true,
 		Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,
-		Up: true, Offload: OffloadAuto,
 	}
 	change(&t)
 	return t
@@ -80,7 +80,7 @@ func TestWords(t *testing.T) {
 		{short + "df inherit", func(t *Tunnel) { t.DF = DFInherit }},
 		{short + "noudpcsum udp6zerocsumtx udp6zerocsumrx", func(t *Tunnel) { t.UDPCsum, t.ZeroCsum6, t.AcceptZ6 = false, true, true }},
 		{short + "udpcsum noudp6zerocsumtx noudp6zerocsumrx learning up", func(*Tunnel) {}},
-		{short + "nolearning noup", func(t *Tunnel) { t.Learning, t.Up = false, false }},
+		{short + "nolearning noup", func(t *Tunnel) { t.Learning, t.Device.Down = false, true }},
 		{short + "ageing 0", func(t *Tunnel) { t.Ageing = 0 }},
 		{short + "ageing 60", func(t *Tunnel) { t.Ageing = time.Minute }},
 		{short + "ageing 1h", func(t *Tunnel) { t.Ageing = time.Hour }},
@@ -103,22 +103,23 @@ func TestWords(t *testing.T) {
 		{short + "neigh_suppress on neigh 192.0.2.9=02:00:00:00:0A:09 neigh 2001:db8::9=02:00:00:00:0a:09", func(t *Tunnel) {
 			t.NeighSuppress, t.Neighbours = true, []Neighbour{{Addr: addr("192.0.2.9"), MAC: packet.MAC{2, 0, 0, 0, 0x0a, 9}}, {Addr: addr("2001:db8::9"), MAC: packet.MAC{2, 0, 0, 0, 0x0a, 9}}}
 		}},
-		{short + "mtu 68", func(t *Tunnel) { t.MTU = 68 }},
+		{short + "mtu 68", func(t *Tunnel) { t.Device.MTU = 68 }},
 		{short + "mtu auto", func(*Tunnel) {}},
 		{short + "address 192.0.2.1/24 address fd00::1/64", func(t *Tunnel) {
-			t.Addresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("fd00::1/64")}
+			t.Device.Addresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("fd00::1/64")}
 		}},
-		{short + "lladdr 02:00:00:00:0A:01", func(t *Tunnel) { t.LLAddr = "02:00:00:00:0a:01" }},
+		{short + "lladdr 02:00:00:00:0A:01", func(t *Tunnel) { t.Device.LLAddr = packet.MAC{2, 0, 0, 0, 0x0a, 1} }},
 		{short + "master br0 netns blue txqueuelen 500 persist on", func(t *Tunnel) {
-			t.Master, t.Netns, t.TxQueue, t.Persist = "br0", "blue", 500, true
+			t.Device.Master, t.Device.Netns, t.Device.TxQueue, t.Device.Persist = "br0", "blue", 500, true
 		}},
 		{"gnv0 mtu 1400 address 02:00:00:00:0a:01 txqlen 500 type geneve id 100 remote 203.0.113.1 address 192.0.2.1/24", func(t *Tunnel) {
-			t.MTU, t.LLAddr, t.TxQueue, t.Addresses = 1400, "02:00:00:00:0a:01", 500, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
+			t.Device.MTU, t.Device.LLAddr, t.Device.TxQueue, t.Device.Addresses = 1400, packet.MAC{2, 0, 0, 0, 0x0a, 1}, 500, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
 		}},
-		{short + "netns /run/netns/blue", func(t *Tunnel) { t.Netns = "/run/netns/blue" }},
-		{short + "queues auto offload off log-level debug rcvbuf 1M", func(t *Tunnel) { t.Offload = OffloadOff }},
-		{short + "innerprotoinherit", func(t *Tunnel) { t.L3 = true }},
-		{short + "mode l3", func(t *Tunnel) { t.L3 = true }},
+		{short + "netns /run/netns/blue", func(t *Tunnel) { t.Device.Netns = "/run/netns/blue" }},
+		{short + "queues auto offload off log-level debug rcvbuf 1M", func(t *Tunnel) { t.Device.Offload = false }},
+		{short + "offload on noup", func(t *Tunnel) { t.NeedOffload, t.Device.Down = true, true }},
+		{short + "innerprotoinherit", func(t *Tunnel) { t.Device.L3 = true }},
+		{short + "mode l3", func(t *Tunnel) { t.Device.L3 = true }},
 	} {
 		got, err := parseWords(tt.line)
 		if err != nil {
@@ -262,7 +263,7 @@ func TestWarnings(t *testing.T) {
 		"gnv0 id 1 remote 192.0.2.1": 1, "gnv0 id 2 remote 192.0.2.1": 0,
 	} {
 		tun, err := parseWords(line)
-		if got := len(tun.Warnings()); err != nil || got != want {
+		if got := len(Warnings(&tun)); err != nil || got != want {
 			t.Errorf("%s: %d warnings, error %v, want %d", line, got, err, want)
 		}
 	}
@@ -394,7 +395,7 @@ func TestAmendTunnel(t *testing.T) {
 	before := with(func(t *Tunnel) { t.Peers, t.TTL = peers("203.0.113.1", "203.0.113.2"), 9; t.Peers[1].Name = "two" })
 	got, err := AmendTunnel(before, strings.Fields("tos 4 remote 203.0.113.2 remote 203.0.113.3"), "help")
 	if err == nil {
-		err = got.Check(64)
+		err = Check(&got, 64)
 	}
 	want := with(func(t *Tunnel) {
 		t.Peers, t.TTL, t.TOS = peers("203.0.113.2", "203.0.113.3"), 9, 4
@@ -403,7 +404,7 @@ func TestAmendTunnel(t *testing.T) {
 	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); err != nil || d != "" {
 		t.Errorf("%v (-want +got)\n%s", err, d)
 	}
-	if got, err = AmendTunnel(before, strings.Fields("remote 2001:db8::1"), "help"); err != nil || got.Check(64) != nil || got.Local != netip.IPv6Unspecified() {
+	if got, err = AmendTunnel(before, strings.Fields("remote 2001:db8::1"), "help"); err != nil || Check(&got, 64) != nil || got.Local != netip.IPv6Unspecified() {
 		t.Errorf("another family: %+v, %v", got, err)
 	}
 }
@@ -441,7 +442,7 @@ func FuzzWords(f *testing.F) {
 func checkTunnel(t *testing.T, text string, tun Tunnel) {
 	if tun.VNI > 1<<24-1 || len(tun.Peers) == 0 && !tun.Group.IsValid() && len(tun.Accept) == 0 || tun.SrcPortMin == 0 || tun.SrcPortMin > tun.SrcPortMax ||
 		tun.SrcPorts < 1 || tun.TTL == 0 || tun.TTL > 255 || tun.TOS > 252 || tun.TOS > 0 && tun.TOS&3 != 0 || tun.DstPort == 0 || tun.Ageing < 0 ||
-		CheckDevice(tun.Name) != nil {
+		CheckDevice(tun.Device.Name) != nil {
 		t.Errorf("%q accepted as %+v", text, tun)
 	}
 	for _, p := range tun.Peers {

@@ -13,7 +13,7 @@ import (
 // tunnel reads a [[tunnel]], which is several if its id is a range.
 func (l *loader) tunnel(f *file, n *node) {
 	t := l.base
-	t.Peers, t.Addresses = slices.Clone(t.Peers), nil
+	t.Peers, t.Device.Addresses = slices.Clone(t.Peers), nil
 	if n.table.get("accept") != nil {
 		t.Accept = nil
 	}
@@ -36,7 +36,7 @@ func (l *loader) tunnel(f *file, n *node) {
 				l.fault(f, v.at, "name: want a text in quotes, not %s", v.kindName())
 				continue
 			}
-			t.Name, named = strings.Clone(v.text), true
+			t.Device.Name, named = strings.Clone(v.text), true
 		case key == "peer":
 			l.peers(f, v, &t, at)
 		case key == "vlan" && isTables(v):
@@ -68,17 +68,17 @@ func (l *loader) tunnel(f *file, n *node) {
 	}
 	if ids.from < 0 {
 		switch id := at["id"]; {
-		case strings.Count(t.Name, "%d") != 1 || id == nil:
+		case strings.Count(t.Device.Name, "%d") != 1 || id == nil:
 			l.complete(d, t)
 		case len(id) > 0:
-			l.fault(f, id[0], "id: the name %s is for several tunnels: want a range, such as id = \"1000-1999\"", plain(t.Name))
+			l.fault(f, id[0], "id: the name %s is for several tunnels: want a range, such as id = \"1000-1999\"", plain(t.Device.Name))
 			fallthrough
 		default:
 			l.unnamed(d, t)
 		}
 		return
 	}
-	if strings.Count(t.Name, "%d") != 1 {
+	if strings.Count(t.Device.Name, "%d") != 1 {
 		l.fault(f, d.place("name", 0).at, "name: an id for each of several tunnels needs a name for each, such as name = \"gnv%%d\"")
 		return
 	}
@@ -91,10 +91,10 @@ func (l *loader) tunnel(f *file, n *node) {
 		l.fault(f, d.place("id", 0).at, "id: more than %d tunnels", maxTunnels)
 		return
 	}
-	template := t.Name
+	template := t.Device.Name
 	for id := ids.from; id <= ids.to; id++ {
 		t.VNI, t.NoVNI = geneve.VNI(id), false
-		t.Name = strings.Replace(template, "%d", itoa(id), 1)
+		t.Device.Name = strings.Replace(template, "%d", itoa(id), 1)
 		if !l.complete(d, t) {
 			return // the others of the range have the same mistake
 		}
@@ -103,7 +103,7 @@ func (l *loader) tunnel(f *file, n *node) {
 
 // unnamed checks the rest of a tunnel whose name is missing or wrong.
 func (l *loader) unnamed(d definition, t Tunnel) {
-	t.Name = "gnv0"
+	t.Device.Name = "gnv0"
 	l.check(d, &t)
 }
 
@@ -262,8 +262,8 @@ func (l *loader) check(d definition, t *Tunnel) bool {
 		_, own := d.at[key]
 		return own || l.inherited[key]
 	}
-	found := t.check(given, l.cfg.Socket.Ports)
-	found = append(found, t.misplaced(func(key string) bool { return d.at[key] != nil })...)
+	found := check(t, given, l.cfg.Socket.Ports)
+	found = append(found, misplaced(t, func(key string) bool { return d.at[key] != nil })...)
 	for _, p := range found {
 		at := place{d.file, d.header}
 		if p.key != "" {

@@ -95,17 +95,17 @@ func Diff(from, to Config) Changes {
 	peers, entries := peerKeywords(), entryKeywords()
 	old := make(map[string]*Tunnel, len(from.Tunnels))
 	for i := range from.Tunnels {
-		old[from.Tunnels[i].Name] = &from.Tunnels[i]
+		old[from.Tunnels[i].Device.Name] = &from.Tunnels[i]
 	}
 	kept := make(map[string]bool, len(to.Tunnels))
 	for i := range to.Tunnels {
 		t := &to.Tunnels[i]
-		before := old[t.Name]
+		before := old[t.Device.Name]
 		if before == nil {
 			c.Added = append(c.Added, *t)
 			continue
 		}
-		kept[t.Name] = true
+		kept[t.Device.Name] = true
 		keys := changedKeys("", tunnels, before, t)
 		if before.SrcPorts != t.SrcPorts && before.SrcPortMin == t.SrcPortMin && before.SrcPortMax == t.SrcPortMax {
 			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
@@ -119,8 +119,8 @@ func Diff(from, to Config) Changes {
 		}
 	}
 	for _, t := range from.Tunnels {
-		if !kept[t.Name] {
-			c.Removed = append(c.Removed, t.Name)
+		if !kept[t.Device.Name] {
+			c.Removed = append(c.Removed, t.Device.Name)
 		}
 	}
 	return c

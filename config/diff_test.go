@@ -26,11 +26,11 @@ func describe(c Changes) (lines []string) {
 		lines = append(lines, "- "+name)
 	}
 	for _, t := range c.Added {
-		lines = append(lines, "+ "+t.Name)
+		lines = append(lines, "+ "+t.Device.Name)
 	}
 	for _, t := range c.Changed {
 		for _, k := range t.Keys {
-			key(t.Tunnel.Name, k)
+			key(t.Tunnel.Device.Name, k)
 		}
 	}
 	return lines

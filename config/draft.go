@@ -56,7 +56,7 @@ func bind[T any](d *Draft, table []entry[T], t *T, prefix string) {
 }
 
 // SetName names the tunnel.
-func (d *Draft) SetName(name string) { d.tunnel.Name = name }
+func (d *Draft) SetName(name string) { d.tunnel.Device.Name = name }
 
 // Set gives a keyword its value, which is checked at once. The value of a
 // switch is on, off, true or false, that of a pair MIN-MAX.
@@ -97,7 +97,7 @@ func (d *Draft) Set(word, value string) error {
 		case "neigh":
 			d.tunnel.Neighbours = nil
 		case "address":
-			d.tunnel.Addresses = nil
+			d.tunnel.Device.Addresses = nil
 		}
 	}
 	d.given[k.Name] = true
@@ -149,7 +149,7 @@ func (d *Draft) Words(words []string) error {
 func (d *Draft) Config() (Config, error) {
 	t := d.tunnel
 	given := func(key string) bool { return d.given[key] }
-	found := append(t.check(given, d.config.Socket.Ports), t.misplaced(given)...)
+	found := append(check(&t, given, d.config.Socket.Ports), misplaced(&t, given)...)
 	if len(found) > 0 {
 		return Config{}, errors.New(found[0].text)
 	}
@@ -169,13 +169,13 @@ func newWords[T any](table []entry[T], to *T, help string) *Draft {
 // the settings s. help is the command that lists the keywords.
 func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, error) {
 	t := defaults()
-	t.Name, t.DstPort = name, s.Port
+	t.Device.Name, t.DstPort = name, s.Port
 	d := newWords(tunnelKeywords(), &t, help)
 	if err := d.Words(words); err != nil {
 		return t, err
 	}
 	given := func(key string) bool { return d.given[key] }
-	if found := append(t.check(given, s.Ports), t.misplaced(given)...); len(found) > 0 {
+	if found := append(check(&t, given, s.Ports), misplaced(&t, given)...); len(found) > 0 {
 		return t, errors.New(found[0].text)
 	}
 	return t, nil
@@ -201,7 +201,7 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 			}
 		}
 	}
-	if found := t.misplaced(func(key string) bool { return d.given[key] }); err == nil && len(found) > 0 {
+	if found := misplaced(&t, func(key string) bool { return d.given[key] }); err == nil && len(found) > 0 {
 		err = errors.New(found[0].text)
 	}
 	return t, err

@@ -181,7 +181,7 @@ func shareSockets(all []*translation) {
 	for _, t := range all {
 		if local := t.tunnel.Local; local.IsValid() && local.IsUnspecified() {
 			if one := locals[t.listens(local)]; one != nil {
-				t.try("local", one.Local.String(), "local = %s added: %s has it, and on port %d both have one or none; the other ends must know this host by it", one.Local, one.Name, one.DstPort)
+				t.try("local", one.Local.String(), "local = %s added: %s has it, and on port %d both have one or none; the other ends must know this host by it", one.Local, one.Device.Name, one.DstPort)
 			}
 		}
 	}
@@ -227,7 +227,7 @@ func claimsOf(all []*translation, wanted func(*Tunnel) bool) claims {
 	c := newClaims()
 	for _, t := range all {
 		if wanted(&t.tunnel) {
-			c.add(&t.tunnel, claimant{tunnel: t.tunnel.Name})
+			c.add(&t.tunnel, claimant{tunnel: t.tunnel.Device.Name})
 		}
 	}
 	return c
@@ -236,7 +236,7 @@ func claimsOf(all []*translation, wanted func(*Tunnel) bool) claims {
 // beside names a tunnel that has a socket on an address of t's, whatever their
 // devices.
 func (t *translation) beside(c claims) string {
-	for _, s := range t.tunnel.listens() {
+	for _, s := range listensOf(&t.tunnel) {
 		s.dev = ""
 		if other, ok := c.overlapping(s); ok {
 			return other.by.tunnel
@@ -360,7 +360,7 @@ func (t *translation) translate(entries []kernelEntry) {
 		}
 		return ""
 	}
-	t.tunnel.Name = l.Ifname
+	t.tunnel.Device.Name = l.Ifname
 	if data["external"] == true {
 		t.refusal = "external: a TAP has no metadata per packet; make one tunnel for each VNI, or a trunk"
 		return
@@ -392,7 +392,7 @@ func (t *translation) translate(entries []kernelEntry) {
 		t.set("ttl", v)
 	}
 	t.ports(kind, text("port"), data["port_range"])
-	_, far := t.tunnel.far()
+	_, far := farOf(&t.tunnel)
 	for _, k := range switchKeys {
 		// The kernel's devices have a checksum setting also for the family they are not of.
 		other := far.Is4() && strings.HasPrefix(k.word, "udp6") || far.Is6() && k.word == "udpcsum"
@@ -421,7 +421,7 @@ func (t *translation) translate(entries []kernelEntry) {
 
 // check completes the tunnel, or finds out why it cannot be one.
 func (t *translation) check() {
-	if found := t.tunnel.check(func(key string) bool { return t.given[key] }, DefaultSrcPorts); len(found) > 0 {
+	if found := check(&t.tunnel, func(key string) bool { return t.given[key] }, DefaultSrcPorts); len(found) > 0 {
 		t.refusal = found[0].text
 	}
 }

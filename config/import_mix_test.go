@@ -173,7 +173,7 @@ func TestImportRandom(t *testing.T) {
 		devices, written = devices+len(links), written+len(cfg.Tunnels)
 		there := map[string]*Tunnel{}
 		for i := range cfg.Tunnels {
-			there[cfg.Tunnels[i].Name] = &cfg.Tunnels[i]
+			there[cfg.Tunnels[i].Device.Name] = &cfg.Tunnels[i]
 		}
 		reasons := map[string]string{}
 		for _, m := range leftOut.FindAllStringSubmatch(text, -1) {
@@ -295,7 +295,7 @@ func randomEntries(r *rand.Rand, links []map[string]any) (all []map[string]any) 
 // carried reports whether an entry is in a tunnel as it was, or said.
 func carried(e map[string]any, t *Tunnel, text string) bool {
 	mac, dst := e["mac"].(string), netip.MustParseAddr(e["dst"].(string))
-	if strings.Contains(text, fmt.Sprintf("# %s: not carried over: fdb %s ", t.Name, mac)) || strings.Contains(text, fmt.Sprintf("flood list entry dst %s", dst)) {
+	if strings.Contains(text, fmt.Sprintf("# %s: not carried over: fdb %s ", t.Device.Name, mac)) || strings.Contains(text, fmt.Sprintf("flood list entry dst %s", dst)) {
 		return true
 	}
 	if mac == zeroAddress {
@@ -313,7 +313,7 @@ func unsaid(link map[string]any, t *Tunnel, text string) (all []string) {
 	data := link["linkinfo"].(map[string]any)["info_data"].(map[string]any)
 	said := func(words ...string) bool {
 		for line := range strings.Lines(text) {
-			if note, ok := strings.CutPrefix(line, "# "+t.Name+": "); ok && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(note, w) }) {
+			if note, ok := strings.CutPrefix(line, "# "+t.Device.Name+": "); ok && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(note, w) }) {
 				return true
 			}
 		}
@@ -358,13 +358,13 @@ func unsaid(link map[string]any, t *Tunnel, text string) (all []string) {
 	if !six {
 		expect(t.UDPCsum == data["udp_csum"], "udp_csum", "udpcsum")
 	}
-	if on, ok := data["learning"].(bool); ok && !t.L3 {
+	if on, ok := data["learning"].(bool); ok && !t.Device.L3 {
 		expect(t.Learning == on, "learning", "learning")
 	}
-	if n, ok := data["ageing"].(int); ok && !t.L3 {
+	if n, ok := data["ageing"].(int); ok && !t.Device.L3 {
 		expect(int(t.Ageing.Seconds()) == n, "ageing", "ageing")
 	}
-	if n, ok := data["limit"].(int); ok && !t.L3 {
+	if n, ok := data["limit"].(int); ok && !t.Device.L3 {
 		expect(t.MaxAddress == n, "limit", "maxaddress")
 	}
 	if n, ok := data["ttl"].(int); ok && n > 0 {
@@ -380,11 +380,11 @@ func unsaid(link map[string]any, t *Tunnel, text string) (all []string) {
 	if r, ok := data["port_range"].(map[string]any); ok && r["low"] != 0 {
 		expect(int(t.SrcPortMin) == r["low"] && int(t.SrcPortMax) == r["high"], "port_range", "srcport")
 	}
-	expect(t.L3 == (data["inner_proto_inherit"] == true), "inner_proto_inherit", "mode")
+	expect(t.Device.L3 == (data["inner_proto_inherit"] == true), "inner_proto_inherit", "mode")
 	if master, ok := link["master"].(string); ok {
-		expect(t.Master == master, "master", "master")
+		expect(t.Device.Master == master, "master", "master")
 	}
-	if len(link["flags"].([]string)) == 0 && t.Up {
+	if len(link["flags"].([]string)) == 0 && !t.Device.Down {
 		all = append(all, "it was down")
 	}
 	return all

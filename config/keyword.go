@@ -8,6 +8,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/spec"
 )
 
 // Kind says how a keyword is written.
@@ -113,7 +114,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			}),
 		choice(Keyword{Name: "mode", Arg: "l2|l3", Values: []string{"l2", "l3"}, Default: "l2",
 			Usage: "Ethernet frames in a TAP, or IP packets in a TUN"},
-			func(t *Tunnel) *bool { return &t.L3 }, false, true),
+			func(t *Tunnel) *bool { return &t.Device.L3 }, false, true),
 		{Keyword: Keyword{Name: "innerprotoinherit", Kind: Short, stands: "mode l3", Usage: "the same as mode l3"}},
 		custom(Keyword{Name: "local", Arg: "ADDR",
 			Usage: "outer source address, and the address to listen on (the route chooses)"},
@@ -183,16 +184,16 @@ func tunnelKeywords() []entry[Tunnel] {
 			Usage: "Don't Fragment bit of outer IPv4 packets"},
 			func(t *Tunnel) *DF { return &t.DF }, DFSet, DFUnset, DFInherit),
 		onoff(Keyword{Name: "udpcsum", Default: "true", Live: true, Usage: "UDP checksums over IPv4"},
-			func(t *Tunnel) *bool { return &t.UDPCsum }),
+			func(t *Tunnel) *bool { return &t.UDPCsum }, true),
 		onoff(Keyword{Name: "udp6zerocsumtx", Default: "false", Live: true, Usage: "send UDP checksum 0 over IPv6"},
-			func(t *Tunnel) *bool { return &t.ZeroCsum6 }),
+			func(t *Tunnel) *bool { return &t.ZeroCsum6 }, true),
 		onoff(Keyword{Name: "udp6zerocsumrx", Default: "false", Usage: "accept UDP checksum 0 over IPv6"},
-			func(t *Tunnel) *bool { return &t.AcceptZ6 }),
+			func(t *Tunnel) *bool { return &t.AcceptZ6 }, true),
 		number(Keyword{Name: "fwmark", Arg: "MARK", Default: "0", Live: true, Usage: "firewall mark of outer packets",
 			Min: 0, Max: 1<<32 - 1, want: "a mark is a number of 32 bits, such as 7 or 0x7"},
 			func(t *Tunnel) *uint32 { return &t.Mark }),
 		onoff(Keyword{Name: "learning", Default: "true", Live: true, Usage: "learn which peer a MAC address is behind"},
-			func(t *Tunnel) *bool { return &t.Learning }),
+			func(t *Tunnel) *bool { return &t.Learning }, true),
 		custom(Keyword{Name: "ageing", Arg: "SECONDS", Default: "300", Live: true, Usage: "lifetime of learned MAC addresses; 0 is for ever",
 			Number: true, Min: 0, Max: 1e9, Text: true},
 			setAgeing,
@@ -212,7 +213,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *int { return &t.BUMLimit }),
 		word(Keyword{Name: "isolated", Default: "off", Live: true, Usage: "the bridge passes nothing between the device and other isolated ports",
 			More: "The same as bridge link set ... isolated on."},
-			func(t *Tunnel) *bool { return &t.Isolated }, true),
+			func(t *Tunnel) *bool { return &t.Device.Isolated }, true),
 		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "only MAC addresses with a static entry may send"},
 			func(t *Tunnel) *bool { return &t.Locked }, true),
 		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "keep a MAC address that flaps between peers at one of them for a while"},
@@ -238,34 +239,48 @@ func tunnelKeywords() []entry[Tunnel] {
 		number(Keyword{Name: "mtu", Arg: "auto|N", Values: []string{"auto"}, Default: "auto", Live: true,
 			Usage: "MTU of the device, 68-65535; auto is what the paths to the peers leave",
 			Min:   68, Max: 65535, want: "want auto or 68 to 65535"},
-			func(t *Tunnel) *int { return &t.MTU }, 0),
+			func(t *Tunnel) *int { return &t.Device.MTU }, 0),
 		custom(Keyword{Name: "address", Kind: List, Arg: "PREFIX", Usage: "address of the device, such as 192.0.2.1/24"},
 			setAddress,
 			func(t *Tunnel) []string {
 				var all []string
-				for _, p := range t.Addresses {
+				for _, p := range t.Device.Addresses {
 					all = append(all, p.String())
 				}
 				return all
-			}).copying(func(to, from *Tunnel) { to.Addresses = from.Addresses }),
-		text(Keyword{Name: "lladdr", Arg: "LLADDR", Usage: "MAC address of the device (random)"},
-			func(t *Tunnel) *string { return &t.LLAddr }, lladdr),
+			}).copying(func(to, from *Tunnel) { to.Device.Addresses = from.Device.Addresses }),
+		custom(Keyword{Name: "lladdr", Arg: "LLADDR", Usage: "MAC address of the device (random)"},
+			func(t *Tunnel, v string) (err error) {
+				t.Device.LLAddr, err = lladdr(v)
+				return err
+			},
+			func(t *Tunnel) []string {
+				if t.Device.LLAddr.IsZero() {
+					return nil
+				}
+				return []string{t.Device.LLAddr.String()}
+			}).copying(func(to, from *Tunnel) { to.Device.LLAddr = from.Device.LLAddr }),
 		text(Keyword{Name: "master", Arg: "DEVICE", Usage: "bridge to join"},
-			func(t *Tunnel) *string { return &t.Master }, deviceName),
+			func(t *Tunnel) *string { return &t.Device.Master }, deviceName),
 		text(Keyword{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay in that of the process"},
-			func(t *Tunnel) *string { return &t.Netns }, netnsName),
+			func(t *Tunnel) *string { return &t.Device.Netns }, netnsName),
 		number(Keyword{Name: "txqueuelen", Aliases: []string{"txqlen", "qlen"}, Arg: "N", Usage: "length of the device's queue, in packets (the kernel's)",
 			Min: 1, Max: 1 << 20, want: "want 1 to 1048576 packets"},
-			func(t *Tunnel) *int { return &t.TxQueue }),
+			func(t *Tunnel) *int { return &t.Device.TxQueue }),
 		word(Keyword{Name: "persist", Default: "off", Usage: "keep the device when the process ends"},
-			func(t *Tunnel) *bool { return &t.Persist }, true),
+			func(t *Tunnel) *bool { return &t.Device.Persist }, true),
 		onoff(Keyword{Name: "up", Default: "true", Live: true, Usage: "bring the device up"},
-			func(t *Tunnel) *bool { return &t.Up }),
-		choice(Keyword{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
+			func(t *Tunnel) *bool { return &t.Device.Down }, false),
+		valued(Keyword{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
 			Usage: "super-frames to and from the device, UDP GSO and GRO"},
-			func(t *Tunnel) *Offload { return &t.Offload }, OffloadAuto, OffloadOn, OffloadOff),
+			func(t *Tunnel) offload { return offload{t.Device.Offload, t.NeedOffload} },
+			func(t *Tunnel, v offload) { t.Device.Offload, t.NeedOffload = v.wanted, v.needed },
+			offload{wanted: true}, offload{wanted: true, needed: true}, offload{}),
 	}
 }
+
+// offload is what the keyword of this name sets.
+type offload struct{ wanted, needed bool }
 
 // peerKeywords are the keys of [[tunnel.peer]] beside remote, which is the
 // tunnel's keyword.
@@ -276,13 +291,8 @@ func peerKeywords() []entry[Peer] {
 		number(Keyword{Name: "dstport", Aliases: []string{"port"}, Arg: "PORT", Live: true, Usage: "UDP port to send to, if it is not the tunnel's",
 			Min: 1, Max: 65535, want: wantPort},
 			func(p *Peer) *uint16 { return &p.Port }),
-		custom(Keyword{Name: "flood", Kind: Switch, Default: "true", Live: true, Usage: "send it a copy of broadcast, unknown unicast and multicast frames"},
-			func(p *Peer, v string) error {
-				on, err := parseSwitch(v)
-				p.NoFlood = !on
-				return err
-			},
-			func(p *Peer) []string { return []string{onOff(!p.NoFlood)} }),
+		onoff(Keyword{Name: "flood", Default: "true", Live: true, Usage: "send it a copy of broadcast, unknown unicast and multicast frames"},
+			func(p *Peer) *bool { return &p.NoFlood }, false),
 		custom(Keyword{Name: "routes", Aliases: []string{"allowed-ips"}, Kind: List, Arg: "PREFIX|any|none", Live: true, Usage: "networks behind a peer of a mode l3 tunnel: destinations to send to it, and sources to accept from it"},
 			setRoutes,
 			func(p *Peer) []string {
@@ -373,7 +383,7 @@ func handKeywords() []entry[Entry] {
 			},
 			func(e *Entry) []string { return []string{onOff(e.State == fdb.Dynamic)} }),
 		onoff(Keyword{Name: "local", Default: "false", Usage: "behind the tunnel's own device"},
-			func(e *Entry) *bool { return &e.Local }),
+			func(e *Entry) *bool { return &e.Local }, true),
 		entryFlag(Keyword{Name: "sticky", Default: "false", Usage: "dynamic, and does not move"}, fdb.Sticky),
 		entryFlag(Keyword{Name: "extern_learn", Default: "false", Usage: "dynamic, and does not age"}, fdb.ExternLearn),
 	}
@@ -491,7 +501,7 @@ func defaults() Tunnel {
 		SrcPortMin: DefaultSrcPortMin, SrcPortMax: DefaultSrcPortMax,
 		TTL: DefaultTTL, DF: DFSet, UDPCsum: true,
 		Learning: true, Ageing: DefaultAgeing, MaxAddress: DefaultMaxAddress,
-		Up: true, Offload: OffloadAuto,
+		Device: spec.Device{Offload: true},
 	}
 }
 
@@ -692,6 +702,6 @@ func setAddress(t *Tunnel, v string) error {
 	if a := p.Addr(); a.IsUnspecified() || a.IsMulticast() || a.Is4In6() {
 		return wrong("%s cannot be the address of a device", a)
 	}
-	t.Addresses = append(t.Addresses, p)
+	t.Device.Addresses = append(t.Device.Addresses, p)
 	return nil
 }

@@ -26,12 +26,12 @@ func Print(cfg Config, all bool) string {
 		if slices.ContainsFunc(peers, func(p Peer) bool { return !p.Equal(Peer{Remote: p.Remote}) }) {
 			t.Peers = nil
 		}
-		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\n", quote(t.Name))
+		fmt.Fprintf(&b, "\n[[tunnel]]\nname = %s\n", quote(t.Device.Name))
 		if !t.NoVNI {
 			fmt.Fprintf(&b, "id = %d\n", t.VNI)
 		}
 		lines(&b, "", slices.DeleteFunc(slices.Clone(tunnel), func(e entry[Tunnel]) bool {
-			return e.Name == "id" || e.Name == "vlan" || t.L3 && slices.Contains(l2Keys(), e.Name)
+			return e.Name == "id" || e.Name == "vlan" || t.Device.L3 && slices.Contains(l2Keys(), e.Name)
 		}), t, base, all)
 		for _, v := range t.VLANs {
 			vid, id, _ := strings.Cut(v.String(), ":")
@@ -42,7 +42,7 @@ func Print(cfg Config, all bool) string {
 		}
 		for _, p := range peers {
 			fmt.Fprintf(&b, "  [[tunnel.peer]]\n  remote = %s\n", quote(p.Remote.String()))
-			lines(&b, "  ", slices.DeleteFunc(slices.Clone(peer), func(e entry[Peer]) bool { return t.L3 && e.Name == "flood" }), p, Peer{}, all)
+			lines(&b, "  ", slices.DeleteFunc(slices.Clone(peer), func(e entry[Peer]) bool { return t.Device.L3 && e.Name == "flood" }), p, Peer{}, all)
 		}
 		for _, e := range t.Entries {
 			fmt.Fprintf(&b, "  [[tunnel.fdb]]\n  lladdr = %s\n", quote(e.MAC.String()))

@@ -17,7 +17,7 @@ import (
 // largeTunnel has as many peers, and entries behind them, as are asked for.
 func largeTunnel(peers, entries int) Tunnel {
 	t := defaults()
-	t.Name, t.VNI, t.NoVNI = "gnv0", 1, false
+	t.Device.Name, t.VNI, t.NoVNI = "gnv0", 1, false
 	for i := range peers {
 		t.Peers = append(t.Peers, Peer{Remote: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).Next()})
 	}
@@ -38,7 +38,7 @@ func BenchmarkCheck(b *testing.B) {
 	for _, n := range sizes {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			t := largeTunnel(min(n, 10_000), n)
-			if err := t.AddVLAN(VLAN{First: 1, Last: 4094, VNI: 10_000}); err != nil {
+			if err := AddVLAN(&t, VLAN{First: 1, Last: 4094, VNI: 10_000}); err != nil {
 				b.Fatal(err)
 			}
 			for i := range t.Entries {
@@ -46,7 +46,7 @@ func BenchmarkCheck(b *testing.B) {
 			}
 			for b.Loop() {
 				again := t
-				if err := again.Check(64); err != nil {
+				if err := Check(&again, 64); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
 	"gvtep/vtep/spec"
 )
 
@@ -44,16 +43,6 @@ const (
 	DFSet     = spec.DFSet
 	DFUnset   = spec.DFUnset
 	DFInherit = spec.DFInherit
-)
-
-// Offload says whether the device is to use virtio-net headers.
-type Offload string
-
-// The values of Offload. Auto takes what the kernel has, on insists.
-const (
-	OffloadAuto Offload = "auto"
-	OffloadOn   Offload = "on"
-	OffloadOff  Offload = "off"
 )
 
 // Config is a checked configuration: what one process is to do.
@@ -97,60 +86,8 @@ type Peer = spec.Peer
 // Entry is an entry of a tunnel's forwarding table.
 type Entry = spec.Entry
 
-// Tunnel is the checked configuration of one tunnel.
-type Tunnel struct {
-	Name string
-	VNI  geneve.VNI
-	L3   bool // IP packets in a TUN instead of Ethernet frames in a TAP
-	// NoVNI is a trunk that has no segment for frames without a tag. VNI is 0.
-	NoVNI bool
-	VLANs []VLAN // make it a trunk; in their order, without overlap
-
-	Local   netip.Addr     // unspecified: any of the family of the peers; invalid: any at all
-	Peers   []Peer         // of both families only if Local is invalid; may be none with Group or Accept
-	Group   netip.Addr     // where floods go instead of to each peer
-	Accept  []netip.Prefix // from where anybody may speak
-	Dev     string         // underlay device; "": the route decides
-	DstPort uint16
-
-	SrcPortMin, SrcPortMax uint16 // both ends included
-	SrcPorts               int    // size of the set of source ports
-
-	TTL       int // 1-255 or Inherit
-	TOS       int // 0-252 without ECN bits, or Inherit
-	DF        DF
-	UDPCsum   bool   // outer UDP checksum over IPv4
-	ZeroCsum6 bool   // send UDP checksum 0 over IPv6
-	AcceptZ6  bool   // accept UDP checksum 0 over IPv6
-	Mark      uint32 // SO_MARK of outer packets
-
-	Learning      bool
-	Ageing        time.Duration // 0: never
-	MaxAddress    int
-	L2ControlPass bool // carry 01:80:c2:00:00:00-0f
-	VLANDrop      bool // drop frames with a VLAN tag
-
-	NoFlood, NoMcastFlood, NoBcastFlood bool // drop instead of flooding: unknown unicast, multicast, broadcast
-
-	BUMLimit      int  // frames flooded in a second, of each segment; 0: no limit
-	Locked        bool // let only addresses with an entry in Entries speak
-	NoMoveDamping bool // let addresses move as often as they like
-	NeighSuppress bool // answer ARP and ND for what is behind peers
-	// Neighbours is what NeighSuppress is told, beside what it hears.
-	Neighbours []Neighbour
-	Entries    []Entry
-
-	MTU       int    // 68-65535; 0: auto
-	LLAddr    string // canonical form; "": as the kernel chooses
-	Addresses []netip.Prefix
-	Netns     string // name or absolute path; "": stay
-	Master    string
-	Isolated  bool // as a port of its bridge
-	TxQueue   int  // 0: leave as it is
-	Persist   bool
-	Up        bool
-	Offload   Offload
-}
+// Tunnel is the configuration of one tunnel.
+type Tunnel = spec.Tunnel
 
 // VLAN maps VLANs of a trunk to as many segments.
 type VLAN = spec.VLAN
@@ -159,12 +96,12 @@ type VLAN = spec.VLAN
 type Neighbour = spec.Neighbour
 
 // Warnings are remarks on a tunnel that is valid but perhaps not meant so.
-func (t Tunnel) Warnings() []string {
+func Warnings(t *Tunnel) []string {
 	var w []string
 	if t.VNI == 1 {
 		w = append(w, "id 1 is the recommended management VNI (RFC 9772 section 2.2): better not used for a tenant")
 	}
-	if t.Isolated && t.Master == "" {
+	if t.Device.Isolated && t.Device.Master == "" {
 		w = append(w, "isolated without master: it is for the bridge that the device is in when it is set")
 	}
 	return w
@@ -180,49 +117,49 @@ type problem struct {
 // check is for what concerns several keywords at once, and fills in what
 // follows from others. given are the keywords that were set, be it in vain;
 // ports is the number of source ports wished for.
-func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem) {
+func check(t *Tunnel, given func(key string) bool, ports int) (found []problem) {
 	report := func(key string, nth int, format string, args ...any) {
 		found = append(found, problem{key, nth, fmt.Sprintf(format, args...)})
 	}
-	if err := CheckDevice(t.Name); err != nil {
+	if err := CheckDevice(t.Device.Name); err != nil {
 		report("name", 0, "%s", err)
 	}
 	if !given("id") && !given("vlan") {
 		report("", 0, "no id: add the VNI of the tunnel, id 0 to 16777215")
 	}
-	if t.L3 {
-		t.dropL2(defaults())
+	if t.Device.L3 {
+		dropL2(t, defaults())
 	}
 	t.SrcPorts = min(ports, int(t.SrcPortMax)-int(t.SrcPortMin)+1)
-	if t.L3 && len(t.VLANs) > 0 {
+	if t.Device.L3 && len(t.VLANs) > 0 {
 		report("vlan", 0, "vlan %s: a mode l3 device has no VLANs", t.VLANs[0])
 	}
-	for vid, vni := range t.segments() {
+	for vid, vni := range segmentsOf(t) {
 		if vid != 0 && vni == t.VNI && !t.NoVNI {
 			report("vlan", 0, "vlan %d: id %d is the tunnel's own, for frames without a tag", vid, vni)
 		}
 	}
 	for i, p := range t.Peers {
-		if t.L3 && p.BUMLimit != 0 {
+		if t.Device.L3 && p.BUMLimit != 0 {
 			report("remote", i, "remote %s: bum_limit is for Ethernet, nothing is flooded in mode l3", p.Remote)
 		}
 	}
-	if t.L3 && t.LLAddr != "" {
-		report("lladdr", 0, "lladdr %s: a mode l3 device has no Ethernet address", t.LLAddr)
+	if t.Device.L3 && !t.Device.LLAddr.IsZero() {
+		report("lladdr", 0, "lladdr %s: a mode l3 device has no Ethernet address", t.Device.LLAddr)
 	}
-	if t.L3 && t.Master != "" {
-		report("master", 0, "master %s: a mode l3 device cannot join a bridge", t.Master)
+	if t.Device.L3 && t.Device.Master != "" {
+		report("master", 0, "master %s: a mode l3 device cannot join a bridge", t.Device.Master)
 	}
-	if t.Dev == t.Name && t.Dev != "" {
+	if t.Dev == t.Device.Name && t.Dev != "" {
 		report("dev", 0, "dev %s is the tunnel itself: dev is the underlay device", t.Dev)
 	}
-	if t.L3 && t.Group.IsValid() {
+	if t.Device.L3 && t.Group.IsValid() {
 		report("group", 0, "group %s: a mode l3 tunnel does not flood, it goes to remotes", t.Group)
 	}
-	if t.L3 && len(t.Accept) > 0 {
+	if t.Device.L3 && len(t.Accept) > 0 {
 		report("accept", 0, "accept %s: a mode l3 tunnel takes packets from its remotes only", t.Accept[0])
 	}
-	if t.L3 && len(t.Entries) > 0 {
+	if t.Device.L3 && len(t.Entries) > 0 {
 		report("fdb", 0, "fdb %s: a mode l3 tunnel has no forwarding table", t.Entries[0].MAC)
 	}
 	if len(t.Neighbours) > 0 && t.NoVNI && len(t.VLANs) > 0 {
@@ -233,7 +170,7 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	if t.Group.IsValid() && t.Dev == "" {
 		report("group", 0, "group %s: name the underlay device, dev DEVICE", t.Group)
 	}
-	word, first := t.far()
+	word, first := farOf(t)
 	if !first.IsValid() {
 		if !given("remote") && !given("group") && !given("accept") {
 			report("", 0, "no remote: add the address of the other end, remote ADDR")
@@ -278,10 +215,10 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 	} else if linkLocal(t.Local) && t.Dev == "" {
 		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
-	t.checkRoutes(report)
-	t.checkLists(report)
+	checkRoutes(t, report)
+	checkLists(t, report)
 	entries, own := makeSet[entryID](len(t.Entries)), false
-	segments := t.placement()
+	segments := placementOf(t)
 	for i, e := range t.Entries {
 		before := e
 		if err := segments.place(&e); err != nil && (!t.NoVNI || len(t.VLANs) > 0) {
@@ -301,7 +238,7 @@ func (t *Tunnel) check(given func(key string) bool, ports int) (found []problem)
 			report("fdb", i, "dst %s and %s %s are of different families", e.Remote, word, first)
 		case linkLocal(e.Remote) && t.Dev == "" && e.Via == "":
 			report("fdb", i, "dst %s is link-local: name the underlay device, via DEVICE", e.Remote)
-		case e.Via == t.Name && e.Via != "":
+		case e.Via == t.Device.Name && e.Via != "":
 			report("fdb", i, "via %s is the tunnel itself: via is the underlay device", e.Via)
 		}
 	}
@@ -349,7 +286,7 @@ func (s set[T]) add(v T) bool {
 }
 
 // checkLists finds what a keyword was given twice.
-func (t *Tunnel) checkLists(report func(key string, nth int, format string, args ...any)) {
+func checkLists(t *Tunnel, report func(key string, nth int, format string, args ...any)) {
 	accepted, neighbours, addresses := set[netip.Prefix]{}, set[netip.Addr]{}, set[netip.Prefix]{}
 	for i, p := range t.Accept {
 		if !accepted.add(p) {
@@ -361,7 +298,7 @@ func (t *Tunnel) checkLists(report func(key string, nth int, format string, args
 			report("neigh", i, "neigh %s: %s is given twice", n, n.Addr)
 		}
 	}
-	for i, p := range t.Addresses {
+	for i, p := range t.Device.Addresses {
 		if !addresses.add(p) {
 			report("address", i, "address %s: given twice", p)
 		}
@@ -369,15 +306,15 @@ func (t *Tunnel) checkLists(report func(key string, nth int, format string, args
 }
 
 // checkRoutes finds what would leave open where a packet goes.
-func (t *Tunnel) checkRoutes(report func(key string, nth int, format string, args ...any)) {
+func checkRoutes(t *Tunnel, report func(key string, nth int, format string, args ...any)) {
 	owner := map[netip.Prefix]netip.Addr{}
 	for i, p := range t.Peers {
 		switch {
-		case !t.L3 && p.Routes != nil:
+		case !t.Device.L3 && p.Routes != nil:
 			report("remote", i, "remote %s: routes are for mode l3", p.Remote)
-		case t.L3 && p.NoFlood:
+		case t.Device.L3 && p.NoFlood:
 			report("remote", i, "remote %s: flood is for mode l2; a mode l3 peer gets what its routes say", p.Remote)
-		case t.L3 && p.Routes == nil && len(t.Peers) > 1:
+		case t.Device.L3 && p.Routes == nil && len(t.Peers) > 1:
 			report("remote", i, "remote %s: a mode l3 tunnel with several remotes needs routes for each: networks such as 10.1.0.0/16, or any, or none", p.Remote)
 		}
 		for _, route := range p.Routes {
@@ -400,18 +337,18 @@ func l2Keys() []string {
 
 // dropL2 gives the l2Keys of a mode l3 tunnel, which come from [defaults], the
 // values of base.
-func (t *Tunnel) dropL2(base Tunnel) {
+func dropL2(t *Tunnel, base Tunnel) {
 	t.Learning, t.Ageing, t.MaxAddress = base.Learning, base.Ageing, base.MaxAddress
 	t.NoFlood, t.NoMcastFlood, t.NoBcastFlood, t.BUMLimit = base.NoFlood, base.NoMcastFlood, base.NoBcastFlood, base.BUMLimit
 	t.Locked, t.NoMoveDamping, t.NeighSuppress, t.Neighbours = base.Locked, base.NoMoveDamping, base.NeighSuppress, base.Neighbours
-	t.L2ControlPass, t.VLANDrop, t.Isolated = base.L2ControlPass, base.VLANDrop, base.Isolated
+	t.L2ControlPass, t.VLANDrop, t.Device.Isolated = base.L2ControlPass, base.VLANDrop, base.Device.Isolated
 }
 
 // misplaced finds keywords that a mode l3 tunnel would ignore. own are those
 // that were given to this very tunnel: what all tunnels have may not fit one.
-func (t *Tunnel) misplaced(own func(key string) bool) (found []problem) {
+func misplaced(t *Tunnel, own func(key string) bool) (found []problem) {
 	for _, key := range l2Keys() {
-		if t.L3 && own(key) {
+		if t.Device.L3 && own(key) {
 			found = append(found, problem{key, 0, key + " is for mode l2: a mode l3 tunnel has no Ethernet frames"})
 		}
 	}
@@ -420,17 +357,17 @@ func (t *Tunnel) misplaced(own func(key string) bool) (found []problem) {
 
 // Check completes a tunnel that was changed by other means than keywords and
 // finds what is wrong with it. Ports is Socket.Ports.
-func (t *Tunnel) Check(ports int) error {
+func Check(t *Tunnel, ports int) error {
 	local := t.Local.IsValid() && !t.Local.IsUnspecified()
-	if found := t.check(func(key string) bool { return key != "local" || local }, ports); len(found) > 0 {
+	if found := check(t, func(key string) bool { return key != "local" || local }, ports); len(found) > 0 {
 		return errors.New(found[0].text)
 	}
 	return nil
 }
 
-// far is what tells the address family of a tunnel: the keyword and its first
+// farOf is what tells the address family of a tunnel: the keyword and its first
 // address.
-func (t *Tunnel) far() (word string, first netip.Addr) {
+func farOf(t *Tunnel) (word string, first netip.Addr) {
 	switch {
 	case len(t.Peers) > 0:
 		return "remote", t.Peers[0].Remote

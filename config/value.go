@@ -91,6 +91,11 @@ func number[T any, N int | uint16 | uint32](k Keyword, at func(*T) *N, words ...
 
 // choice is a keyword for one of its words, which stand for the values given.
 func choice[T any, V comparable](k Keyword, at func(*T) *V, values ...V) entry[T] {
+	return valued(k, func(t *T) V { return *at(t) }, func(t *T, v V) { *at(t) = v }, values...)
+}
+
+// valued is choice of a value that does not stand in one place.
+func valued[T any, V comparable](k Keyword, valueOf func(*T) V, take func(*T, V), values ...V) entry[T] {
 	last := len(k.Values) - 1
 	k.want = "want " + strings.Join(k.Values[:last], ", ") + " or " + k.Values[last]
 	set := func(t *T, v string) error {
@@ -98,17 +103,17 @@ func choice[T any, V comparable](k Keyword, at func(*T) *V, values ...V) entry[T
 		if i < 0 {
 			return wrong("%s", k.want)
 		}
-		*at(t) = values[i]
+		take(t, values[i])
 		return nil
 	}
 	get := func(t *T) []string {
-		i := slices.Index(values, *at(t))
+		i := slices.Index(values, valueOf(t))
 		if i < 0 {
 			return nil
 		}
 		return []string{k.Values[i]}
 	}
-	return entry[T]{k, set, get, copyOf(at)}
+	return entry[T]{k, set, get, func(to, from *T) { take(to, valueOf(from)) }}
 }
 
 // word is a keyword for on or off; set is what on sets.
@@ -117,14 +122,17 @@ func word[T any](k Keyword, at func(*T) *bool, set bool) entry[T] {
 	return choice(k, at, set, !set)
 }
 
-// onoff is a switch.
-func onoff[T any](k Keyword, at func(*T) *bool) entry[T] {
+// onoff is a switch; set is what on sets.
+func onoff[T any](k Keyword, at func(*T) *bool, set bool) entry[T] {
 	k.Kind = Switch
-	set := func(t *T, v string) (err error) {
-		*at(t), err = parseSwitch(v)
+	give := func(t *T, v string) error {
+		on, err := parseSwitch(v)
+		if err == nil {
+			*at(t) = on == set
+		}
 		return err
 	}
-	return entry[T]{k, set, func(t *T) []string { return []string{onOff(*at(t))} }, copyOf(at)}
+	return entry[T]{k, give, func(t *T) []string { return []string{onOff(*at(t) == set)} }, copyOf(at)}
 }
 
 // text is a keyword for a text that check brings into its canonical form.

@@ -59,7 +59,7 @@ func parseRange(s string, lo, hi int, want string) (from, to int, err error) {
 
 // AddVLAN maps more VLANs, none of which may be mapped yet. It takes
 // t.VLANs apart from those of other tunnels.
-func (t *Tunnel) AddVLAN(v VLAN) error {
+func AddVLAN(t *Tunnel, v VLAN) error {
 	for _, o := range t.VLANs {
 		if v.First <= o.Last && o.First <= v.Last {
 			return &TakenError{fmt.Sprintf("vlan %d has id %d", max(v.First, o.First), o.VNI+geneve.VNI(max(v.First, o.First)-o.First))}
@@ -81,7 +81,7 @@ func (e *TakenError) Error() string { return e.text + " already" }
 
 // DeleteVLANs takes VLANs out of the map, with the entries of the forwarding
 // table that are in them. It reports whether all were there; else it does nothing.
-func (t *Tunnel) DeleteVLANs(first, last uint16) bool {
+func DeleteVLANs(t *Tunnel, first, last uint16) bool {
 	var rest []VLAN
 	there := 0
 	for _, o := range t.VLANs {
@@ -107,9 +107,9 @@ func (t *Tunnel) DeleteVLANs(first, last uint16) bool {
 }
 
 // HasVLAN reports whether all of v is mapped so.
-func (t *Tunnel) HasVLAN(v VLAN) bool {
+func HasVLAN(t *Tunnel, v VLAN) bool {
 	there := 0
-	for vid, vni := range t.segments() {
+	for vid, vni := range segmentsOf(t) {
 		if v.First <= vid && vid <= v.Last && vni == v.VNI+geneve.VNI(vid-v.First) {
 			there++
 		}
@@ -132,7 +132,7 @@ func tidyVLANs(all []VLAN) []VLAN {
 
 // segments yields all segments of a tunnel: VLAN ID and VNI, without a VLAN
 // first.
-func (t *Tunnel) segments() iter.Seq2[uint16, geneve.VNI] {
+func segmentsOf(t *Tunnel) iter.Seq2[uint16, geneve.VNI] {
 	return func(yield func(uint16, geneve.VNI) bool) {
 		if !t.NoVNI && !yield(0, t.VNI) {
 			return
@@ -148,7 +148,7 @@ func (t *Tunnel) segments() iter.Seq2[uint16, geneve.VNI] {
 }
 
 // Place finds out in which VLAN an entry is, which may say so by its src_vni.
-func (t *Tunnel) Place(e *Entry) error { return t.placement().place(e) }
+func Place(t *Tunnel, e *Entry) error { return placementOf(t).place(e) }
 
 // placement is the VLANs of a tunnel by their VNI, and which there are.
 type placement struct {
@@ -156,9 +156,9 @@ type placement struct {
 	there set[uint16]
 }
 
-func (t *Tunnel) placement() placement {
+func placementOf(t *Tunnel) placement {
 	p := placement{map[geneve.VNI]uint16{}, set[uint16]{}}
-	for vid, vni := range t.segments() {
+	for vid, vni := range segmentsOf(t) {
 		p.byVNI[vni] = vid
 		p.there.add(vid)
 	}
@@ -192,7 +192,7 @@ func setVLAN(t *Tunnel, v string) error {
 	}
 	parsed, err := ParseVLAN(vid, id)
 	if err == nil {
-		err = t.AddVLAN(parsed)
+		err = AddVLAN(t, parsed)
 	}
 	return err
 }
@@ -222,7 +222,7 @@ func (l *loader) vlans(f *file, v *node, t *Tunnel, at map[string][]span) {
 		}
 		parsed, err := ParseVLAN(halves["vid"], halves["id"])
 		if err == nil {
-			err = t.AddVLAN(parsed)
+			err = AddVLAN(t, parsed)
 		}
 		if err != nil {
 			l.fault(f, item.at, "vlan: %s", err)

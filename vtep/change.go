@@ -32,7 +32,7 @@ func (e *Endpoint) Apply(c Change) error {
 	e.askAhead(func() (all []question) {
 		for _, tunnels := range [][]Tunnel{c.Set, c.Add} {
 			for i := range tunnels {
-				all = append(all, tunnels[i].questions()...)
+				all = append(all, questionsOf(&tunnels[i])...)
 			}
 		}
 		return all
@@ -96,7 +96,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		if !ok {
 			return fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
 		}
-		if err := cfg.check(); err != nil {
+		if err := check(&cfg); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		e.leave(t)
@@ -118,7 +118,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		if _, ok := e.tunnels[name]; ok {
 			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, errExists)
 		}
-		if err := cfg.check(); err != nil {
+		if err := check(&cfg); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		t, err := e.open(cfg)
@@ -171,7 +171,7 @@ func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
 		if edit(&cfg) != nil {
 			return nil
 		}
-		return cfg.questions()
+		return questionsOf(&cfg)
 	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -259,7 +259,7 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		d.fdb.SetAgeing(t.config.Ageing)
 		d.fdb.SetDamping(!t.config.NoMoveDamping)
 		if d.neighbours != nil {
-			d.neighbours.Configure(t.config.neighbourOptions())
+			d.neighbours.Configure(neighbourOptions(&t.config))
 		}
 	}
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {

@@ -83,7 +83,7 @@ func (t *tunnel) configured(old *tunnel) {
 		t.entries = old.entries
 		return
 	}
-	at, vids := make(map[station][]Entry), t.config.vids()
+	at, vids := make(map[station][]Entry), vidsOf(&t.config)
 	if old.entries != nil {
 		for of, list := range old.entries.at {
 			if _, ok := vids[of.vid]; ok {
@@ -143,7 +143,7 @@ func (s silent) Unwrap() error { return s.Errno }
 func (t *tunnel) entryDestination(e Entry) forward.Destination {
 	d := t.destinationVia(e.Remote, e.Port, cmp.Or(e.Via, t.config.Dev))
 	if e.HasVNI {
-		if own, _ := t.config.vni(e.VLAN); e.VNI != own {
+		if own, _ := vniOf(&t.config, e.VLAN); e.VNI != own {
 			d.VNI, d.HasVNI = e.VNI, true
 		}
 	}
@@ -158,7 +158,7 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	}
 	e.askAhead(func() []question {
 		if t, err := e.tunnel(name); err == nil && !entry.Local && checkEntry(&t.config, &entry) == nil {
-			return []question{t.config.question(t.entryDestination(entry))}
+			return []question{questionOf(&t.config, t.entryDestination(entry))}
 		}
 		return nil
 	})
@@ -195,8 +195,8 @@ func checkEntry(cfg *Tunnel, entry *Entry) error {
 	switch r := entry.Remote; {
 	case cfg.Device.L3:
 		return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
-	case !entry.MAC.IsZero() && !cfg.has(entry.VLAN):
-		return cfg.noSegment(entry.VLAN)
+	case !entry.MAC.IsZero() && !hasSegment(cfg, entry.VLAN):
+		return noSegment(entry.VLAN)
 	case entry.Local && r.IsValid():
 		return fmt.Errorf("local and dst exclude each other: %w", unix.EINVAL)
 	case entry.Local:
@@ -211,14 +211,14 @@ func checkEntry(cfg *Tunnel, entry *Entry) error {
 	return nil
 }
 
-// has reports whether there is a segment for a VLAN, or for no tag.
-func (cfg *Tunnel) has(vid uint16) bool {
-	_, ok := cfg.vni(vid)
+// hasSegment reports whether there is a segment for a VLAN, or for no tag.
+func hasSegment(cfg *Tunnel, vid uint16) bool {
+	_, ok := vniOf(cfg, vid)
 	return ok
 }
 
 // noSegment says that there is none.
-func (cfg *Tunnel) noSegment(vid uint16) error {
+func noSegment(vid uint16) error {
 	if vid == 0 {
 		return fmt.Errorf("of which VLAN? The trunk has no id of its own: add vlan VID: %w", unix.EINVAL)
 	}
@@ -305,8 +305,8 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	if err != nil {
 		return err
 	}
-	if !t.config.has(entry.VLAN) {
-		return t.config.noSegment(entry.VLAN)
+	if !hasSegment(&t.config, entry.VLAN) {
+		return noSegment(entry.VLAN)
 	}
 	now, table := e.clock(), t.domain(entry.VLAN).fdb
 	have, ok := table.Get(entry.MAC, now)

@@ -130,12 +130,12 @@ func (e *Endpoint) Recall(m Memory, elapsed time.Duration) (entries int) {
 			}
 			for _, p := range tm.Peers {
 				if p.Dynamic {
-					all = append(all, t.config.question(t.destination(p.Remote.Addr(), 0)))
+					all = append(all, questionOf(&t.config, t.destination(p.Remote.Addr(), 0)))
 				}
 			}
 			for _, entry := range tm.ByHand {
 				if !entry.Local && checkEntry(&t.config, &entry) == nil {
-					all = append(all, t.config.question(t.entryDestination(entry)))
+					all = append(all, questionOf(&t.config, t.entryDestination(entry)))
 				}
 			}
 		}

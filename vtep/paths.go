@@ -87,23 +87,23 @@ func (e *Endpoint) ask(questions []question) map[question]answer {
 	return asked
 }
 
-// question is what to ask about a destination of a tunnel.
-func (cfg *Tunnel) question(d forward.Destination) question {
-	return question{d.Remote, cfg.portOptions(d, true)}
+// questionOf is what to ask about a destination of a tunnel.
+func questionOf(cfg *Tunnel, d forward.Destination) question {
+	return question{d.Remote, portOptions(cfg, d, true)}
 }
 
-// questions are those about all peers of a configuration.
-func (cfg *Tunnel) questions() (all []question) {
+// questionsOf are those about all peers of a configuration.
+func questionsOf(cfg *Tunnel) (all []question) {
 	t := &tunnel{config: *cfg}
 	for _, p := range cfg.Peers {
-		all = append(all, cfg.question(t.destination(p.Remote, p.Port)))
+		all = append(all, questionOf(cfg, t.destination(p.Remote, p.Port)))
 	}
 	if cfg.Group.IsValid() {
-		all = append(all, cfg.question(t.destination(cfg.Group, 0)))
+		all = append(all, questionOf(cfg, t.destination(cfg.Group, 0)))
 	}
 	for _, entry := range cfg.Entries {
 		if !entry.Local {
-			all = append(all, cfg.question(t.entryDestination(entry)))
+			all = append(all, questionOf(cfg, t.entryDestination(entry)))
 		}
 	}
 	return all

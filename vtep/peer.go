@@ -184,7 +184,7 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 		e.lastID++
 		p.ID = int32(e.lastID)
 	}
-	if p.question = cfg.question(p.Dest); before == nil || before.question != p.question {
+	if p.question = questionOf(cfg, p.Dest); before == nil || before.question != p.question {
 		if err := e.findRoute(p); err != nil {
 			return err
 		}
@@ -225,7 +225,7 @@ func (t *tunnel) admit(p *peer, s *socket) {
 	if !t.config.NoVNI {
 		p.admissions = append(p.admissions, s.Admission(t.config.VNI, from))
 	}
-	if t.config.isTrunk() {
+	if isTrunk(&t.config) {
 		p.sources = append(p.sources, s.Source(from))
 	}
 }
@@ -277,7 +277,7 @@ func (e *Endpoint) assemble(t *tunnel) {
 	for _, d := range t.domains {
 		d.fdb.SetOwn(t.port.MAC)
 	}
-	if cfg.isTrunk() {
+	if isTrunk(cfg) {
 		t.port.Trunk = t.newTrunk(&seg)
 	}
 	for i := range e.workers {
@@ -401,7 +401,7 @@ func (e *Endpoint) openSocket(s *socket, beside bool) error {
 }
 
 // portOptions are those of the source ports of datagrams to a destination.
-func (cfg *Tunnel) portOptions(d forward.Destination, df bool) netio.PortOptions {
+func portOptions(cfg *Tunnel, d forward.Destination, df bool) netio.PortOptions {
 	opts := netio.PortOptions{
 		Family: 4, Device: d.Via, Mark: cfg.Mark, DF: df,
 		Min: cfg.SrcPortMin, Max: cfg.SrcPortMax, Count: cfg.SrcPorts,
@@ -435,7 +435,7 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 		if !way.wanted {
 			continue
 		}
-		set, err := e.underlay.Ports(cfg.portOptions(p.Dest, way.df))
+		set, err := e.underlay.Ports(portOptions(cfg, p.Dest, way.df))
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ type speaker struct {
 func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	cfg, before := &t.config, t.accept
 	t.accept = acceptedOver(cfg)
-	if !cfg.opensToGroup() {
+	if !opensToGroup(cfg) {
 		return nil
 	}
 	if t.accept, err = e.underlay.Prefixes(cfg.Dev); err != nil {
@@ -86,7 +86,7 @@ func (e *Endpoint) letIn(s speaker) {
 		for p, sources := range waiting {
 			if t := e.tunnels[p.Name]; t != nil {
 				for _, a := range sources {
-					all = append(all, t.config.question(t.destination(a, 0)))
+					all = append(all, questionOf(&t.config, t.destination(a, 0)))
 				}
 			}
 		}
@@ -186,7 +186,7 @@ func (t *tunnel) dropSpeakers() {
 // say who may speak in a group. e.mu is held.
 func (e *Endpoint) followGroups() {
 	for _, t := range e.sorted() {
-		if !t.config.opensToGroup() {
+		if !opensToGroup(&t.config) {
 			continue
 		}
 		now, err := e.underlay.Prefixes(t.config.Dev)
@@ -201,8 +201,8 @@ func (e *Endpoint) followGroups() {
 }
 
 // opensToGroup reports whether the networks of the underlay device say who may speak.
-func (t *Tunnel) opensToGroup() bool {
-	return t.Group.IsValid() && len(t.Peers) == 0 && len(t.Accept) == 0
+func opensToGroup(cfg *Tunnel) bool {
+	return cfg.Group.IsValid() && len(cfg.Peers) == 0 && len(cfg.Accept) == 0
 }
 
 // forgetSpeakers removes those who have been silent for longer than what was

@@ -25,10 +25,10 @@ import (
 
 // isTrunk reports whether tags choose the segment. A trunk may be without
 // VLANs for a while.
-func (cfg *Tunnel) isTrunk() bool { return cfg.NoVNI || len(cfg.VLANs) > 0 }
+func isTrunk(cfg *Tunnel) bool { return cfg.NoVNI || len(cfg.VLANs) > 0 }
 
-// vni returns the VNI of a VLAN, 0 standing for no tag.
-func (cfg *Tunnel) vni(vid uint16) (geneve.VNI, bool) {
+// vniOf returns the VNI of a VLAN, 0 standing for no tag.
+func vniOf(cfg *Tunnel, vid uint16) (geneve.VNI, bool) {
 	if vid == 0 {
 		return cfg.VNI, !cfg.NoVNI
 	}
@@ -40,8 +40,8 @@ func (cfg *Tunnel) vni(vid uint16) (geneve.VNI, bool) {
 	return 0, false
 }
 
-// vids are all VLANs with a segment, 0 if there is one for no tag.
-func (cfg *Tunnel) vids() map[uint16]struct{} {
+// vidsOf are all VLANs with a segment, 0 if there is one for no tag.
+func vidsOf(cfg *Tunnel) map[uint16]struct{} {
 	all := make(map[uint16]struct{})
 	if !cfg.NoVNI {
 		all[0] = struct{}{}
@@ -55,7 +55,7 @@ func (cfg *Tunnel) vids() map[uint16]struct{} {
 }
 
 // checkVLANs refuses a map that is none.
-func (cfg *Tunnel) checkVLANs() error {
+func checkVLANs(cfg *Tunnel) error {
 	vids, vnis := map[uint16]bool{}, map[geneve.VNI]bool{}
 	if !cfg.NoVNI {
 		vnis[cfg.VNI] = true
@@ -113,7 +113,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 		case !cfg.NeighSuppress:
 			d.neighbours = nil
 		case d.neighbours == nil:
-			d.neighbours = neigh.NewTable(cfg.neighbourOptions())
+			d.neighbours = neigh.NewTable(neighbourOptions(cfg))
 		}
 		all = append(all, d)
 	}
@@ -128,7 +128,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 }
 
 // neighbourOptions are those of the table that neigh_suppress answers from.
-func (cfg *Tunnel) neighbourOptions() neigh.Options {
+func neighbourOptions(cfg *Tunnel) neigh.Options {
 	return neigh.Options{Limit: cfg.MaxAddress, Ageing: cfg.Ageing}
 }
 

@@ -116,7 +116,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 
 // reconfigure opens what a tunnel needs for another configuration.
 func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
-	if fixed := old.config.fixed(&cfg); fixed != "" {
+	if fixed := fixed(&old.config, &cfg); fixed != "" {
 		return nil, fmt.Errorf("%s cannot be changed while the tunnel is there: remove it and add it again: %w", fixed, unix.EBUSY)
 	}
 	return e.change(old, func(t *tunnel) {
@@ -197,7 +197,7 @@ func (t *tunnel) dress(old *tunnel) (err error) {
 
 // fixed names the first setting that differs between two configurations and
 // cannot change under a running tunnel, "" if there is none.
-func (cfg *Tunnel) fixed(to *Tunnel) string {
+func fixed(cfg, to *Tunnel) string {
 	a, b := cfg.Device, to.Device
 	a.MTU, b.MTU = 0, 0
 	a.Down, b.Down = false, false
@@ -231,11 +231,11 @@ func (e *Endpoint) releaseUnderlay(t *tunnel) {
 }
 
 // check refuses what cannot work, whoever asks for it.
-func (cfg *Tunnel) check() error {
+func check(cfg *Tunnel) error {
 	switch {
 	case !cfg.VNI.Valid():
 		return fmt.Errorf("id %d: a VNI has 24 bits, 0 to %d: %w", cfg.VNI, geneve.MaxVNI, unix.EINVAL)
-	case cfg.Device.L3 && cfg.isTrunk():
+	case cfg.Device.L3 && isTrunk(cfg):
 		return fmt.Errorf("an L3 tunnel has no VLANs: %w", unix.EINVAL)
 	case cfg.Group.IsValid() && (!cfg.Group.IsMulticast() || cfg.Dev == ""):
 		return fmt.Errorf("group %s: want a multicast address, and dev: %w", cfg.Group, unix.EINVAL)
@@ -246,14 +246,14 @@ func (cfg *Tunnel) check() error {
 	case cfg.DstPort == 0:
 		return fmt.Errorf("dstport 0: want 1-65535: %w", unix.EINVAL)
 	}
-	if err := cfg.checkVLANs(); err != nil {
+	if err := checkVLANs(cfg); err != nil {
 		return err
 	}
-	vids := cfg.vids()
+	vids := vidsOf(cfg)
 	for i := range cfg.Entries {
 		vid := cfg.Entries[i].VLAN
 		if _, ok := vids[vid]; !ok {
-			return fmt.Errorf("fdb %s: %w", cfg.Entries[i].MAC, cfg.noSegment(vid))
+			return fmt.Errorf("fdb %s: %w", cfg.Entries[i].MAC, noSegment(vid))
 		}
 	}
 	for _, p := range cfg.Peers {
@@ -266,7 +266,7 @@ func (cfg *Tunnel) check() error {
 			return fmt.Errorf("remote %s is the local address: %w", r, unix.EINVAL)
 		}
 	}
-	return cfg.checkRoutes()
+	return checkRoutes(cfg)
 }
 
 // settleNeighbours brings the table that neigh_suppress answers from in line
@@ -293,7 +293,7 @@ func (t *tunnel) settleNeighbours(before []Neighbour, now int64) (err error) {
 }
 
 // checkRoutes refuses routes that leave open where a packet goes.
-func (cfg *Tunnel) checkRoutes() error {
+func checkRoutes(cfg *Tunnel) error {
 	owner := make(map[netip.Prefix]netip.Addr)
 	for _, p := range cfg.Peers {
 		switch {

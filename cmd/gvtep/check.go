@@ -76,8 +76,8 @@ it is that of the instance (-i) in ` + confDir + `.`,
 		cfg, err := loadConfig(path, nil)
 		out := checked{Path: path, OK: err == nil, Tunnels: len(cfg.Tunnels), Errors: []config.Error{}, Warnings: []string{}}
 		for _, t := range cfg.Tunnels {
-			for _, w := range t.Warnings() {
-				out.Warnings = append(out.Warnings, t.Name+": "+w)
+			for _, w := range config.Warnings(&t) {
+				out.Warnings = append(out.Warnings, t.Device.Name+": "+w)
 			}
 		}
 		var faults config.Errors

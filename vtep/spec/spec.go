@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -18,6 +20,72 @@ const Inherit = -1
 // DefaultTTL is the outer TTL of "auto" (RFC 1700), and of packets that are
 // not IP where the setting is Inherit.
 const DefaultTTL = 64
+
+// Device is what a tunnel wants of its device.
+type Device = netio.DeviceOptions
+
+// Tunnel is the configuration of one tunnel: one device, and one port and segment,
+// or one for each VLAN.
+type Tunnel struct {
+	VNI    geneve.VNI
+	NoVNI  bool   // a trunk that has no segment for frames without a VLAN tag; VNI is 0
+	VLANs  []VLAN // make it a trunk: VLAN tags from the device choose the segment
+	Device Device // MTU 0 stands for auto; Queues is filled in by the endpoint
+	// NeedOffload says that a Device without the offloads that it asks for is an error.
+	NeedOffload bool
+
+	// Local is the outer source address and the one listened on. An
+	// unspecified address listens on all of its family, and the route
+	// chooses the source of each packet.
+	Local   netip.Addr
+	Dev     string // underlay device to bind to; "": the route decides
+	DstPort uint16 // listened on, and sent to unless the peer says otherwise
+	// Peers have no zone: link-local addresses are on Dev.
+	Peers []Peer
+
+	SrcPortMin, SrcPortMax uint16 // range of source ports, both ends included
+	SrcPorts               int    // size of the set of source ports
+
+	TTL       int // 1-255, or Inherit: the inner packet's
+	TOS       int // DSCP and 2 unused bits, 0-255, or Inherit; ECN is always RFC 6040's
+	DF        DF
+	UDPCsum   bool   // outer UDP checksum over IPv4
+	ZeroCsum6 bool   // send UDP checksum 0 over IPv6
+	AcceptZ6  bool   // accept UDP checksum 0 over IPv6
+	Mark      uint32 // SO_MARK of outer packets
+
+	Learning   bool
+	Ageing     time.Duration // of learned addresses; 0: never
+	MaxAddress int           // learned addresses at most
+
+	// What is flooded goes to Group, a multicast address on Dev, instead of
+	// to each peer.
+	Group netip.Addr
+	// Accept are the prefixes from which anybody may speak; without it only
+	// the peers may.
+	Accept []netip.Prefix
+
+	NoFlood      bool // drop unknown unicast from the device
+	NoMcastFlood bool // drop multicast, and
+	NoBcastFlood bool // broadcast, unless the table has an entry for it
+	BUMLimit     int  // frames flooded in a second, of each segment; 0: no limit
+	Locked       bool // let only addresses with a static entry speak
+
+	// NoMoveDamping lets addresses move as often as they like; else one that
+	// flaps is held where it is for a while (see package fdb).
+	NoMoveDamping bool
+	// NeighSuppress answers ARP and ND requests of our side for addresses
+	// behind peers, from what was heard, instead of flooding them.
+	NeighSuppress bool
+	// Neighbours are stations behind peers that NeighSuppress answers for
+	// before it has heard of them, as long as the table has their MAC.
+	Neighbours []Neighbour
+
+	Entries []Entry // of the forwarding table
+
+	L2ControlPass bool // carry 01:80:c2:00:00:00-0f, PAUSE excepted
+	VLANDrop      bool // drop frames with a VLAN tag, both ways
+}
 
 // DF is the policy for the outer Don't Fragment bit.
 type DF uint8

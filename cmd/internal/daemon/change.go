@@ -46,7 +46,7 @@ func usage(err error) error {
 
 // find returns where a tunnel is in the configuration. r.mu is held.
 func (r *reloader) find(name string) (int, error) {
-	i := slices.IndexFunc(r.running.Tunnels, func(t config.Tunnel) bool { return t.Name == name })
+	i := slices.IndexFunc(r.running.Tunnels, func(t config.Tunnel) bool { return t.Device.Name == name })
 	if i < 0 {
 		return i, fmt.Errorf("%w (there is no tunnel %s)", errNotFound, name)
 	}
@@ -80,7 +80,7 @@ func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
 	if err != nil {
 		return usage(err)
 	}
-	if err = r.endpoint.Add(vtepTunnel(&t)); err == nil {
+	if err = r.endpoint.Add(t); err == nil {
 		r.running.Tunnels = append(slices.Clip(r.running.Tunnels), t)
 		r.daemon.warn([]config.Tunnel{t})
 	}
@@ -133,7 +133,7 @@ func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) er
 	if err := change(&t); err != nil {
 		return err
 	}
-	if err := t.Check(r.running.Socket.Ports); err != nil {
+	if err := config.Check(&t, r.running.Socket.Ports); err != nil {
 		return usage(err)
 	}
 	changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}})
@@ -145,7 +145,7 @@ func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) er
 			return fmt.Errorf("%s: Device or resource busy (it cannot change while the tunnel is there: tunnel del, tunnel add)", k.Key)
 		}
 	}
-	if err = r.endpoint.Apply(vtep.Change{Set: vtepTunnels([]config.Tunnel{t})}); err == nil {
+	if err = r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}}); err == nil {
 		r.keep(i, t)
 	}
 	return r.logged(what, name, withoutName(err, name))
@@ -215,7 +215,7 @@ func (r *reloader) VLANAdd(dev string, w control.VLANWrite) error {
 		if err != nil {
 			return usage(err)
 		}
-		if err := t.AddVLAN(v); err != nil {
+		if err := config.AddVLAN(t, v); err != nil {
 			return fmt.Errorf("%w (%w)", errExists, err)
 		}
 		return nil
@@ -233,11 +233,11 @@ func (r *reloader) VLANDelete(dev string, w control.VLANWrite) error {
 			if err != nil {
 				return usage(err)
 			}
-			if !t.HasVLAN(v) {
+			if !config.HasVLAN(t, v) {
 				return fmt.Errorf("%w (not all of them have these ids)", errNotFound)
 			}
 		}
-		if !t.DeleteVLANs(first, last) {
+		if !config.DeleteVLANs(t, first, last) {
 			return fmt.Errorf("%w (not all of them are there)", errNotFound)
 		}
 		return nil
@@ -277,7 +277,7 @@ func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
 // place finds out in which VLAN an entry is to be. The flood list is in none.
 func place(t *config.Tunnel, e *config.Entry) error {
 	if !e.MAC.IsZero() {
-		return usage(t.Place(e))
+		return usage(config.Place(t, e))
 	}
 	if e.VLAN != 0 || e.HasSrcVNI {
 		return usage(errors.New("the flood list is one for all VLANs: leave out vlan and src_vni"))
@@ -366,7 +366,7 @@ func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.
 	}
 	t.Entries = entries
 	r.keep(i, t)
-	return r.endpoint.Apply(vtep.Change{Set: vtepTunnels([]config.Tunnel{t})})
+	return r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}})
 }
 
 // entriesOf returns the entries that could stand in a file, of the address and

@@ -105,7 +105,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 
-	offload := slices.ContainsFunc(o.Config.Tunnels, func(t config.Tunnel) bool { return t.Offload != config.OffloadOff })
+	offload := slices.ContainsFunc(o.Config.Tunnels, func(t config.Tunnel) bool { return t.Device.Offload })
 	kernel, err := keep.Open(d.Manager, d.Log, keep.Options{Workers: workers, Rcvbuf: o.Config.Socket.Rcvbuf, Offload: offload})
 	if err != nil {
 		return err
@@ -287,7 +287,7 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 	said := ""
 	var before *config.Config // the last that was waited for, if the present one was not tried yet
 	for {
-		err := ep.Add(vtepTunnels(d.Config.Tunnels)...)
+		err := ep.Add(d.Config.Tunnels...)
 		waits := d.Patient && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV))
 		switch {
 		case err == nil:
@@ -333,12 +333,12 @@ const underlayPoll = time.Second
 // withoutOffload names a tunnel that insists on offloads and has none.
 func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
 	for _, t := range tunnels {
-		if t.Offload != config.OffloadOn {
+		if !t.NeedOffload {
 			continue
 		}
 		for _, s := range state.Tunnels {
-			if s.Config.Device.Name == t.Name && s.Offload == 0 {
-				return t.Name
+			if s.Config.Device.Name == t.Device.Name && s.Offload == 0 {
+				return t.Device.Name
 			}
 		}
 	}
@@ -377,8 +377,8 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
 // warn logs what is valid but perhaps not meant.
 func (d *daemon) warn(tunnels []config.Tunnel) {
 	for _, t := range tunnels {
-		for _, w := range t.Warnings() {
-			d.Log.Warn(w, zap.String("device", t.Name), zap.Uint32("vni", uint32(t.VNI)))
+		for _, w := range config.Warnings(&t) {
+			d.Log.Warn(w, zap.String("device", t.Device.Name), zap.Uint32("vni", uint32(t.VNI)))
 		}
 	}
 }

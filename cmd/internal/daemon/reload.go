@@ -134,7 +134,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	running.Tunnels = slices.Clone(running.Tunnels)
 	for _, t := range r.endpoint.State().Tunnels {
 		name := t.Config.Device.Name
-		isIt := func(c config.Tunnel) bool { return c.Name == name }
+		isIt := func(c config.Tunnel) bool { return c.Device.Name == name }
 		switch {
 		case !slices.ContainsFunc(cfg.Tunnels, isIt):
 		case t.Failed:
@@ -163,13 +163,13 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	now.Tunnels = slices.Clone(cfg.Tunnels)
 	at := make(map[string]int, len(now.Tunnels))
 	for i, t := range now.Tunnels {
-		at[t.Name] = i
+		at[t.Device.Name] = i
 	}
-	change := vtep.Change{Remove: changes.Removed, Add: vtepTunnels(changes.Added)}
+	change := vtep.Change{Remove: changes.Removed, Add: changes.Added}
 	for _, t := range changes.Changed {
-		now.Tunnels[at[t.Now.Name]] = t.Now
+		now.Tunnels[at[t.Now.Device.Name]] = t.Now
 		if t.Live() {
-			change.Set = append(change.Set, vtepTunnel(&t.Now))
+			change.Set = append(change.Set, t.Now)
 		}
 	}
 	if err := r.endpoint.Apply(change); err != nil {

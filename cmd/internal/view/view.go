@@ -297,11 +297,11 @@ func Reload(path string, c config.Changes, cfg config.Config, faults []control.D
 		Faults: append([]control.DeviceFault{}, faults...),
 	}
 	for _, t := range c.Added {
-		out.Added = append(out.Added, t.Name)
+		out.Added = append(out.Added, t.Device.Name)
 	}
 	out.Removed = append(out.Removed, c.Removed...)
 	for _, t := range c.Changed {
-		out.Changed = append(out.Changed, control.TunnelChange{Ifname: t.Tunnel.Name, Keys: keysOf(t.Keys)})
+		out.Changed = append(out.Changed, control.TunnelChange{Ifname: t.Tunnel.Device.Name, Keys: keysOf(t.Keys)})
 	}
 	return out
 }
