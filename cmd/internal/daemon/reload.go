@@ -129,26 +129,9 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if r.daemon.Named || cfg.Instance == "" {
 		cfg.Instance = r.running.Instance
 	}
-	// A tunnel whose device was deleted carries nothing: it is made anew.
-	running, dead := r.running, []string(nil)
-	running.Tunnels = slices.Clone(running.Tunnels)
-	for _, t := range r.endpoint.State().Tunnels {
-		name := t.Config.Device.Name
-		isIt := func(c config.Tunnel) bool { return c.Device.Name == name }
-		switch {
-		case !slices.ContainsFunc(cfg.Tunnels, isIt):
-		case t.Failed:
-			dead = append(dead, name)
-			running.Tunnels = slices.DeleteFunc(running.Tunnels, isIt)
-			fallthrough
-		default:
-			for _, fault := range t.Faults {
-				out.Faults = append(out.Faults, control.DeviceFault{Ifname: name, Fault: fault})
-			}
-		}
-	}
+	running, dead, faults := r.drift(cfg)
 	changes := config.Diff(running, cfg)
-	out = view.Reload(path, changes, cfg, out.Faults)
+	out = view.Reload(path, changes, cfg, faults)
 	if req.DryRun {
 		return out, nil
 	}
@@ -159,30 +142,26 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 		r.running = running
 	}
 
-	now := cfg
-	now.Tunnels = slices.Clone(cfg.Tunnels)
-	at := make(map[string]int, len(now.Tunnels))
-	for i, t := range now.Tunnels {
-		at[t.Device.Name] = i
-	}
-	change := vtep.Change{Remove: changes.Removed, Add: changes.Added}
-	for _, t := range changes.Changed {
-		now.Tunnels[at[t.Now.Device.Name]] = t.Now
-		if t.Live() {
-			change.Set = append(change.Set, t.Now)
-		}
-	}
-	if err := r.endpoint.Apply(change); err != nil {
+	if err := r.apply(changes); err != nil {
 		return control.Reload{}, err
 	}
 	var others []string
-	for _, f := range out.Faults {
+	for _, f := range faults {
 		if !slices.Contains(dead, f.Ifname) {
 			others = append(others, f.Ifname)
 		}
 	}
 	if err := r.endpoint.Restore(others...); err != nil {
 		r.daemon.Log.Warn("a device is not as configured", zap.NamedError("err", err))
+	}
+	now := cfg
+	now.Tunnels = slices.Clone(cfg.Tunnels)
+	at := make(map[string]int, len(now.Tunnels))
+	for i, t := range now.Tunnels {
+		at[t.Device.Name] = i
+	}
+	for _, t := range changes.Changed {
+		now.Tunnels[at[t.Now.Device.Name]] = t.Now
 	}
 	r.daemon.Logging.Configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
@@ -191,4 +170,41 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	r.daemon.warn(changes.Added)
 	r.daemon.warnHooks(&cfg.Hooks)
 	return out, nil
+}
+
+// drift compares the devices of the tunnels of cfg with what they should be. A
+// tunnel whose device was deleted is dead: it carries nothing and is made anew,
+// so it is not among those that run.
+func (r *reloader) drift(cfg config.Config) (running config.Config, dead []string, faults []control.DeviceFault) {
+	stays := map[string]bool{}
+	for _, t := range cfg.Tunnels {
+		stays[t.Device.Name] = true
+	}
+	gone := map[string]bool{}
+	for _, t := range r.endpoint.State().Tunnels {
+		name := t.Config.Device.Name
+		if !stays[name] {
+			continue
+		}
+		if t.Failed {
+			dead, gone[name] = append(dead, name), true
+		}
+		for _, fault := range t.Faults {
+			faults = append(faults, control.DeviceFault{Ifname: name, Fault: fault})
+		}
+	}
+	running = r.running
+	running.Tunnels = slices.DeleteFunc(slices.Clone(running.Tunnels), func(t config.Tunnel) bool { return gone[t.Device.Name] })
+	return running, dead, faults
+}
+
+// apply makes those of the changes that need no restart, all or none.
+func (r *reloader) apply(changes config.Changes) error {
+	change := vtep.Change{Remove: changes.Removed, Add: changes.Added}
+	for _, t := range changes.Changed {
+		if t.Live() {
+			change.Set = append(change.Set, t.Now)
+		}
+	}
+	return r.endpoint.Apply(change)
 }

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/cmd/internal/control"
+)
+
+func (a *app) monitorCmd() *cobra.Command {
+	objects := []string{"all", "tunnel", "peer", "fdb"}
+	cmd := &cobra.Command{
+		Use: "monitor [all|tunnel|peer|fdb]", Short: "print changes as they happen, until the daemon ends",
+		Long: `Print each change of tunnels, peers and forwarding entries on one line, with -j
+as JSON, until the daemon ends. If the reader is too slow, a line says how many
+changes were lost.`,
+		Example:           "  gvtep monitor fdb\n  gvtep -j monitor | jq .mac",
+		Args:              atMost(1),
+		ValidArgsFunction: a.completing(oneOf(objects...)),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		object := "all"
+		if len(args) == 1 {
+			object = args[0]
+		}
+		if !slices.Contains(objects, object) {
+			return inCommand(cmd, fmt.Errorf("%s: want %s", object, strings.Join(objects, ", ")))
+		}
+		path, err := a.socketPath()
+		if err != nil {
+			return inCommand(cmd, err)
+		}
+		// The time-out is for the beginning only.
+		ctx, cancel := context.WithCancelCause(cmd.Context())
+		defer cancel(nil)
+		late := time.AfterFunc(a.timeout, func() { cancel(context.DeadlineExceeded) })
+		begun := func() { late.Stop() }
+		err = control.NewClient(path).Events(ctx, strings.TrimPrefix(object, "all"), begun, func(e control.Event) error {
+			if a.json {
+				return a.printJSON(e)
+			}
+			_, err := fmt.Fprintln(a.out, eventLine(e))
+			return err
+		})
+		if errors.Is(err, context.Canceled) && context.Cause(ctx) != nil {
+			err = context.Cause(ctx)
+		}
+		return inCommand(cmd, err)
+	}
+	return cmd
+}
+
+// eventLine is an event in the manner of bridge monitor.
+func eventLine(e control.Event) string {
+	var words []string
+	switch e.Action {
+	case "deleted", "aged", "flushed", "evicted":
+		words = append(words, "Deleted")
+	}
+	switch e.Object {
+	case "lost":
+		return fmt.Sprintf("%d events were lost", e.Lost)
+	case "tunnel":
+		words = append(words, "tunnel", e.Ifname)
+	case "peer":
+		words = append(words, "peer", e.Dst, "dev", e.Ifname)
+	default:
+		words = append(words, e.MAC, "dev", e.Ifname)
+		if e.VLAN != 0 {
+			words = append(words, "vlan", fmt.Sprint(e.VLAN))
+		}
+		if e.Dst != "" && !e.Local {
+			words = append(words, "dst", e.Dst)
+		}
+		words = append(words, e.Flags...)
+		if e.State != "" {
+			words = append(words, e.State)
+		}
+		if e.Local {
+			words = append(words, "local")
+		}
+	}
+	if e.Action != "new" && e.Action != "deleted" {
+		words = append(words, e.Action)
+	}
+	if e.Action == "moved" && e.From != "" {
+		words = append(words, "from", e.From)
+	}
+	return strings.Join(words, " ")
+}

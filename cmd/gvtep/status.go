@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"gvtep/cmd/internal/control"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "show whether the daemon is ready; exit 0 only when it is",
+		Long: `Show whether the daemon is ready, and if not, why, its sockets, and the drops of
+packets that belong to no tunnel. -d adds the configuration and the number of
+objects in its heap.`,
+		Example:           "  gvtep status\n  gvtep -j status | jq .ready",
+		Args:              atMost(0),
+		ValidArgsFunction: a.completing(),
+		RunE: a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
+			s, err := c.Status(ctx, a.details)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				err = a.printJSON(s)
+			} else {
+				a.printLines(a.statusLines(s))
+			}
+			if err == nil && !s.Ready {
+				err = exitError{exitRefused, fmt.Errorf("not ready: %s", s.Reason)}
+			}
+			return err
+		}),
+	}
+}
+
+func (a *app) statusLines(s control.Status) []string {
+	state := a.paint(green, "ready")
+	if !s.Ready {
+		state = a.paint(red, "not ready: "+s.Reason)
+	}
+	lines := []string{fmt.Sprintf("%s  %s  pid %d  version %s  up %s  %d %s  %d %s", s.Instance, state, s.PID, s.Version,
+		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))}
+	if s.Config != "" && a.details {
+		lines = append(lines, "  config "+s.Config)
+	}
+	if s.Go != nil {
+		lines = append(lines, fmt.Sprintf("  go  heap objects %d  goroutines %d", s.Go.HeapObjects, s.Go.Goroutines))
+	}
+	for _, sock := range s.Sockets {
+		dev := ""
+		if sock.Dev != "" {
+			dev = "  dev " + sock.Dev
+		}
+		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", netip.AddrPortFrom(sock.Local, sock.Port).String(), dev, sock.Overflows))
+	}
+	return append(lines, fmt.Sprintf("  drops of no tunnel %d%s", s.Drops.Total(), reasons(s.Drops)))
+}

@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"gvtep/cmd/internal/view"
+	"gvtep/config"
+	"gvtep/vtep"
+)
+
+// open opens all tunnels. A patient daemon waits for addresses and devices of
+// the underlay, and for bridges, that are not there yet: at boot they come when
+// they come. SIGHUP replaces what it waits for by what the configuration says
+// now, all or nothing.
+func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
+	said := ""
+	var before *config.Config // the last that was waited for, if the present one was not tried yet
+	for {
+		err := ep.Add(d.Config.Tunnels...)
+		waits := d.Patient && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV))
+		switch {
+		case err == nil:
+			return nil
+		case !waits && before == nil:
+			return err
+		case !waits:
+			d.Log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+			d.Config, before = *before, nil
+			continue
+		}
+		before = nil
+		if text := err.Error(); text != said {
+			said = text
+			d.Log.Warn("waiting for the underlay", zap.NamedError("err", err))
+			text = "the underlay: " + strings.ReplaceAll(text, "\n", "; ")
+			d.notify("STATUS=waiting for " + text)
+			d.door.Wait(text)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-d.Hangups:
+			cfg, err := d.Load(d.Path)
+			if err != nil {
+				d.Log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+				continue
+			}
+			old := d.Config
+			before, d.Config, said = &old, config.KeepProcess(old, cfg), ""
+			d.Logging.Configure(cfg.Log.Level)
+			d.warn(cfg.Tunnels)
+			d.warnHooks(&cfg.Hooks)
+			d.Log.Info("the configuration was loaded again", zap.String("config", d.Path), zap.Int("tunnels", len(cfg.Tunnels)))
+		case <-time.After(underlayPoll):
+		}
+	}
+}
+
+// underlayPoll is how often open tries again.
+const underlayPoll = time.Second
+
+// withoutOffload names a tunnel that insists on offloads and has none.
+func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
+	for _, t := range tunnels {
+		if !t.NeedOffload {
+			continue
+		}
+		for _, s := range state.Tunnels {
+			if s.Config.Device.Name == t.Device.Name && s.Offload == 0 {
+				return t.Device.Name
+			}
+		}
+	}
+	return ""
+}
+
+// announce logs that packets can flow, and returns false if they never did.
+func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
+	for {
+		if s := ep.State(); s.Running && len(s.Faults) > 0 {
+			// It waits for nobody: what is wrong may be so for long.
+			d.Log.Warn("running, but not ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Strings("reasons", s.Faults))
+			return true
+		} else if s.Ready && len(s.Tunnels) == 1 {
+			t := s.Tunnels[0]
+			vni := zap.Uint32("vni", uint32(t.Config.VNI))
+			if t.Config.NoVNI {
+				vni = zap.Skip()
+			}
+			d.Log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
+				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
+				zap.Strings("offload", view.Offloads(t.Offload)), zap.Int("workers", s.Workers))
+			return true
+		} else if s.Ready {
+			d.Log.Info("ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Int("workers", s.Workers))
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
