@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"gvtep/vtep/spec"
 )
 
 // describe is a change in lines: + added, - removed, ~ changed, ! takes a restart.
@@ -143,6 +145,10 @@ func TestDiffKeywords(t *testing.T) {
 		if len(c.Changed) != 1 || len(c.Changed[0].Keys) != 1 || c.Changed[0].Keys[0].Key != e.Name || c.Changed[0].Keys[0].Live != e.Live || c.Changed[0].Live() != e.Live {
 			t.Errorf("%s: %+v", e.Name, c)
 			continue
+		}
+		// The endpoint asks the same table.
+		if fixed := spec.Fixed(&base.Tunnels[0], &to.Tunnels[0]); e.Live && fixed != "" || !e.Live && fixed != e.Name {
+			t.Errorf("%s (live %t): the endpoint refuses for %q", e.Name, e.Live, fixed)
 		}
 		want := &base.Tunnels[0]
 		if e.Live {

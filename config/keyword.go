@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ const wantPPS = "want 0 to 1000000000 frames a second"
 
 // tunnelKeywords is the grammar of a tunnel.
 func tunnelKeywords() []entry[Tunnel] {
-	return []entry[Tunnel]{
+	all := []entry[Tunnel]{
 		custom(Keyword{Name: "id", Aliases: []string{"vni"}, Arg: "VNI", Usage: "virtual network identifier, 0-16777215",
 			Number: true, Min: 0, Max: 1<<24 - 1, want: wantVNI},
 			setID,
@@ -102,7 +103,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{itoa(int(t.VNI))}
 			}).copying(func(to, from *Tunnel) { to.VNI, to.NoVNI = from.VNI, from.NoVNI }),
-		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Live: true, Usage: "make the tunnel a trunk: each of these VLANs is a segment of its own",
+		custom(Keyword{Name: "vlan", Kind: List, Arg: "VID[-VID]:VNI[-VNI]", Usage: "make the tunnel a trunk: each of these VLANs is a segment of its own",
 			More: "Without id, frames without a tag have no segment."},
 			setVLAN,
 			func(t *Tunnel) []string {
@@ -128,7 +129,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{t.Local.String()}
 			}).copying(func(to, from *Tunnel) { to.Local = from.Local }),
-		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR", Live: true,
+		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR",
 			Usage: "address of a peer",
 			More:  "Each peer is on the flood list. Without local, some peers may be IPv4 and others IPv6."},
 			func(t *Tunnel, v string) error {
@@ -145,7 +146,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
-		custom(Keyword{Name: "group", Arg: "ADDR", Live: true, Usage: "multicast address to send flooded frames to, on the underlay device dev",
+		custom(Keyword{Name: "group", Arg: "ADDR", Usage: "multicast address to send flooded frames to, on the underlay device dev",
 			More: "Remotes and hosts in accept may send to it. With neither, all hosts on the networks of dev may."},
 			setGroup,
 			func(t *Tunnel) []string {
@@ -154,7 +155,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{t.Group.String()}
 			}),
-		custom(Keyword{Name: "accept", Kind: List, Arg: "PREFIX|any", Live: true, Usage: "hosts in this prefix become peers when their first packet arrives",
+		custom(Keyword{Name: "accept", Kind: List, Arg: "PREFIX|any", Usage: "hosts in this prefix become peers when their first packet arrives",
 			More: "They are removed when they have been silent for ageing. A tunnel needs remote, group or accept."},
 			setAccept,
 			getAccept),
@@ -163,14 +164,14 @@ func tunnelKeywords() []entry[Tunnel] {
 		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port to listen on and to send to",
 			Min: 1, Max: 65535, want: wantPort},
 			func(t *Tunnel) *uint16 { return &t.DstPort }),
-		custom(Keyword{Name: "srcport", Kind: Pair, Arg: "MIN MAX", Default: "49152 65535", Live: true, Usage: "range of UDP source ports",
+		custom(Keyword{Name: "srcport", Kind: Pair, Arg: "MIN MAX", Default: "49152 65535", Usage: "range of UDP source ports",
 			Number: true, Min: 1, Max: 65535},
 			setSrcPort,
 			func(t *Tunnel) []string { return []string{itoa(int(t.SrcPortMin)), itoa(int(t.SrcPortMax))} }),
-		number(Keyword{Name: "ttl", Aliases: []string{"hoplimit"}, Arg: "auto|inherit|N", Values: []string{"auto", "inherit"}, Default: "auto", Live: true,
+		number(Keyword{Name: "ttl", Aliases: []string{"hoplimit"}, Arg: "auto|inherit|N", Values: []string{"auto", "inherit"}, Default: "auto",
 			Usage: "outer TTL or hop limit, 1-255; auto is 64", Min: 1, Max: 255, want: "want auto, inherit or 1 to 255"},
 			func(t *Tunnel) *int { return &t.TTL }, DefaultTTL, Inherit),
-		custom(Keyword{Name: "tos", Aliases: []string{"dsfield"}, Arg: "N|inherit", Values: []string{"inherit"}, Default: "0", Live: true,
+		custom(Keyword{Name: "tos", Aliases: []string{"dsfield"}, Arg: "N|inherit", Values: []string{"inherit"}, Default: "0",
 			Usage: "outer TOS or traffic class, such as 0xb8, without the ECN bits",
 			More:  "The two ECN bits always follow RFC 6040.", Number: true, Min: 0, Max: 252, Step: 4},
 			setTOS,
@@ -180,48 +181,48 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{itoa(t.TOS)}
 			}),
-		choice(Keyword{Name: "df", Arg: "set|unset|inherit", Values: []string{"set", "unset", "inherit"}, Default: "set", Live: true,
+		choice(Keyword{Name: "df", Arg: "set|unset|inherit", Values: []string{"set", "unset", "inherit"}, Default: "set",
 			Usage: "Don't Fragment bit of outer IPv4 packets"},
 			func(t *Tunnel) *DF { return &t.DF }, DFSet, DFUnset, DFInherit),
-		onoff(Keyword{Name: "udpcsum", Default: "true", Live: true, Usage: "UDP checksums over IPv4"},
+		onoff(Keyword{Name: "udpcsum", Default: "true", Usage: "UDP checksums over IPv4"},
 			func(t *Tunnel) *bool { return &t.UDPCsum }, true),
-		onoff(Keyword{Name: "udp6zerocsumtx", Default: "false", Live: true, Usage: "send UDP checksum 0 over IPv6"},
+		onoff(Keyword{Name: "udp6zerocsumtx", Default: "false", Usage: "send UDP checksum 0 over IPv6"},
 			func(t *Tunnel) *bool { return &t.ZeroCsum6 }, true),
 		onoff(Keyword{Name: "udp6zerocsumrx", Default: "false", Usage: "accept UDP checksum 0 over IPv6"},
 			func(t *Tunnel) *bool { return &t.AcceptZ6 }, true),
-		number(Keyword{Name: "fwmark", Arg: "MARK", Default: "0", Live: true, Usage: "firewall mark of outer packets",
+		number(Keyword{Name: "fwmark", Arg: "MARK", Default: "0", Usage: "firewall mark of outer packets",
 			Min: 0, Max: 1<<32 - 1, want: "a mark is a number of 32 bits, such as 7 or 0x7"},
 			func(t *Tunnel) *uint32 { return &t.Mark }),
-		onoff(Keyword{Name: "learning", Default: "true", Live: true, Usage: "learn which peer a MAC address is behind"},
+		onoff(Keyword{Name: "learning", Default: "true", Usage: "learn which peer a MAC address is behind"},
 			func(t *Tunnel) *bool { return &t.Learning }, true),
-		custom(Keyword{Name: "ageing", Arg: "SECONDS", Default: "300", Live: true, Usage: "lifetime of learned MAC addresses; 0 is for ever",
+		custom(Keyword{Name: "ageing", Arg: "SECONDS", Default: "300", Usage: "lifetime of learned MAC addresses; 0 is for ever",
 			Number: true, Min: 0, Max: 1e9, Text: true},
 			setAgeing,
 			func(t *Tunnel) []string { return []string{itoa(int(t.Ageing / time.Second))} }),
-		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Live: true, Usage: "limit of learned MAC addresses, in each VLAN",
+		number(Keyword{Name: "maxaddress", Aliases: []string{"maxaddr"}, Arg: "N", Default: "4096", Usage: "limit of learned MAC addresses, in each VLAN",
 			Min: 1, Max: 1 << 24, want: "want 1 to 16777216"},
 			func(t *Tunnel) *int { return &t.MaxAddress }),
-		word(Keyword{Name: "flood", Default: "on", Live: true, Usage: "flood frames to unknown MAC addresses"},
+		word(Keyword{Name: "flood", Default: "on", Usage: "flood frames to unknown MAC addresses"},
 			func(t *Tunnel) *bool { return &t.NoFlood }, false),
-		word(Keyword{Name: "mcast_flood", Default: "on", Live: true, Usage: "flood multicast"},
+		word(Keyword{Name: "mcast_flood", Default: "on", Usage: "flood multicast"},
 			func(t *Tunnel) *bool { return &t.NoMcastFlood }, false),
-		word(Keyword{Name: "bcast_flood", Default: "on", Live: true, Usage: "flood broadcast"},
+		word(Keyword{Name: "bcast_flood", Default: "on", Usage: "flood broadcast"},
 			func(t *Tunnel) *bool { return &t.NoBcastFlood }, false),
-		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Live: true, Usage: "limit of flooded frames a second, in each VLAN; 0 is no limit",
+		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Usage: "limit of flooded frames a second, in each VLAN; 0 is no limit",
 			More: "Frames above the limit are dropped.",
 			Min:  0, Max: 1e9, want: wantPPS},
 			func(t *Tunnel) *int { return &t.BUMLimit }),
-		word(Keyword{Name: "isolated", Default: "off", Live: true, Usage: "the bridge passes nothing between the device and other isolated ports",
+		word(Keyword{Name: "isolated", Default: "off", Usage: "the bridge passes nothing between the device and other isolated ports",
 			More: "The same as bridge link set ... isolated on."},
 			func(t *Tunnel) *bool { return &t.Device.Isolated }, true),
-		word(Keyword{Name: "locked", Default: "off", Live: true, Usage: "only MAC addresses with a static entry may send"},
+		word(Keyword{Name: "locked", Default: "off", Usage: "only MAC addresses with a static entry may send"},
 			func(t *Tunnel) *bool { return &t.Locked }, true),
-		word(Keyword{Name: "move_damping", Default: "on", Live: true, Usage: "keep a MAC address that flaps between peers at one of them for a while"},
+		word(Keyword{Name: "move_damping", Default: "on", Usage: "keep a MAC address that flaps between peers at one of them for a while"},
 			func(t *Tunnel) *bool { return &t.NoMoveDamping }, false),
-		word(Keyword{Name: "neigh_suppress", Default: "off", Live: true, Usage: "answer ARP and ND requests for addresses behind peers instead of flooding them",
+		word(Keyword{Name: "neigh_suppress", Default: "off", Usage: "answer ARP and ND requests for addresses behind peers instead of flooding them",
 			More: "It does not depend on the flood switches. A request for a station that has been silent for 5 s goes to that station only. If it does not answer within a second, requests are flooded until it sends again."},
 			func(t *Tunnel) *bool { return &t.NeighSuppress }, true),
-		custom(Keyword{Name: "neigh", Kind: List, Arg: "ADDR=LLADDR", Live: true, Usage: "answer ARP or ND for this address by neigh_suppress, while the FDB has LLADDR behind a peer",
+		custom(Keyword{Name: "neigh", Kind: List, Arg: "ADDR=LLADDR", Usage: "answer ARP or ND for this address by neigh_suppress, while the FDB has LLADDR behind a peer",
 			More: "It is for requests without a VLAN tag. No packet from the address is needed first."},
 			setNeighbour,
 			func(t *Tunnel) (all []string) {
@@ -230,13 +231,13 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
-		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop", Live: true,
+		choice(Keyword{Name: "l2_control", Arg: "drop|pass", Values: []string{"drop", "pass"}, Default: "drop",
 			Usage: "pass or drop frames to 01:80:c2:00:00:00-0f, such as spanning tree and LLDP; PAUSE is always dropped"},
 			func(t *Tunnel) *bool { return &t.L2ControlPass }, false, true),
-		choice(Keyword{Name: "vlan_tags", Arg: "pass|drop", Values: []string{"pass", "drop"}, Default: "pass", Live: true,
+		choice(Keyword{Name: "vlan_tags", Arg: "pass|drop", Values: []string{"pass", "drop"}, Default: "pass",
 			Usage: "pass or drop frames with a VLAN tag"},
 			func(t *Tunnel) *bool { return &t.VLANDrop }, false, true),
-		number(Keyword{Name: "mtu", Arg: "auto|N", Values: []string{"auto"}, Default: "auto", Live: true,
+		number(Keyword{Name: "mtu", Arg: "auto|N", Values: []string{"auto"}, Default: "auto",
 			Usage: "MTU of the device, 68-65535; auto is what the paths to the peers leave",
 			Min:   68, Max: 65535, want: "want auto or 68 to 65535"},
 			func(t *Tunnel) *int { return &t.Device.MTU }, 0),
@@ -269,7 +270,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel) *int { return &t.Device.TxQueue }),
 		word(Keyword{Name: "persist", Default: "off", Usage: "keep the device when the process ends"},
 			func(t *Tunnel) *bool { return &t.Device.Persist }, true),
-		onoff(Keyword{Name: "up", Default: "true", Live: true, Usage: "bring the device up"},
+		onoff(Keyword{Name: "up", Default: "true", Usage: "bring the device up"},
 			func(t *Tunnel) *bool { return &t.Device.Down }, false),
 		valued(Keyword{Name: "offload", Arg: "auto|on|off", Values: []string{"auto", "on", "off"}, Default: "auto",
 			Usage: "super-frames to and from the device, UDP GSO and GRO"},
@@ -277,6 +278,12 @@ func tunnelKeywords() []entry[Tunnel] {
 			func(t *Tunnel, v offload) { t.Device.Offload, t.NeedOffload = v.wanted, v.needed },
 			offload{wanted: true}, offload{wanted: true, needed: true}, offload{}),
 	}
+	for i := range all {
+		k := &all[i].Keyword
+		name, _, _ := strings.Cut(k.stands, " ")
+		k.Live = spec.Live(cmp.Or(name, k.Name))
+	}
+	return all
 }
 
 // offload is what the keyword of this name sets.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +15,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/spec"
 )
 
 // tunnel is a tunnel of a running endpoint: its configuration, what it holds
@@ -116,7 +116,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 
 // reconfigure opens what a tunnel needs for another configuration.
 func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
-	if fixed := fixed(&old.config, &cfg); fixed != "" {
+	if fixed := spec.Fixed(&old.config, &cfg); fixed != "" {
 		return nil, fmt.Errorf("%s cannot be changed while the tunnel is there: remove it and add it again: %w", fixed, unix.EBUSY)
 	}
 	return e.change(old, func(t *tunnel) {
@@ -193,26 +193,6 @@ func (t *tunnel) dress(old *tunnel) (err error) {
 		}()
 	}
 	return nil
-}
-
-// fixed names the first setting that differs between two configurations and
-// cannot change under a running tunnel, "" if there is none.
-func fixed(cfg, to *Tunnel) string {
-	a, b := cfg.Device, to.Device
-	a.MTU, b.MTU = 0, 0
-	a.Down, b.Down = false, false
-	a.Isolated, b.Isolated = false, false
-	switch {
-	case cfg.VNI != to.VNI || cfg.NoVNI != to.NoVNI:
-		return "id"
-	case a.L3 != b.L3:
-		return "mode"
-	case cfg.DstPort != to.DstPort:
-		return "dstport"
-	case !reflect.DeepEqual(a, b):
-		return "a setting of the device (address, lladdr, master, netns, persist, txqueuelen, offload)"
-	}
-	return ""
 }
 
 // releaseUnderlay gives back what a tunnel has on the underlay. No worker uses
