@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -42,7 +43,7 @@ func (h *host) access(trunk string, vid int, mtu int, address string) *host {
 	c.must("mtu", c.nl.LinkSetMTU(c.link("eth0"), mtu))
 	c.up("eth0")
 	c.address("eth0", address)
-	h.filter(veth.Name, []instruction{
+	h.filter(veth.Name, netlink.HANDLE_MIN_INGRESS, []instruction{
 		{code: mov, dst: 2, imm: 0x0081}, // 0x8100 in network order
 		{code: mov, dst: 3, imm: int32(vid)},
 		{code: call, imm: vlanPush},
@@ -73,7 +74,7 @@ func (h *host) uplink(trunk string, vids ...int) {
 			instruction{code: exit},
 		)
 	}
-	h.filter(trunk, append(program, instruction{code: mov, dst: 0, imm: 0}, instruction{code: exit}))
+	h.filter(trunk, netlink.HANDLE_MIN_INGRESS, append(program, instruction{code: mov, dst: 0, imm: 0}, instruction{code: exit}))
 }
 
 // instruction is one of the kernel's BPF (linux/bpf.h, struct bpf_insn).
@@ -90,17 +91,25 @@ const (
 	movReg     = 0xbf
 	and        = 0x57
 	load32     = 0x61
+	store32    = 0x62
+	add        = 0x07
+	packet8    = 0x30 // r0 = what is in the packet of r6, in host order; its end ends the program
+	packet16   = 0x28
+	packet32   = 0x20
 	jumpUnless = 0x55 // equal
 	call       = 0x85
 	exit       = 0x95
+
+	storeBytes = 9
 
 	vlanPush = 18
 	vlanPop  = 19
 	redirect = 23
 )
 
-// filter runs a program on what comes in through a device, which goes with it.
-func (h *host) filter(dev string, program []instruction) {
+// filter runs a program on what comes in through a device (netlink.HANDLE_MIN_INGRESS) or
+// leaves by it (HANDLE_MIN_EGRESS). It goes with the device.
+func (h *host) filter(dev string, direction uint32, program []instruction) {
 	h.t.Helper()
 	var code []byte
 	for _, i := range program {
@@ -123,13 +132,15 @@ func (h *host) filter(dev string, program []instruction) {
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(code)
 	if errno != 0 {
-		h.t.Fatalf("host %s: BPF program for %s: %v\n%s", h.name, dev, errno, log)
+		h.t.Fatalf("host %s: BPF program for %s: %v\n%s", h.name, dev, errno, unix.ByteSliceToString(log))
 	}
 	defer unix.Close(int(fd))
 	attrs := netlink.QdiscAttrs{LinkIndex: h.index(dev), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
-	h.must("clsact", h.nl.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "clsact"}))
+	if err := h.nl.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "clsact"}); !errors.Is(err, unix.EEXIST) { // it serves both directions
+		h.must("clsact", err)
+	}
 	h.must("filter", h.nl.FilterAdd(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: attrs.LinkIndex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
-		Fd:          int(fd), Name: "access", DirectAction: true,
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: attrs.LinkIndex, Parent: direction, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+		Fd:          int(fd), Name: "e2e", DirectAction: true,
 	}))
 }

@@ -42,6 +42,9 @@ type Train struct {
 	// Broadcast says that it was sent to a broadcast or multicast address, and came to a
 	// socket that is not that group's.
 	Broadcast bool
+	// Pieces is the payload of each piece of an inner UDP super-frame, which is then the
+	// one datagram there is; 0: nothing is known of one.
+	Pieces int
 	// Ifindex is the device on which the train came in, 0 if unknown.
 	Ifindex int32
 }

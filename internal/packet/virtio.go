@@ -19,6 +19,20 @@ const (
 	GSOECN   = 0x80
 )
 
+// OffloadFor is the ability that super-frames of a GSO type need, beside that of partial checksums; none
+// for GSONone.
+func OffloadFor(gso uint8) Offload {
+	switch gso {
+	case GSONone:
+		return 0
+	case GSOTCPv4:
+		return OffloadTSO4
+	case GSOTCPv6:
+		return OffloadTSO6
+	}
+	return OffloadUSO
+}
+
 // VirtioHdr says what is left to do to the frame behind it. Offsets count
 // from the first byte of the frame: the Ethernet header on a TAP, the IP
 // header on a TUN. The zero value is an ordinary, finished frame.

@@ -299,14 +299,7 @@ func (snap *Snapshot) IsOwn(ifindex int32) bool {
 
 // Refuse takes back the ability to write super-frames of a GSO type.
 func (p *Port) Refuse(gso uint8) {
-	lost := packet.OffloadUSO
-	switch gso {
-	case packet.GSOTCPv4:
-		lost = packet.OffloadTSO4
-	case packet.GSOTCPv6:
-		lost = packet.OffloadTSO6
-	}
-	p.Offload.And(^uint32(lost))
+	p.Offload.And(^uint32(packet.OffloadFor(gso)))
 }
 
 // Accepted reports whether a source may be let in.

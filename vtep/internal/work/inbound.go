@@ -52,6 +52,7 @@ type joining struct {
 	seg    *forward.Segment
 	head   []byte        // the GENEVE header of the first piece
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
+	pieces int           // of the train of the first piece
 	copied [geneve.MaxHeaderLen]byte
 }
 
@@ -68,11 +69,16 @@ func (j *joining) end(w *worker) {
 	if j.peer == nil {
 		return
 	}
-	p := j.peer.Port
+	p, longest := j.peer.Port, longest(j.peer, j.seg)
 	j.peer, j.seg, j.head, j.train = nil, nil, nil, nil
 	n := j.joiner.Count()
 	w.batches.tapTransmit.Add(n)
 	frame := j.joiner.Frame(&w.rest)
+	if n == 1 && w.rest.Flags&packet.VirtioNeedsCsum != 0 {
+		offload.Uncut(&w.rest, frame, j.joiner.Headers(), longest, j.pieces)
+		w.writeUnfinished(p, frame, j.joiner.Headers())
+		return
+	}
 	err := p.Queues[w.id].Write(&w.rest, frame)
 	switch {
 	case err == nil:
@@ -118,6 +124,9 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 			n += int(t.Count())
 			continue
 		}
+		if t.Size < len(t.Data) && uncut(t, &w.headers) {
+			t.Pieces, t.Size = t.Size, len(t.Data)
+		}
 		for data := t.Data; ; {
 			size := min(t.Size, len(data))
 			if datagram := data[:size:size]; w.joining.follows(t, &w.admitted, datagram) {
@@ -139,6 +148,16 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 		s.Received[w.id].Add(uint64(n))
 	}
 	return did
+}
+
+// uncut reports whether a train is no train but one datagram, with a UDP super-frame in it.
+func uncut(t *packet.Train, h *packet.Headers) bool {
+	hdr, frame, err := geneve.Parse(t.Data)
+	if err != nil || !isPayload(hdr.Protocol) {
+		return false
+	}
+	packet.Walk(frame, hdr.Protocol != geneve.ProtoEthernet, h)
+	return offload.UncutRun(frame, h, t.Size)
 }
 
 // inbound takes one datagram. The order of the checks is that of the
@@ -225,7 +244,7 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	}
 	if !same || !j.joiner.Add(frame, &w.headers) {
 		j.end(w)
-		j.peer, j.seg, j.head = from, seg, head
+		j.peer, j.seg, j.head, j.pieces = from, seg, head, w.admitted.train.Pieces
 		j.joiner.Reset(packet.Offload(from.Port.Offload.Load()))
 		j.joiner.Add(frame, &w.headers)
 	}
@@ -233,6 +252,62 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	// them: count its flood. With a tag or options each would only be refused.
 	if seg.VID == 0 && len(head) == geneve.HeaderLen && from.BUM.Interval == 0 {
 		j.train = w.admitted.train
+	}
+}
+
+// longest is the longest frame on the device that the path to a peer carries, as long as
+// the device lets it be.
+func longest(p *forward.Peer, seg *forward.Segment) int {
+	n, link := int(p.Limit.Load()), forward.EthernetLen
+	if n == 0 {
+		n = forward.AssumedMTU - p.Outer
+	}
+	if p.Port.L3 {
+		link = 0
+	}
+	if p.Port.Mtu > 0 {
+		n = min(n, p.Port.Mtu+link)
+	}
+	if seg.VID != 0 {
+		n += forward.TagLen
+	}
+	return n
+}
+
+// writeUnfinished writes a frame whose checksum is still to be finished, with w.rest saying
+// how, or a super-frame. What the device does not do is done here.
+func (w *worker) writeUnfinished(p *forward.Port, frame []byte, h *packet.Headers) {
+	q, hdr := p.Queues[w.id], &w.rest
+	if offload.Takes(packet.Offload(p.Offload.Load()), hdr, frame, h) {
+		err := q.Write(hdr, frame)
+		if err == nil {
+			return
+		}
+		if err != unix.EINVAL || hdr.GSOType == packet.GSONone {
+			w.writeFailed(p, err, 1)
+			return
+		}
+		p.Refuse(hdr.GSOType)
+	}
+	run, size := frame, len(frame)
+	if hdr.GSOType == packet.GSONone {
+		offload.FinishChecksum(hdr, frame) // Unfinished found all of it inside the frame
+	} else {
+		pieces, err := w.cutter.Start(hdr, frame, h, nil)
+		size = w.cutter.HeadLen() + int(hdr.GSOSize)
+		if err != nil || !w.room(len(frame)+pieces*w.cutter.HeadLen()) {
+			w.writeFailed(p, unix.EINVAL, 1)
+			return
+		}
+		run = w.cutter.Cut(w.out.free())
+	}
+	*hdr = packet.VirtioHdr{}
+	for len(run) > 0 {
+		piece := run[:min(size, len(run))]
+		run = run[len(piece):]
+		if err := q.Write(hdr, piece); err != nil {
+			w.writeFailed(p, err, 1)
+		}
 	}
 }
 

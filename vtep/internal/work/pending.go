@@ -58,7 +58,7 @@ func (w *worker) unknownSender(key forward.Admission, t *packet.Train, datagram 
 	}
 	s := w.snap.SocketByID(key.Socket)
 	w.pending = append(w.pending, pending{key, s, packet.Train{
-		Data: slices.Clone(datagram), Size: len(datagram), From: t.From, TOS: t.TOS, Ifindex: t.Ifindex,
+		Data: slices.Clone(datagram), Size: len(datagram), From: t.From, TOS: t.TOS, Pieces: t.Pieces, Ifindex: t.Ifindex,
 	}, w.now})
 	return forward.Delivered
 }
