@@ -179,7 +179,7 @@ esp "ip" 10.77.0.1 10.77.0.2 && esp "ip -n far" 10.77.0.2 10.77.0.1
 check "ESP in transport mode" "exit $?" "exit 0"
 check "ESP: ping of 1400 bytes" "$(until_ok 30 "ping -n -c 1 -W 1 -s 1372 $far")" "after *"
 check "ESP: ping of 1400 bytes, again" "$(ping -q -n -c 10 -i 0.2 -W 5 -s 1372 $far | loss)" "10 packets transmitted, 10 received, 0% packet loss"
-head -c 2000000 /tmp/carry >/tmp/less
+head -c 2000000 /dev/urandom >/tmp/less
 rm -f /tmp/carried
 ip netns exec far timeout 150 socat -u TCP4-LISTEN:7001,reuseaddr CREATE:/tmp/carried &
 receiver=$!
