@@ -451,7 +451,7 @@ func TestMetrics(t *testing.T) {
 	}
 	// A datagram with an option that we do not know is the one thing that
 	// did not happen here.
-	golden, err := os.ReadFile("../metrics/testdata/output.txt")
+	golden, err := os.ReadFile("../../cmd/internal/metrics/testdata/output.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
