@@ -11,7 +11,6 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
-	"gvtep/vtep/internal/forward"
 )
 
 // Change is a set of changes that take effect together.
@@ -32,7 +31,7 @@ func (e *Endpoint) Apply(c Change) error {
 	e.askAhead(func() (all []question) {
 		for _, tunnels := range [][]Tunnel{c.Set, c.Add} {
 			for i := range tunnels {
-				all = append(all, questionsOf(&tunnels[i])...)
+				all = append(all, questionsOf(&tunnels[i], e.tunnels[tunnels[i].Device.Name])...)
 			}
 		}
 		return all
@@ -65,12 +64,12 @@ func (e *Endpoint) apply(c Change) (err error) {
 	committed := false
 	before := e.tunnels
 	e.tunnels = maps.Clone(before)
-	admitted, sources := maps.Clone(e.admit), maps.Clone(e.sources)
+	owners, letIn := maps.Clone(e.owners), e.admitted.copy()
 	defer func() {
 		if committed {
 			return
 		}
-		e.tunnels, e.admit, e.sources, e.departing = before, admitted, sources, nil
+		e.tunnels, e.owners, e.admitted, e.departing = before, owners, letIn, nil
 		err = errors.Join(err, e.closeTunnels(opened))
 		for _, t := range changed {
 			e.releaseUnderlay(t)
@@ -87,8 +86,6 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.leave(t)
 		removed = append(removed, t)
 	}
-	// All leave before the first is made anew: what one gives up another may take,
-	// whatever their order.
 	var old []*tunnel
 	for _, cfg := range c.Set {
 		name := cfg.Device.Name
@@ -99,7 +96,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		if err := check(&cfg); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		e.leave(t)
+		delete(e.tunnels, name)
 		old = append(old, t)
 	}
 	e.departing = newDepartures(slices.Concat(removed, old)...)
@@ -110,6 +107,17 @@ func (e *Endpoint) apply(c Change) (err error) {
 			return fmt.Errorf("%s: %w", cfg.Device.Name, err)
 		}
 		changed, replaced = append(changed, t), append(replaced, old[i])
+	}
+	// What goes leaves everywhere before the first that comes enters: what one tunnel gives up
+	// another may take, whatever their order.
+	for _, t := range changed {
+		e.owners[t.state] = t
+		e.admitted.remove(t.left)
+	}
+	for i, t := range changed {
+		if err := e.conflicts(t, replaced[i]); err != nil {
+			return fmt.Errorf("%s: %w", t.config.Device.Name, err)
+		}
 		e.enter(t)
 	}
 	for _, cfg := range c.Add {
@@ -171,7 +179,7 @@ func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
 		if edit(&cfg) != nil {
 			return nil
 		}
-		return questionsOf(&cfg)
+		return questionsOf(&cfg, t)
 	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -195,7 +203,12 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	if err != nil {
 		return err
 	}
-	e.leave(old)
+	if err := e.conflicts(t, old); err != nil {
+		e.releaseUnderlay(t)
+		old.dress(t) // the first error is the one that counts
+		return err
+	}
+	e.admitted.remove(t.left)
 	e.enter(t)
 	e.pool.Afterwards(func() { e.settle(t, old) })
 	e.commit()
@@ -222,33 +235,18 @@ func (e *Endpoint) tell(tunnels []*tunnel, action string) {
 	}
 }
 
-// enter makes a tunnel part of the configuration.
+// enter makes a tunnel, or a version that takes the place of another, part of the
+// configuration.
 func (e *Endpoint) enter(t *tunnel) {
-	e.tunnels[t.config.Device.Name] = t
-	for _, p := range t.peers {
-		for _, a := range p.admissions {
-			e.admit[a] = p.Peer
-		}
-		for _, s := range p.sources {
-			e.sources[s] = append(slices.Clip(e.sources[s]), p.Peer)
-		}
-	}
+	e.tunnels[t.config.Device.Name], e.owners[t.state] = t, t
+	e.admitted.add(t.fresh)
 }
 
 // leave takes a tunnel out of the configuration.
 func (e *Endpoint) leave(t *tunnel) {
 	delete(e.tunnels, t.config.Device.Name)
-	for _, p := range t.peers {
-		for _, a := range p.admissions {
-			delete(e.admit, a)
-		}
-		for _, s := range p.sources {
-			e.sources[s] = slices.DeleteFunc(slices.Clone(e.sources[s]), func(q *forward.Peer) bool { return q == p.Peer })
-			if len(e.sources[s]) == 0 {
-				delete(e.sources, s)
-			}
-		}
-	}
+	delete(e.owners, t.state)
+	e.admitted.remove(t.peers)
 }
 
 // settle brings the table in line with a new version of a tunnel, removes what
@@ -269,7 +267,7 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		e.log.Error("a neighbour could not be set", zap.String("device", t.port.Name), zap.NamedError("err", err))
 	}
 	var left []fdb.Nexthop
-	for _, p := range old.peers {
+	for _, p := range t.left {
 		gone := t.port.Segment.NexthopPeers(p.Nexthop) == nil
 		if gone {
 			left = append(left, p.Nexthop)
@@ -290,12 +288,13 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	}
 	t.free = append(slices.Clip(t.free), left...) // no worker, and no entry, knows these any more
 	if e.events.wanted() {
-		for _, p := range t.peers {
+		for _, p := range t.fresh {
 			if old.port.Segment.NexthopPeers(p.Nexthop) == nil {
 				e.events.send(Event{Object: "peer", Action: "new", Tunnel: t.port.Name, Remote: p.Dest.Remote})
 			}
 		}
 	}
+	t.left = nil
 	e.releaseUnderlay(old)
 }
 

@@ -73,7 +73,7 @@ func TestApplyAllOrNothing(t *testing.T) {
 	h.add(testTunnel("b", "192.0.2.3"))
 	describe := func() string {
 		s := h.State()
-		text := fmt.Sprint(len(h.underlay.listeners), h.underlay.sets-h.underlay.released, len(h.admit))
+		text := fmt.Sprint(len(h.underlay.listeners), h.underlay.sets-h.underlay.released, h.admit.Len())
 		for _, tn := range s.Tunnels {
 			text += fmt.Sprint(" ", tn.Config.Device.Name, tn.Config.TTL, tn.MTU)
 		}

@@ -70,11 +70,12 @@ type Endpoint struct {
 	closed    bool
 	tunnels   map[string]*tunnel
 	sockets   map[netio.ListenOptions]*socket
-	departing departures                          // nil but during a change
-	admit     map[forward.Admission]*forward.Peer // of all tunnels
-	sources   map[forward.Source][]*forward.Peer  // of all trunks
-	lastID    uint32
-	missing   bool // it was said that an address family is missing
+	departing departures                     // nil but during a change
+	owners    map[*forward.PortState]*tunnel // as tunnels, by what their peers know of them
+	admitted
+	lastID      uint32
+	lastVersion uint64 // of a tunnel
+	missing     bool   // it was said that an address family is missing
 
 	goneDrops count.Drops // of tunnels that are no longer there
 }
@@ -95,8 +96,7 @@ func New(cfg Config) (*Endpoint, error) {
 		speakers:     make(chan speaker, speakerQueue),
 		tunnels:      make(map[string]*tunnel),
 		sockets:      make(map[netio.ListenOptions]*socket),
-		admit:        make(map[forward.Admission]*forward.Peer),
-		sources:      make(map[forward.Source][]*forward.Peer),
+		owners:       make(map[*forward.PortState]*tunnel),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
@@ -180,19 +180,17 @@ func (e *Endpoint) shutdown() error {
 // without an error, nobody uses what only older ones have. e.mu is held.
 func (e *Endpoint) publish() error {
 	snap := &forward.Snapshot{
-		Admit:   maps.Clone(e.admit),
-		Sources: maps.Clone(e.sources),
+		Admit:   e.admit.Copy(),
+		Sources: e.sources.Copy(),
+		Peers:   e.byID.Copy(),
 		Trunks:  make(map[uint32][]*forward.Port),
-		VNIs:    make(map[forward.VNIKey]struct{}),
-		Peers:   make(map[int32]*forward.Peer),
+		VNIs:    make(map[forward.VNIKey]struct{}, len(e.tunnels)),
 		Open:    make(map[forward.VNIKey]*forward.Port),
 	}
+	listening := make(map[*socket]bool, len(e.sockets))
 	for _, t := range e.sorted() {
 		snap.Ports = append(snap.Ports, t.port)
 		t.state.Current.Store(t.port)
-		for _, p := range t.peers {
-			snap.Peers[p.ID] = p.Peer
-		}
 		for _, s := range t.sockets {
 			if !t.config.NoVNI {
 				key := s.Key(t.config.VNI)
@@ -204,7 +202,8 @@ func (e *Endpoint) publish() error {
 			if t.port.Trunk != nil {
 				snap.Trunks[s.ID] = append(snap.Trunks[s.ID], t.port)
 			}
-			if !slices.Contains(snap.Sockets, s.Socket) {
+			if !listening[s] {
+				listening[s] = true
 				snap.Sockets = append(snap.Sockets, s.Socket)
 			}
 		}

@@ -157,10 +157,15 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 		return e.setFlood(name, verb, entry)
 	}
 	e.askAhead(func() []question {
-		if t, err := e.tunnel(name); err == nil && !entry.Local && checkEntry(&t.config, &entry) == nil {
-			return []question{questionOf(&t.config, t.entryDestination(entry))}
+		t, err := e.tunnel(name)
+		if err != nil || entry.Local || checkEntry(&t.config, &entry) != nil {
+			return nil
 		}
-		return nil
+		d := t.entryDestination(entry)
+		if t.byDestination[d] != nil {
+			return nil
+		}
+		return []question{questionOf(&t.config, d)}
 	})
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -65,6 +65,7 @@ type memDevice struct {
 	faults  []string
 	noIPv6  bool
 	closed  bool
+	touched int // calls that ask the kernel or change something
 }
 
 func (d *memDevice) Name() string { return d.opts.Name }
@@ -85,24 +86,28 @@ func (d *memDevice) Queue(i int) netio.Queue { return d.queues[i] }
 func (d *memDevice) MTU() (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.touched++
 	return d.mtu, nil
 }
 
 func (d *memDevice) Bridged() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.touched++
 	return d.bridged
 }
 
 func (d *memDevice) IPv6() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.touched++
 	return !d.noIPv6
 }
 
 func (d *memDevice) SetMTU(mtu int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.touched++
 	d.mtu = mtu
 	return nil
 }
@@ -110,6 +115,7 @@ func (d *memDevice) SetMTU(mtu int) error {
 func (d *memDevice) SetUp(on bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.touched++
 	if d.refuse == nil {
 		d.up = on
 	}
@@ -158,9 +164,12 @@ type memQueue struct {
 	// refuse makes writes of super-frames fail, as an older kernel would.
 	refuse error
 	fd     int // 0: the bell's
+	// looked counts calls of FD.
+	looked atomic.Int32
 }
 
 func (q *memQueue) FD() int {
+	q.looked.Add(1)
 	return cmp.Or(q.fd, q.bell.fd)
 }
 
@@ -290,7 +299,8 @@ type memUnderlay struct {
 	asked     int                        // questions; guarded by mu
 	carries   int                        // if not 0, longer datagrams are refused; guarded by mu
 	listeners []*memListener
-	sets      int
+	shared    map[netio.PortOptions]*packet.PortSet
+	sets      int   // asked for
 	cut       []int // IDs of sets without DF; guarded by mu
 	released  int
 	fail      error      // of every send
@@ -346,10 +356,18 @@ func (u *memUnderlay) Ports(o netio.PortOptions) (*packet.PortSet, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.sets++
-	if !o.DF {
-		u.cut = append(u.cut, u.sets)
+	if set := u.shared[o]; set != nil {
+		return set, nil
 	}
-	return &packet.PortSet{ID: u.sets, Ports: []uint16{50000, 50001}}, nil
+	set := &packet.PortSet{ID: len(u.shared), Ports: []uint16{50000, 50001}}
+	if u.shared == nil {
+		u.shared = make(map[netio.PortOptions]*packet.PortSet)
+	}
+	u.shared[o] = set
+	if !o.DF {
+		u.cut = append(u.cut, set.ID)
+	}
+	return set, nil
 }
 
 // refuses reports whether a datagram of so many bytes is too long for the way, and may

@@ -92,37 +92,38 @@ func questionOf(cfg *Tunnel, d forward.Destination) question {
 	return question{d.Remote, portOptions(cfg, d, true)}
 }
 
-// questionsOf are those about all peers of a configuration.
-func questionsOf(cfg *Tunnel) (all []question) {
+// questionsOf are those about the peers of a configuration, but for those that the version
+// before it, old, has already; nil: there is none.
+func questionsOf(cfg *Tunnel, old *tunnel) (all []question) {
 	t := &tunnel{config: *cfg}
-	for _, p := range cfg.Peers {
-		all = append(all, questionOf(cfg, t.destination(p.Remote, p.Port)))
+	same := old != nil && asksAlike(cfg, &old.config)
+	add := func(d forward.Destination) {
+		if !same || old.byDestination[d] == nil {
+			all = append(all, questionOf(cfg, d))
+		}
+	}
+	for i, p := range cfg.Peers {
+		if same && i < len(old.config.Peers) && p.Remote == old.config.Peers[i].Remote && p.Port == old.config.Peers[i].Port {
+			continue // as most of many are
+		}
+		add(t.destination(p.Remote, p.Port))
 	}
 	if cfg.Group.IsValid() {
-		all = append(all, questionOf(cfg, t.destination(cfg.Group, 0)))
+		add(t.destination(cfg.Group, 0))
 	}
 	for _, entry := range cfg.Entries {
 		if !entry.Local {
-			all = append(all, questionOf(cfg, t.entryDestination(entry)))
+			add(t.entryDestination(entry))
 		}
 	}
 	return all
 }
 
-// askAhead asks about peers that a change is about to bring, unless the tunnels have
-// them. gather is called with e.mu held, which then is not.
+// askAhead asks about peers that a change is about to bring. gather is called with e.mu
+// held, which then is not.
 func (e *Endpoint) askAhead(gather func() []question) {
 	e.mu.Lock()
 	questions := gather()
-	if len(questions) > 0 {
-		known := make(map[question]bool)
-		for _, t := range e.tunnels {
-			for _, p := range t.peers {
-				known[p.question] = true
-			}
-		}
-		questions = slices.DeleteFunc(questions, func(q question) bool { return known[q] })
-	}
 	e.mu.Unlock()
 	if len(questions) > 0 {
 		e.answers.put(e.ask(questions))
@@ -216,12 +217,14 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
 // takeAnswers acts on what was asked ahead about the peers of a tunnel that has come or
 // changed. e.mu is held.
 func (e *Endpoint) takeAnswers(t *tunnel) {
-	for _, p := range t.peers {
+	for _, p := range t.fresh {
 		if a, ok := e.answers.get(p.question); ok {
 			e.takeAnswer(t, p, a)
 		}
 	}
-	e.followMTU(t)
+	if len(t.fresh) > 0 {
+		e.followMTU(t)
+	}
 }
 
 // follow adapts a tunnel to the routes of its peers. e.mu is held.

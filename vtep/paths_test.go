@@ -282,7 +282,7 @@ func TestQuestions(t *testing.T) {
 	asked("a tunnel", 2*len(remotes), func() error { return h.Apply(Change{Add: []Tunnel{cfg}}) })
 	twin := testTunnel("gnv1", remotes...)
 	twin.VNI = 7
-	asked("another one to the same peers", len(remotes), func() error { return h.Apply(Change{Add: []Tunnel{twin}}) })
+	asked("another one to the same peers", 2*len(remotes), func() error { return h.Apply(Change{Add: []Tunnel{twin}}) })
 	cfg.TTL = 9
 	asked("another TTL", 0, func() error { return h.Apply(Change{Set: []Tunnel{cfg}}) })
 	cfg.Peers = append(slices.Clip(cfg.Peers), Peer{Remote: addr("192.0.2.200")})

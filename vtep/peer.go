@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -28,6 +30,8 @@ type peer struct {
 	admissions              []forward.Admission
 	sources                 []forward.Source // of a trunk's peer: where it may speak for any VLAN
 	question                question         // about its route
+	alone                   []*forward.Peer  // it alone, as what a nexthop stands for
+	version                 uint64           // of the newest tunnel that has it
 }
 
 // known is what lives on of a peer when the configuration changes, and workers do not
@@ -69,54 +73,60 @@ func (t *tunnel) destinationVia(remote netip.Addr, port uint16, via string) forw
 	return forward.Destination{Remote: netip.AddrPortFrom(remote, cmp.Or(port, t.config.DstPort)), Via: via}
 }
 
-// wanted lists the peers that a tunnel needs, without anything opened for
-// them: those configured, those who were let in, the group, and where entries
-// of the table point that is none of these.
-func (t *tunnel) wanted() (all []*peer) {
-	cfg := &t.config
-	to := func(d forward.Destination) *forward.Peer { return &forward.Peer{Dest: d} }
-	for _, pc := range cfg.Peers {
-		all = append(all, &peer{
-			config: pc, Peer: to(t.destination(pc.Remote, pc.Port)),
-			speaks: true, floods: !pc.NoFlood && !cfg.Group.IsValid() && !cfg.Device.L3,
-		})
-	}
-	for _, a := range t.dynamic {
-		all = append(all, &peer{
-			config: Peer{Remote: a}, Peer: to(t.destination(a, 0)),
-			speaks: true, floods: !cfg.Group.IsValid(), dynamic: true,
-		})
-	}
-	if cfg.Group.IsValid() {
-		all = append(all, &peer{config: Peer{Remote: cfg.Group}, Peer: to(t.destination(cfg.Group, 0)), floods: true})
-	}
-	known := make(map[forward.Destination]bool, len(all))
-	for _, p := range all {
-		known[p.Dest] = true
-	}
-	point := func(d forward.Destination) {
-		if !known[d] {
-			known[d] = true
-			all = append(all, &peer{config: Peer{Remote: d.Remote.Addr()}, Peer: to(d)})
-		}
-	}
-	for d := range t.entries.to {
-		point(d)
-	}
-	for _, entry := range t.initial {
-		if !entry.Local {
-			point(t.entryDestination(entry))
-		}
-	}
-	for _, d := range t.pointed {
-		point(d)
-	}
-	return all
+// wish is a peer that a tunnel needs, without anything opened for it.
+type wish struct {
+	config                  Peer
+	dest                    forward.Destination
+	speaks, floods, dynamic bool
 }
 
-// openPeers opens sockets and source ports for all peers of t. Those that were
-// there before keep counters, nexthop and what is known of their route.
-func (e *Endpoint) openPeers(t *tunnel, before map[forward.Destination]*peer) error {
+// wanted yields the peers that a tunnel needs: those configured, those who were let in, the
+// group, and where entries of the table point that is none of these. What it has yielded must
+// be among the peers, kept of old or new, before the next.
+func (t *tunnel) wanted(old *tunnel) iter.Seq[wish] {
+	return func(yield func(wish) bool) {
+		cfg := &t.config
+		flooded := !cfg.Group.IsValid()
+		for _, pc := range cfg.Peers {
+			if !yield(wish{pc, t.destination(pc.Remote, pc.Port), true, !pc.NoFlood && flooded && !cfg.Device.L3, false}) {
+				return
+			}
+		}
+		for _, a := range t.dynamic {
+			if !yield(wish{Peer{Remote: a}, t.destination(a, 0), true, flooded, true}) {
+				return
+			}
+		}
+		if cfg.Group.IsValid() && !yield(wish{Peer{Remote: cfg.Group}, t.destination(cfg.Group, 0), false, true, false}) {
+			return
+		}
+		point := func(d forward.Destination) bool {
+			kept := old.byDestination[d]
+			return kept != nil && kept.version == t.version || t.byDestination[d] != nil ||
+				yield(wish{config: Peer{Remote: d.Remote.Addr()}, dest: d})
+		}
+		for d := range t.entries.to {
+			if !point(d) {
+				return
+			}
+		}
+		for _, entry := range t.initial {
+			if !entry.Local && !point(t.entryDestination(entry)) {
+				return
+			}
+		}
+		for _, d := range t.pointed {
+			if !point(d) {
+				return
+			}
+		}
+	}
+}
+
+// openPeers opens sockets and source ports for all peers of t. Those that were there before
+// keep counters, nexthop and what is known of their route; those that nothing about t and
+// them has changed are the same.
+func (e *Endpoint) openPeers(t, old *tunnel) error {
 	for _, prefix := range t.accept {
 		_, err := e.listen(t, prefix.Addr(), netip.Addr{})
 		if errors.Is(err, unix.EAFNOSUPPORT) && t.takesAny(prefix) {
@@ -127,24 +137,175 @@ func (e *Endpoint) openPeers(t *tunnel, before map[forward.Destination]*peer) er
 			return err
 		}
 	}
-	wanted := t.wanted()
-	t.byDestination = make(map[forward.Destination]*peer, len(wanted))
-	speakers := make(map[netip.Addr]bool, len(wanted))
-	for _, p := range wanted {
-		if p.speaks && speakers[p.config.Remote] {
-			return fmt.Errorf("remote %s: it is given twice: %w", p.config.Remote, errExists)
+	e.lastVersion++
+	t.version = e.lastVersion
+	var (
+		same = reachesAlike(&t.config, &old.config)
+		use  = usage{ports: make(map[*packet.PortSet]bool)}
+		at   = 0 // in old.peers, which mostly has the next one there
+	)
+	t.peers = make([]*peer, 0, max(len(t.config.Peers), len(old.peers))+1)
+	t.byDestination = make(map[forward.Destination]*peer) // those that are fresh, until all are there
+	for w := range t.wanted(old) {
+		var p, before *peer
+		if at < len(old.peers) && old.peers[at].Dest == w.dest {
+			before = old.peers[at]
+			at++
+		} else {
+			before = old.byDestination[w.dest]
 		}
-		if err := e.openPeer(t, p, before[p.Dest]); err != nil {
-			return fmt.Errorf("remote %s: %w", p.config.Remote, err)
+		if before != nil && before.version == t.version || t.byDestination[w.dest] != nil {
+			return twice(w.config.Remote)
 		}
-		speakers[p.config.Remote] = speakers[p.config.Remote] || p.speaks
+		var err error
+		if same && before != nil && before.fits(&w, &t.config) {
+			p, err = before, e.hold(t, before, &use)
+		} else {
+			p = &peer{config: w.config, Peer: &forward.Peer{Dest: w.dest}, speaks: w.speaks, floods: w.floods, dynamic: w.dynamic}
+			t.fresh = append(t.fresh, p)
+			t.byDestination[w.dest] = p
+			err = e.openPeer(t, p, before, &use)
+		}
+		if err != nil {
+			return fmt.Errorf("remote %s: %w", w.config.Remote, err)
+		}
+		p.version = t.version
 		t.peers = append(t.peers, p)
-		t.byDestination[p.Dest] = p
 		if p.implicit() {
 			t.implicit = append(t.implicit, p)
 		}
 	}
+	if len(t.peers)-len(t.fresh) < len(old.peers) {
+		for _, p := range old.peers {
+			if p.version != t.version {
+				t.left = append(t.left, p)
+			}
+		}
+	}
+	switch {
+	case len(t.fresh)+len(t.left) == 0:
+		t.byDestination = old.byDestination
+	case len(t.fresh) < len(t.peers):
+		t.byDestination = maps.Clone(old.byDestination)
+		for _, p := range t.left {
+			delete(t.byDestination, p.Dest)
+		}
+		for _, p := range t.fresh {
+			t.byDestination[p.Dest] = p
+		}
+	}
+	return t.checkSpeakers()
+}
+
+// checkSpeakers refuses two peers that speak from one address. Those that were there before
+// do not.
+func (t *tunnel) checkSpeakers() error {
+	if len(t.fresh) == 0 {
+		return nil
+	}
+	seen := make(map[netip.Addr]bool, len(t.fresh))
+	for _, p := range t.fresh {
+		seen[p.config.Remote] = false
+	}
+	for _, p := range t.peers {
+		if !p.speaks {
+			continue
+		}
+		switch again, fresh := seen[p.config.Remote]; {
+		case again:
+			return twice(p.config.Remote)
+		case fresh:
+			seen[p.config.Remote] = true
+		}
+	}
 	return nil
+}
+
+func twice(remote netip.Addr) error {
+	return fmt.Errorf("remote %s: it is given twice: %w", remote, errExists)
+}
+
+// reachesAlike reports whether what two versions of a tunnel have for all their peers is the
+// same: sockets, source ports, and whom they admit for what.
+func reachesAlike(cfg, old *Tunnel) bool {
+	return asksAlike(cfg, old) && cfg.DF == old.DF && cfg.AcceptZ6 == old.AcceptZ6 && cfg.Group == old.Group && isTrunk(cfg) == isTrunk(old)
+}
+
+// asksAlike reports whether questions about the same destination are the same.
+func asksAlike(cfg, old *Tunnel) bool {
+	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		d := forward.Destination{Remote: netip.AddrPortFrom(family, 0)}
+		if portOptions(cfg, d, true) != portOptions(old, d, true) {
+			return false
+		}
+	}
+	return cfg.Local == old.Local && cfg.Dev == old.Dev && cfg.DstPort == old.DstPort
+}
+
+// fits reports whether a peer is what is wanted, as it is.
+func (p *peer) fits(w *wish, cfg *Tunnel) bool {
+	return p.speaks == w.speaks && p.floods == w.floods && p.dynamic == w.dynamic && p.config.Equal(w.config) &&
+		(p.PathFrag != nil) == (cfg.DF != DFSet || p.needsFragments()) && !w.dest.Remote.Addr().IsMulticast()
+}
+
+// usage is what peers of one version of a tunnel were found to use already.
+type usage struct {
+	listens [2]struct{ own, group *socket } // by family
+	ports   map[*packet.PortSet]bool
+}
+
+// heard opens the sockets on which a remote is heard, unless another of its family has.
+func (e *Endpoint) heard(t *tunnel, remote netip.Addr, use *usage) (own, group *socket, err error) {
+	s := &use.listens[0]
+	if remote.Is6() {
+		s = &use.listens[1]
+	}
+	if s.own == nil {
+		if s.own, err = e.listen(t, remote, netip.Addr{}); err != nil {
+			return nil, nil, err
+		}
+	}
+	if t.config.Group.IsValid() && s.group == nil {
+		if s.group, err = e.listen(t, remote, t.config.Group); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s.own, s.group, nil
+}
+
+// hold keeps open what a peer uses that is in the version before as well.
+func (e *Endpoint) hold(t *tunnel, p *peer, use *usage) error {
+	if _, _, err := e.heard(t, p.Dest.Remote.Addr(), use); err != nil {
+		return err
+	}
+	for _, way := range []struct {
+		path *packet.Path
+		df   bool
+	}{{p.Path, true}, {p.PathFrag, false}} {
+		if way.path == nil || use.ports[way.path.Set] {
+			continue
+		}
+		if _, err := e.portSet(t, p.Dest, way.df, use); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// portSet returns the source ports for datagrams to a destination; each version of a tunnel
+// has asked for them once.
+func (e *Endpoint) portSet(t *tunnel, d forward.Destination, df bool, use *usage) (*packet.PortSet, error) {
+	set, err := e.underlay.Ports(portOptions(&t.config, d, df))
+	switch {
+	case err != nil:
+		return nil, err
+	case use.ports[set]:
+		e.underlay.Release(set)
+	default:
+		use.ports[set] = true
+		t.ports = append(t.ports, set)
+	}
+	return set, nil
 }
 
 // takesAny reports whether a prefix of accept is one of both halves of "any":
@@ -169,8 +330,9 @@ func (e *Endpoint) sayMissing(a netip.Addr) {
 	e.log.Info("the kernel has no " + family + ": accept any takes what comes over the other family only")
 }
 
-func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
+func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) {
 	cfg, remote := &t.config, p.Dest.Remote.Addr()
+	p.Tunnel, p.alone = t.state, []*forward.Peer{p.Peer}
 	p.RemoteBytes, p.RemotePort = string(remote.AsSlice()), p.Dest.Remote.Port()
 	if p.Headers, err = headers(cfg.Device.L3, t.headerVNI(p)); err != nil {
 		return err
@@ -190,21 +352,15 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer) (err error) {
 		}
 	}
 	p.BUM = forward.NewRateLimit(p.config.BUMLimit, &p.BUMDue)
-	s, err := e.listen(t, remote, netip.Addr{})
+	own, group, err := e.heard(t, remote, use)
 	if err != nil {
 		return err
 	}
-	t.admit(p, s)
-	if cfg.Group.IsValid() {
-		if s, err = e.listen(t, remote, cfg.Group); err != nil {
-			return err
-		}
-		t.admit(p, s)
+	t.admit(p, own)
+	if group != nil {
+		t.admit(p, group)
 	}
-	if err := e.conflict(t, p); err != nil {
-		return err
-	}
-	return e.openPaths(t, p)
+	return e.openPaths(t, p, use)
 }
 
 // headerVNI is the VNI in the headers of datagrams to p: where the segment of
@@ -251,7 +407,7 @@ func (e *Endpoint) findRoute(p *peer) error {
 
 // assemble makes what workers see of a tunnel from its configuration and its
 // peers.
-func (e *Endpoint) assemble(t *tunnel) {
+func (e *Endpoint) assemble(t, old *tunnel) {
 	cfg := &t.config
 	shared := &forward.Rules{
 		Drops:    t.drops,
@@ -283,18 +439,26 @@ func (e *Endpoint) assemble(t *tunnel) {
 	for i := range e.workers {
 		t.port.Queues = append(t.port.Queues, t.device.Queue(i))
 	}
+	samePeers := old != nil && len(t.fresh)+len(t.left) == 0
+	if samePeers {
+		shared.SameRoutes(old.port.Segment.Rules)
+	}
 	for _, p := range t.peers {
-		p.Port = t.port
-		shared.Nexthops[p.Nexthop] = []*forward.Peer{p.Peer}
+		shared.Nexthops[p.Nexthop] = p.alone
 		if (p.speaks || p.floods) && !p.dynamic {
 			t.port.Configured = append(t.port.Configured, p.Peer)
 		}
 		if p.floods {
 			shared.Flood = append(shared.Flood, p.Peer)
 		}
+		if p.BUM.Interval != 0 {
+			shared.Limited = append(shared.Limited, p.Peer)
+		}
 		if cfg.Device.L3 {
 			shared.Single = append(shared.Single, p.Peer)
-			shared.AddRoutes(p.Peer, p.config.Routes)
+			if !samePeers {
+				shared.AddRoutes(p.Peer, p.config.Routes)
+			}
 		}
 	}
 	for of, list := range t.entries.at {
@@ -418,7 +582,7 @@ func portOptions(cfg *Tunnel, d forward.Destination, df bool) netio.PortOptions 
 
 // openPaths opens the source ports that the tunnel's DF policy needs, and those for
 // fragments where the path does not carry what it must.
-func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
+func (e *Endpoint) openPaths(t *tunnel, p *peer, use *usage) error {
 	cfg, remote := &t.config, p.Dest.Remote.Addr()
 	var ifindex int32
 	if remote.IsMulticast() && p.Dest.Via == "" { // else the sockets are bound to the device, and follow it
@@ -435,11 +599,10 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer) error {
 		if !way.wanted {
 			continue
 		}
-		set, err := e.underlay.Ports(portOptions(cfg, p.Dest, way.df))
+		set, err := e.portSet(t, p.Dest, way.df, use)
 		if err != nil {
 			return err
 		}
-		t.ports = append(t.ports, set)
 		*way.path = &packet.Path{Remote: p.Dest.Remote, Peer: p.ID, Ifindex: ifindex, Set: set}
 	}
 	return nil

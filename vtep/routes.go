@@ -226,9 +226,9 @@ func (e *Endpoint) alarmFloods() {
 		}
 		tell("out of "+p.Name, n, &p.ToldFloods)
 	}
-	for _, p := range snap.Peers {
-		if p.BUM.Interval != 0 {
-			tell(fmt.Sprintf("%s on %s", p.Dest.Remote.Addr(), p.Port.Name), p.Flooded.Load(), &p.ToldFloods)
+	for _, p := range snap.Ports {
+		for _, peer := range p.Segment.Limited {
+			tell(fmt.Sprintf("%s on %s", peer.Dest.Remote.Addr(), p.Name), peer.Flooded.Load(), &peer.ToldFloods)
 		}
 	}
 	if len(who) == 0 {

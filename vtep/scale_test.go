@@ -3,10 +3,12 @@ package vtep
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/geneve"
 )
 
 func scaleMAC(i int) packet.MAC {
@@ -108,5 +110,185 @@ func BenchmarkPeersLeave(b *testing.B) {
 		if err := e.Apply(Change{Set: []Tunnel{fewer}}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestChangeTouchesItsOwn: a change of one tunnel leaves what belongs to others alone, and of
+// its own peers those that it does not name. What is counted are calls on devices and the
+// underlay, and what is the same afterwards.
+func TestChangeTouchesItsOwn(t *testing.T) {
+	const tunnels, peers = 20, 100
+	h := newHost(t, new(memWire), 2, "192.0.2.1")
+	tunnel := func(i int) Tunnel {
+		cfg := testTunnel(fmt.Sprint("gnv", i))
+		cfg.VNI = geneve.VNI(i)
+		for j := range peers {
+			cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(j)})
+		}
+		return cfg
+	}
+	var c Change
+	for i := range tunnels {
+		c.Add = append(c.Add, tunnel(i))
+	}
+	if err := h.Apply(c); err != nil {
+		t.Fatal(err)
+	}
+	update := func(edit func(*Tunnel)) func() error {
+		return func() error { return h.Update("gnv0", func(cfg *Tunnel) error { edit(cfg); return nil }) }
+	}
+	for _, step := range []struct {
+		name         string
+		kept         int // peers of gnv0
+		sets, routes int // asked for at most
+		do           func() error
+	}{
+		{"a setting", peers, 1, 0, update(func(cfg *Tunnel) { cfg.TTL = 9 })},
+		{"one more peer", peers, 2, 1, update(func(cfg *Tunnel) {
+			cfg.Peers = slices.Insert(slices.Clone(cfg.Peers), peers/2, Peer{Remote: scalePeer(peers)})
+		})},
+		{"a peer's setting", peers, 2, 0, update(func(cfg *Tunnel) {
+			cfg.Peers = slices.Clone(cfg.Peers)
+			cfg.Peers[peers/2].NoFlood = true
+		})},
+		{"one peer less", peers, 1, 0, update(func(cfg *Tunnel) {
+			cfg.Peers = slices.Delete(slices.Clone(cfg.Peers), peers/2, peers/2+1)
+		})},
+		{"a destination more", peers, 2, 1, func() error {
+			return h.SetEntry("gnv0", EntryAdd, Entry{MAC: macB, Remote: scalePeer(peers + 1)})
+		}},
+		{"a destination less", peers, 1, 0, func() error { return h.DeleteEntry("gnv0", Entry{MAC: macB}) }},
+		{"another tunnel", peers, peers, 2 * peers, func() error { return h.Add(tunnel(tunnels)) }}, // again when its device is there
+		{"that goes", peers, 0, 0, func() error { return h.Remove(fmt.Sprint("gnv", tunnels)) }},
+		{"all peers", 0, peers, peers, update(func(cfg *Tunnel) { cfg.Mark = 1 })},
+	} {
+		ports := make(map[string]any)
+		for _, p := range h.pool.Snapshot().Ports[:tunnels] {
+			ports[p.Name] = p
+		}
+		own := make(map[any]bool)
+		for _, p := range h.tunnels["gnv0"].peers {
+			own[p.Peer] = true
+		}
+		counts := func() (touched, sets, routes int) {
+			for _, d := range h.devices.opened[1:tunnels] {
+				touched += d.touched
+				for _, q := range d.queues {
+					touched += int(q.looked.Load())
+				}
+			}
+			return touched, h.underlay.sets, h.underlay.asked
+		}
+		touched, sets, routes := counts()
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		touchedNow, setsNow, routesNow := counts()
+		if touchedNow != touched || setsNow-sets > step.sets || routesNow-routes > step.routes {
+			t.Errorf("%s: %d calls on devices of others, %d sets of source ports and %d routes asked for; want 0, and at most %d and %d",
+				step.name, touchedNow-touched, setsNow-sets, routesNow-routes, step.sets, step.routes)
+		}
+		for _, p := range h.pool.Snapshot().Ports {
+			if before := ports[p.Name]; before != nil && before != any(p) && p.Name != "gnv0" {
+				t.Errorf("%s: %s was made anew", step.name, p.Name)
+			}
+		}
+		kept := 0
+		for _, p := range h.tunnels["gnv0"].peers {
+			if own[p.Peer] {
+				kept++
+			}
+		}
+		if kept < step.kept || step.kept == 0 && kept > 0 {
+			t.Errorf("%s: %d peers of its own were left alone, want %d", step.name, kept, step.kept)
+		}
+	}
+	if listens := len(h.underlay.listeners); listens != 1 {
+		t.Errorf("%d receive sockets, want 1", listens)
+	}
+	if err := h.Close(); err != nil || h.underlay.sets != h.underlay.released {
+		t.Errorf("%d of %d sets of source ports given back (%v)", h.underlay.released, h.underlay.sets, err)
+	}
+}
+
+// peersHost is a host with one tunnel of n peers.
+func peersHost(b *testing.B, n int) (*Endpoint, Tunnel) {
+	cfg := testTunnel("gnv0")
+	for i := range n {
+		cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(i)})
+	}
+	e := scaleHost(b)
+	if err := e.Add(cfg); err != nil {
+		b.Fatal(err)
+	}
+	return e, cfg
+}
+
+// BenchmarkPeers is what one change of a tunnel with many peers costs: of a setting, and of
+// one peer, which comes and goes.
+func BenchmarkPeers(b *testing.B) {
+	for _, n := range []int{10, 100, 1000, 10_000} {
+		update := func(b *testing.B, e *Endpoint, edit func(*Tunnel) error) {
+			if err := e.Update("gnv0", edit); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.Run(fmt.Sprintf("set/%d", n), func(b *testing.B) {
+			e, _ := peersHost(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				update(b, e, func(cfg *Tunnel) error { cfg.TTL = 64 + cfg.TTL%2; return nil })
+			}
+		})
+		add := func(cfg *Tunnel) error {
+			cfg.Peers = append(slices.Clip(cfg.Peers), Peer{Remote: scalePeer(n)})
+			return nil
+		}
+		del := func(cfg *Tunnel) error { cfg.Peers = cfg.Peers[:n]; return nil }
+		b.Run(fmt.Sprintf("add/%d", n), func(b *testing.B) {
+			e, _ := peersHost(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				update(b, e, add)
+				b.StopTimer()
+				update(b, e, del)
+				b.StartTimer()
+			}
+		})
+		b.Run(fmt.Sprintf("del/%d", n), func(b *testing.B) {
+			e, _ := peersHost(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				update(b, e, add)
+				b.StartTimer()
+				update(b, e, del)
+			}
+		})
+	}
+}
+
+// BenchmarkTunnels is what one change of one of many tunnels costs.
+func BenchmarkTunnels(b *testing.B) {
+	for _, n := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("set/%d", n), func(b *testing.B) {
+			e := scaleHost(b)
+			var c Change
+			for i := range n {
+				cfg := testTunnel(fmt.Sprint("gnv", i), "198.51.100.1", "198.51.100.2")
+				cfg.VNI = geneve.VNI(i)
+				c.Add = append(c.Add, cfg)
+			}
+			if err := e.Apply(c); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				err := e.Update("gnv0", func(cfg *Tunnel) error { cfg.TTL = 64 + cfg.TTL%2; return nil })
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

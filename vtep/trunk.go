@@ -165,43 +165,6 @@ func (t *tunnel) newTrunk(own *forward.Segment) *forward.Trunk {
 	return tr
 }
 
-// conflict finds a tunnel that admits the same as p would for t.
-func (e *Endpoint) conflict(t *tunnel, p *peer) error {
-	taken := func(other *forward.Peer, vni geneve.VNI) error {
-		if other == nil || other.Port.ID == t.id {
-			return nil
-		}
-		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", other.Port.Name, vni, errExists)
-	}
-	for _, a := range p.admissions {
-		if err := taken(e.admit[a], a.VNI); err != nil {
-			return err
-		}
-		for _, other := range e.sources[a.From()] {
-			if other.Port.Trunk.ByVNI[a.VNI] != nil {
-				if err := taken(other, a.VNI); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	for _, s := range p.sources {
-		for _, d := range t.domains[1:] {
-			if err := taken(e.admit[s.Admission(d.vni)], d.vni); err != nil {
-				return err
-			}
-			for _, other := range e.sources[s] {
-				if other.Port.Trunk.ByVNI[d.vni] != nil {
-					if err := taken(other, d.vni); err != nil {
-						return err
-					}
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // VLANState is one VLAN of a trunk at one moment.
 type VLANState struct {
 	VID   uint16

@@ -342,8 +342,8 @@ func TestTrunkConflicts(t *testing.T) {
 			if err := h.Apply(Change{Set: []Tunnel{apart}}); err != nil {
 				t.Errorf("with nobody else there: %v", err)
 			}
-			if err := h.Remove(apart.Device.Name); err != nil || len(h.admit)+len(h.sources) != 0 {
-				t.Errorf("removed: %v; %d admissions and %d sources are left", err, len(h.admit), len(h.sources))
+			if err := h.Remove(apart.Device.Name); err != nil || h.admit.Len()+h.sources.Len() != 0 {
+				t.Errorf("removed: %v; %d admissions and %d sources are left", err, h.admit.Len(), h.sources.Len())
 			}
 		}
 	}

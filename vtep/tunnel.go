@@ -24,7 +24,7 @@ type tunnel struct {
 	config  Tunnel
 	device  netio.Device
 	sockets []*socket
-	ports   []*packet.PortSet
+	ports   []*packet.PortSet // each once
 	mtuAuto bool
 	mtu     int // of the device, as last set by us
 
@@ -53,6 +53,10 @@ type tunnel struct {
 	peers         []*peer
 	byDestination map[forward.Destination]*peer
 	implicit      []*peer // of peers
+	// fresh are the peers that the version before did not have, or not so, and left those of
+	// that version that this one does not have, or not so.
+	fresh, left []*peer
+	version     uint64
 }
 
 // newNexthop returns a number that no peer and no set of t has.
@@ -94,7 +98,10 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
-	if err := e.openPeers(t, nil); err != nil {
+	if err := e.openPeers(t, new(tunnel)); err != nil {
+		return nil, err
+	}
+	if err := e.conflicts(t, nil); err != nil {
 		return nil, err
 	}
 	opts := cfg.Device
@@ -107,7 +114,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		return nil, err
 	}
 	t.state.Offload.Store(uint32(t.device.Offload()))
-	e.assemble(t)
+	e.assemble(t, nil)
 	if err := errors.Join(t.settleEntries(nil, e.clock()), t.settleNeighbours(nil, e.clock())); err != nil {
 		return nil, errors.Join(err, t.device.Close())
 	}
@@ -137,14 +144,14 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 		}
 	}
 	edit(t)
-	t.sockets, t.ports, t.peers, t.byDestination, t.implicit = nil, nil, nil, nil, nil
+	t.sockets, t.ports, t.peers, t.byDestination, t.implicit, t.fresh, t.left = nil, nil, nil, nil, nil, nil, nil
 	t.domains = e.domains(t, old.domains)
 	t.nameSets()
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
 	t.dropSpeakers()
-	if err := e.openPeers(t, old.byDestination); err != nil {
+	if err := e.openPeers(t, old); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
@@ -160,7 +167,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
-	e.assemble(t)
+	e.assemble(t, old)
 	return t, nil
 }
 

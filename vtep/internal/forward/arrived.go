@@ -16,7 +16,7 @@ const Delivered = count.NumReasons
 // has just been learned from the peer, the zero address at first; h becomes the headers of the frame,
 // and tos is that of the outer packet.
 func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.Headers, tos uint8, known *packet.MAC, now int64) count.Reason {
-	p := from.Port
+	p := from.Port()
 	switch protocol {
 	case geneve.ProtoEthernet:
 		if p.L3 {

@@ -32,6 +32,9 @@ func (r *Rules) AddRoutes(to *Peer, routes []netip.Prefix) {
 	}
 }
 
+// SameRoutes takes over the routes of another version, which has the same peers.
+func (r *Rules) SameRoutes(as *Rules) { r.prefixes = as.prefixes }
+
 // route returns where an IP packet goes: to one peer or, if nobody has its
 // destination, to none.
 func (s *Segment) route(ip []byte, h *packet.Headers) []*Peer {

@@ -23,9 +23,9 @@ type Snapshot struct {
 	Ports   []*Port
 	Sockets []*Socket
 	// Admit is the one lookup that a received datagram must pass.
-	Admit map[Admission]*Peer
+	Admit Shards[Admission, *Peer]
 	// Sources are the peers of trunks, by where their datagrams come from.
-	Sources map[Source][]*Peer
+	Sources Shards[Source, []*Peer]
 	// VNIs tells "no such VNI here" from "not from you".
 	VNIs map[VNIKey]struct{}
 	// Trunks are the ports of trunks by the sockets they listen on.
@@ -33,7 +33,7 @@ type Snapshot struct {
 	// Open are the segments that let in whoever accept says.
 	Open map[VNIKey]*Port
 	// Peers finds the peer of a failed send by packet.Path.Peer.
-	Peers map[int32]*Peer
+	Peers Shards[PeerID, *Peer]
 	// Own are the devices from which no datagram may be taken: tunnel
 	// devices and all that is stacked on them (RFC 8926 section 6.2).
 	Own []int32
@@ -114,7 +114,7 @@ type PortState struct {
 	RoomAgain int64
 	// ToldFaults are those of the device that the watcher has told of.
 	ToldFaults []string
-	// Current is the port in the newest snapshot.
+	// Current is the port in the newest snapshot, set before workers get that.
 	Current atomic.Pointer[Port]
 }
 
@@ -144,6 +144,8 @@ type Rules struct {
 	// Nexthops is indexed by fdb.Nexthop; fdb.Local has none.
 	Nexthops [][]*Peer
 	Flood    []*Peer
+	// Limited are the peers with a BUM limit of their own.
+	Limited []*Peer
 	// Of an L3 tunnel: who has which routes or, without routes, the one peer.
 	prefixes *prefixes
 	Single   []*Peer
@@ -167,7 +169,7 @@ type Rules struct {
 // Peer is a remote VTEP of one segment.
 type Peer struct {
 	ID      int32 // never reused
-	Port    *Port
+	Tunnel  *PortState
 	Nexthop fdb.Nexthop
 	Dest    Destination
 	BUM     RateLimit // of what it floods
@@ -206,6 +208,10 @@ type PeerState struct {
 
 	Traffic []count.Traffic // by worker
 }
+
+// Port is where the peer's frames go. The newest one holds for all: a change of the tunnel
+// leaves its peers as they are.
+func (p *Peer) Port() *Port { return p.Tunnel.Current.Load() }
 
 // Header returns the GENEVE header for an inner packet of an IP version.
 func (to *Peer) Header(version uint8) []byte {
@@ -259,12 +265,12 @@ func (p *Peer) Refuse(size int) bool {
 
 // Admitted returns the peer that a datagram is from, and the segment that it
 // is for; nil if nobody admits it.
-func (snap *Snapshot) Admitted(key Admission) (*Peer, *Segment) {
-	if p := snap.Admit[key]; p != nil {
-		return p, p.Port.Segment
+func (snap *Snapshot) Admitted(key *Admission) (*Peer, *Segment) {
+	if p := snap.Admit.parts[key.shard()][*key]; p != nil { // without Get, whose copies of the key cost as much again
+		return p, p.Port().Segment
 	}
-	for _, p := range snap.Sources[key.From()] {
-		if seg := p.Port.Trunk.ByVNI[key.VNI]; seg != nil {
+	for _, p := range snap.Sources.Get(key.From()) {
+		if seg := p.Port().Trunk.ByVNI[key.VNI]; seg != nil {
 			return p, seg
 		}
 	}

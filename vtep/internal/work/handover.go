@@ -131,24 +131,24 @@ func (p *Pool) Publish(snap *forward.Snapshot) error {
 			continue
 		}
 		for i, q := range port.Queues {
-			p.seat(v, descriptor{port: port.ID, n: i}, q.FD(), turn{port: port, n: i})
+			p.seat(v, descriptor{port: port.ID, n: i}, q, turn{port: port, n: i})
 		}
 	}
 	for _, s := range snap.Sockets {
 		for i, r := range s.Receivers {
 			if r != nil {
-				p.seat(v, descriptor{socket: s, n: i}, r.FD(), turn{socket: s, n: i})
+				p.seat(v, descriptor{socket: s, n: i}, r, turn{socket: s, n: i})
 			}
 		}
 	}
 	return p.hand(v)
 }
 
-// seat gives a descriptor of a view its slot.
-func (p *Pool) seat(v *view, d descriptor, fd int, t turn) {
+// seat gives a descriptor of a view its slot. One that has a slot is not asked for its number.
+func (p *Pool) seat(v *view, d descriptor, of interface{ FD() int }, t turn) {
 	t.slot = p.slots[d]
 	if t.slot == nil || t.slot.state >= leaving {
-		t.slot = p.poll.reserve(fd)
+		t.slot = p.poll.reserve(of.FD())
 		p.slots[d] = t.slot
 	}
 	if more := int(t.slot.index) + 1 - len(v.turns); more > 0 {

@@ -29,6 +29,14 @@ type admitted struct {
 	packets, bytes uint64 // not yet among the peer's
 }
 
+// recent is what the last lookup of a sender has found, in the snapshot at hand: trains of
+// one peer come together.
+type recent struct {
+	key  forward.Admission
+	peer *forward.Peer // nil: nobody admits it
+	seg  *forward.Segment
+}
+
 // end publishes what was counted: the next datagram is admitted anew.
 func (a *admitted) end(worker int, now int64) {
 	if a.packets > 0 {
@@ -69,7 +77,7 @@ func (j *joining) end(w *worker) {
 	if j.peer == nil {
 		return
 	}
-	p, longest := j.peer.Port, longest(j.peer, j.seg)
+	p, longest := j.peer.Port(), longest(j.peer, j.seg)
 	j.peer, j.seg, j.head, j.train = nil, nil, nil, nil
 	n := j.joiner.Count()
 	w.batches.tapTransmit.Add(n)
@@ -177,7 +185,11 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	if a.train != t || a.vni != hdr.VNI {
 		a.end(w.id, w.now)
 		key := s.Admission(hdr.VNI, t.From)
-		from, seg := w.snap.Admitted(key)
+		if r := &w.recent; r.key != key {
+			r.key = key
+			r.peer, r.seg = w.snap.Admitted(&key)
+		}
+		from, seg := w.recent.peer, w.recent.seg
 		if from == nil {
 			if !isPayload(hdr.Protocol) {
 				return count.DropBadProtocol
@@ -218,7 +230,7 @@ func headerReason(err error) count.Reason {
 // admitted it.
 func (w *worker) countDrop(reason count.Reason) {
 	if w.admitted.peer != nil {
-		w.admitted.peer.Port.Segment.Drops[w.id].Rx[reason].Add(1)
+		w.admitted.peer.Port().Segment.Drops[w.id].Rx[reason].Add(1)
 		return
 	}
 	w.drops.Rx[reason].Add(1)
@@ -245,7 +257,7 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	if !same || !j.joiner.Add(frame, &w.headers) {
 		j.end(w)
 		j.peer, j.seg, j.head, j.pieces = from, seg, head, w.admitted.train.Pieces
-		j.joiner.Reset(packet.Offload(from.Port.Offload.Load()))
+		j.joiner.Reset(packet.Offload(from.Tunnel.Offload.Load()))
 		j.joiner.Add(frame, &w.headers)
 	}
 	// The next datagram may follow without a look if inbound has nothing to do for each of
@@ -262,11 +274,11 @@ func longest(p *forward.Peer, seg *forward.Segment) int {
 	if n == 0 {
 		n = forward.AssumedMTU - p.Outer
 	}
-	if p.Port.L3 {
+	if p.Port().L3 {
 		link = 0
 	}
-	if p.Port.Mtu > 0 {
-		n = min(n, p.Port.Mtu+link)
+	if p.Port().Mtu > 0 {
+		n = min(n, p.Port().Mtu+link)
 	}
 	if seg.VID != 0 {
 		n += forward.TagLen

@@ -69,7 +69,7 @@ func (w *worker) retry() {
 	left := w.pending[:0]
 	for i := range w.pending {
 		d := &w.pending[i]
-		if p, _ := w.snap.Admitted(d.key); p == nil && w.now-d.since < pendingFor && slices.Contains(w.snap.Sockets, d.socket) {
+		if p, _ := w.snap.Admitted(&d.key); p == nil && w.now-d.since < pendingFor && slices.Contains(w.snap.Sockets, d.socket) {
 			left = append(left, *d)
 			continue
 		}

@@ -220,7 +220,7 @@ func (p *Pool) standDown(w *worker) bool {
 
 // sendFailed counts datagrams that the kernel refused.
 func (p *Pool) sendFailed(w *worker, f packet.Failure) {
-	to := w.snap.Peers[f.Path.Peer]
+	to := w.snap.Peers.Get(forward.PeerID(f.Path.Peer))
 	if to == nil {
 		return
 	}
@@ -234,6 +234,6 @@ func (p *Pool) sendFailed(w *worker, f packet.Failure) {
 	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
 		reason = count.DropSocketFull
 	}
-	to.Port.Segment.Drops[w.id].Tx[reason].Add(uint64(f.Count))
+	to.Port().Segment.Drops[w.id].Tx[reason].Add(uint64(f.Count))
 	to.Traffic[w.id].TxFailed.Add(uint64(f.Count))
 }

@@ -55,6 +55,7 @@ type worker struct {
 	superHead [geneve.MaxHeaderLen]byte // of a super-frame's pieces, where it is no template
 
 	admitted admitted
+	recent   recent
 	joining  joining
 
 	pending  []pending // datagrams whose sender is being let in
@@ -123,7 +124,7 @@ func (w *worker) run() {
 // time to stop.
 func (w *worker) adopt() bool {
 	if snap := w.pool.view.Load(); snap != w.snap {
-		w.snap = snap
+		w.snap, w.recent = snap, recent{}
 		if w.held != nil && snap.turn(w.held) == nil {
 			w.held = nil
 		}
