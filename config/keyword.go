@@ -414,7 +414,7 @@ func entryFlag(k Keyword, bit fdb.Flags) entry[Entry] {
 func socketKeywords() []entry[Socket] {
 	return []entry[Socket]{
 		number(Keyword{Name: "workers", Aliases: []string{"queues"}, Arg: "auto|N", Values: []string{"auto"}, Default: "auto",
-			Usage: "threads, queues and receive sockets, 1-255; auto is one per CPU", Min: 1, Max: 255, want: "want auto or 1 to 255"},
+			Usage: "threads, queues and receive sockets, 1-255; auto is one per CPU that the process may use, or that the CPU limit of its cgroup is worth", Min: 1, Max: 255, want: "want auto or 1 to 255"},
 			func(s *Socket) *int { return &s.Workers }, 0),
 		text(Keyword{Name: "cpus", Arg: "LIST", Usage: "CPUs that the threads run on, one each in turn, such as 2-5,8 (any)"},
 			func(s *Socket) *string { return &s.CPUs }, cpuList),

@@ -182,7 +182,9 @@ func share(s *config.Socket) (workers int, cpus []int, err error) {
 		return 0, nil, err
 	}
 	if workers = s.Workers; workers == 0 {
-		workers = runtime.NumCPU()
+		// As many as Go runs threads on: the CPUs that this process may use, or what the
+		// CPU limit of its cgroup is worth, but at least two.
+		workers = runtime.GOMAXPROCS(0)
 		if len(cpus) > 0 {
 			workers = len(cpus)
 		}
