@@ -266,12 +266,12 @@ func (l *loader) check(d definition, t *Tunnel) bool {
 	found = append(found, misplaced(t, func(key string) bool { return d.at[key] != nil })...)
 	for _, p := range found {
 		at := place{d.file, d.header}
-		if p.key != "" {
-			at = d.place(p.key, p.nth)
+		if p.Key != "" {
+			at = d.place(p.Key, p.Nth)
 		} else if l.broken {
 			continue // what is missing may stand where the file could not be read
 		}
-		l.fault(at.file, at.at, "%s", p.text)
+		l.fault(at.file, at.at, "%s", p.Text)
 	}
 	return len(found) == 0
 }

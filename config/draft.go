@@ -151,7 +151,7 @@ func (d *Draft) Config() (Config, error) {
 	given := func(key string) bool { return d.given[key] }
 	found := append(check(&t, given, d.config.Socket.Ports), misplaced(&t, given)...)
 	if len(found) > 0 {
-		return Config{}, errors.New(found[0].text)
+		return Config{}, errors.New(found[0].Text)
 	}
 	cfg := d.config
 	cfg.Tunnels = []Tunnel{t}
@@ -176,7 +176,7 @@ func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, er
 	}
 	given := func(key string) bool { return d.given[key] }
 	if found := append(check(&t, given, s.Ports), misplaced(&t, given)...); len(found) > 0 {
-		return t, errors.New(found[0].text)
+		return t, errors.New(found[0].Text)
 	}
 	return t, nil
 }
@@ -202,7 +202,7 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 		}
 	}
 	if found := misplaced(&t, func(key string) bool { return d.given[key] }); err == nil && len(found) > 0 {
-		err = errors.New(found[0].text)
+		err = errors.New(found[0].Text)
 	}
 	return t, err
 }

@@ -422,7 +422,7 @@ func (t *translation) translate(entries []kernelEntry) {
 // check completes the tunnel, or finds out why it cannot be one.
 func (t *translation) check() {
 	if found := check(&t.tunnel, func(key string) bool { return t.given[key] }, DefaultSrcPorts); len(found) > 0 {
-		t.refusal = found[0].text
+		t.refusal = found[0].Text
 	}
 }
 

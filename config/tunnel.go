@@ -107,19 +107,12 @@ func Warnings(t *Tunnel) []string {
 	return w
 }
 
-// problem is something wrong with a tunnel as a whole.
-type problem struct {
-	key  string // the keyword it is best shown at; "": the tunnel
-	nth  int    // which of its several values
-	text string
-}
-
 // check is for what concerns several keywords at once, and fills in what
 // follows from others. given are the keywords that were set, be it in vain;
 // ports is the number of source ports wished for.
-func check(t *Tunnel, given func(key string) bool, ports int) (found []problem) {
+func check(t *Tunnel, given func(key string) bool, ports int) (found []spec.Problem) {
 	report := func(key string, nth int, format string, args ...any) {
-		found = append(found, problem{key, nth, fmt.Sprintf(format, args...)})
+		found = append(found, spec.Problem{Key: key, Nth: nth, Text: fmt.Sprintf(format, args...)})
 	}
 	if err := CheckDevice(t.Device.Name); err != nil {
 		report("name", 0, "%s", err)
@@ -215,7 +208,7 @@ func check(t *Tunnel, given func(key string) bool, ports int) (found []problem) 
 	} else if linkLocal(t.Local) && t.Dev == "" {
 		report("local", 0, "local %s is link-local: name the underlay device, dev DEVICE", t.Local)
 	}
-	checkRoutes(t, report)
+	found = append(found, spec.CheckRoutes(t)...)
 	checkLists(t, report)
 	entries, own := makeSet[entryID](len(t.Entries)), false
 	segments := placementOf(t)
@@ -305,30 +298,6 @@ func checkLists(t *Tunnel, report func(key string, nth int, format string, args 
 	}
 }
 
-// checkRoutes finds what would leave open where a packet goes.
-func checkRoutes(t *Tunnel, report func(key string, nth int, format string, args ...any)) {
-	owner := map[netip.Prefix]netip.Addr{}
-	for i, p := range t.Peers {
-		switch {
-		case !t.Device.L3 && p.Routes != nil:
-			report("remote", i, "remote %s: routes are for mode l3", p.Remote)
-		case t.Device.L3 && p.NoFlood:
-			report("remote", i, "remote %s: flood is for mode l2; a mode l3 peer gets what its routes say", p.Remote)
-		case t.Device.L3 && p.Routes == nil && len(t.Peers) > 1:
-			report("remote", i, "remote %s: a mode l3 tunnel with several remotes needs routes for each: networks such as 10.1.0.0/16, or any, or none", p.Remote)
-		}
-		for _, route := range p.Routes {
-			switch other, ok := owner[route]; {
-			case ok && other == p.Remote:
-				report("remote", i, "routes %s: given twice", route)
-			case ok:
-				report("remote", i, "routes %s: remote %s has it already", route, other)
-			}
-			owner[route] = p.Remote
-		}
-	}
-}
-
 // l2Keys are the keywords that mean nothing where IP packets are inside.
 func l2Keys() []string {
 	return []string{"learning", "ageing", "maxaddress", "flood", "mcast_flood", "bcast_flood", "bum_limit",
@@ -346,10 +315,10 @@ func dropL2(t *Tunnel, base Tunnel) {
 
 // misplaced finds keywords that a mode l3 tunnel would ignore. own are those
 // that were given to this very tunnel: what all tunnels have may not fit one.
-func misplaced(t *Tunnel, own func(key string) bool) (found []problem) {
+func misplaced(t *Tunnel, own func(key string) bool) (found []spec.Problem) {
 	for _, key := range l2Keys() {
 		if t.Device.L3 && own(key) {
-			found = append(found, problem{key, 0, key + " is for mode l2: a mode l3 tunnel has no Ethernet frames"})
+			found = append(found, spec.Problem{Key: key, Text: key + " is for mode l2: a mode l3 tunnel has no Ethernet frames"})
 		}
 	}
 	return found
@@ -360,7 +329,7 @@ func misplaced(t *Tunnel, own func(key string) bool) (found []problem) {
 func Check(t *Tunnel, ports int) error {
 	local := t.Local.IsValid() && !t.Local.IsUnspecified()
 	if found := check(t, func(key string) bool { return key != "local" || local }, ports); len(found) > 0 {
-		return errors.New(found[0].text)
+		return errors.New(found[0].Text)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func texts(t *testing.T) (all []string) {
 	verb := regexp.MustCompile(`%(\[\d+\])?[-+# 0]*[\d.]*[a-zA-Z]`)
 	for _, dir := range []string{
 		"cmd/gvtep", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/view",
-		"config", "tap", "udp", "vtep", "vtep/internal/work", "fdb",
+		"config", "tap", "udp", "vtep", "vtep/spec", "vtep/internal/work", "fdb",
 	} {
 		names, err := filepath.Glob("../" + dir + "/*.go")
 		if err != nil || len(names) == 0 {

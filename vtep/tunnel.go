@@ -253,7 +253,13 @@ func check(cfg *Tunnel) error {
 			return fmt.Errorf("remote %s is the local address: %w", r, unix.EINVAL)
 		}
 	}
-	return checkRoutes(cfg)
+	for _, p := range spec.CheckRoutes(cfg) {
+		if p.Taken {
+			return fmt.Errorf("%s: %w", p.Text, errExists)
+		}
+		return fmt.Errorf("%s: %w", p.Text, unix.EINVAL)
+	}
+	return nil
 }
 
 // settleNeighbours brings the table that neigh_suppress answers from in line
@@ -277,29 +283,4 @@ func (t *tunnel) settleNeighbours(before []Neighbour, now int64) (err error) {
 		err = errors.Join(err, known.Set(neigh.Entry{Addr: n.Addr, MAC: n.MAC, Static: true}, now))
 	}
 	return err
-}
-
-// checkRoutes refuses routes that leave open where a packet goes.
-func checkRoutes(cfg *Tunnel) error {
-	owner := make(map[netip.Prefix]netip.Addr)
-	for _, p := range cfg.Peers {
-		switch {
-		case !cfg.Device.L3 && p.Routes != nil:
-			return fmt.Errorf("remote %s: routes are for L3 tunnels: %w", p.Remote, unix.EINVAL)
-		case cfg.Device.L3 && p.NoFlood:
-			return fmt.Errorf("remote %s: an L3 tunnel does not flood: %w", p.Remote, unix.EINVAL)
-		case cfg.Device.L3 && p.Routes == nil && len(cfg.Peers) > 1:
-			return fmt.Errorf("remote %s: an L3 tunnel with several remotes needs routes for each: %w", p.Remote, unix.EINVAL)
-		}
-		for _, route := range p.Routes {
-			switch other, ok := owner[route]; {
-			case !route.IsValid() || route != route.Masked() || route.Addr().Is4In6():
-				return fmt.Errorf("remote %s: route %s: want a prefix without bits behind it: %w", p.Remote, route, unix.EINVAL)
-			case ok:
-				return fmt.Errorf("remote %s: route %s goes to %s already: %w", p.Remote, route, other, errExists)
-			}
-			owner[route] = p.Remote
-		}
-	}
-	return nil
 }
