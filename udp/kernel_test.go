@@ -767,6 +767,54 @@ func TestUppersOfDump(t *testing.T) {
 	}
 }
 
+func TestCards(t *testing.T) {
+	link := func(kind string, index, parent, master int, bus, dev string) netlink.Link {
+		return &netlink.GenericLink{LinkType: kind, LinkAttrs: netlink.LinkAttrs{
+			Index: index, ParentIndex: parent, MasterIndex: master, NetNsID: -1, ParentDevBus: bus, ParentDev: dev}}
+	}
+	links := []netlink.Link{
+		link("", 1, 0, 0, "", ""),
+		link("device", 2, 0, 0, "pci", "0000:01:00.0"),
+		link("device", 3, 0, 0, "virtio", "virtio0"),
+		link("device", 4, 0, 0, "pci", "0000:02:00.0"), // vmxnet3
+		link("device", 5, 0, 0, "pci", "0000:03:00.0"), // no driver to be seen
+		link("vlan", 6, 20, 0, "", ""),                 // on the bond of cards
+		link("vlan", 7, 6, 0, "", ""),
+		link("vlan", 8, 3, 0, "", ""),
+		link("macvlan", 9, 2, 0, "", ""), // its siblings are on the same machine
+		link("bridge", 10, 0, 0, "", ""),
+		link("device", 11, 0, 10, "pci", "0000:01:00.1"),
+		link("veth", 12, 2, 10, "", ""),
+		link("bond", 20, 0, 0, "", ""),
+		link("device", 21, 0, 20, "usb", "1-1:1.0"),
+		link("device", 22, 0, 20, "platform", "eth"),
+		link("bond", 30, 0, 0, "", ""), // of a card and another device
+		link("device", 31, 0, 30, "pci", "0000:01:00.2"),
+		link("veth", 32, 0, 30, "", ""),
+		link("bond", 40, 0, 0, "", ""), // of nothing yet
+	}
+	got := cards(links, func(bus, dev string) string {
+		switch dev {
+		case "0000:02:00.0":
+			return "vmxnet3"
+		case "0000:03:00.0":
+			return "."
+		}
+		return bus + "-driver"
+	})
+	if want := []int{2, 6, 7, 11, 20, 21, 22, 31}; !slices.Equal(got, want) {
+		t.Errorf("cards %v, want %v", got, want)
+	}
+}
+
+// TestCardsOfKernel: neither a veth nor any other device of a namespace made here is a card.
+func TestCardsOfKernel(t *testing.T) {
+	newNetwork(t)
+	if got, err := newUnderlay(t, Config{}).Cards(); err != nil || len(got) != 0 {
+		t.Errorf("Cards = %v, %v, want none", got, err)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	n := newNetwork(t)
 	u := newUnderlay(t, Config{})

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -353,6 +354,63 @@ func (u *Underlay) Prefixes(dev string) ([]netip.Prefix, error) {
 	}
 	slices.SortFunc(prefixes, netip.Prefix.Compare)
 	return slices.Compact(prefixes), nil
+}
+
+// Cards returns the network cards, and VLAN devices and bonds that have no other devices
+// below them. Devices of virtual machines that may hand over what never was on a wire do
+// not count, nor does a kernel before 5.14 say what is a card.
+func (u *Underlay) Cards() ([]int, error) {
+	links, err := u.routes.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return cards(links, func(bus, dev string) string {
+		path, _ := os.Readlink(filepath.Join("/sys/bus", bus, "devices", dev, "driver"))
+		return filepath.Base(path)
+	}), nil
+}
+
+// cards finds the cards among links; driver names the driver of a device on a bus.
+func cards(links []netlink.Link, driver func(bus, dev string) string) (found []int) {
+	card := map[int]bool{}
+	for _, l := range links {
+		a := l.Attrs()
+		switch a.ParentDevBus { // virtio, Xen and Hyper-V have buses of their own
+		case "pci", "usb", "platform":
+			name := driver(a.ParentDevBus, a.ParentDev)
+			card[a.Index] = name != "." && name != "vmxnet3"
+		}
+	}
+	above := func(l netlink.Link) (is bool) {
+		a := l.Attrs()
+		switch l.Type() {
+		case "vlan":
+			return a.NetNsID < 0 && card[a.ParentIndex]
+		case "bond":
+			for _, port := range links {
+				if port.Attrs().MasterIndex == a.Index {
+					if is = card[port.Attrs().Index]; !is {
+						return false
+					}
+				}
+			}
+		}
+		return is
+	}
+	for range 3 { // a VLAN device on a bond, with one more tag
+		for _, l := range links {
+			if above(l) {
+				card[l.Attrs().Index] = true
+			}
+		}
+	}
+	for index, is := range card {
+		if is {
+			found = append(found, index)
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // Uppers returns the devices that are stacked on those given, in ascending

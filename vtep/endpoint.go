@@ -74,8 +74,9 @@ type Endpoint struct {
 	owners    map[*forward.PortState]*tunnel // as tunnels, by what their peers know of them
 	admitted
 	lastID      uint32
-	lastVersion uint64 // of a tunnel
-	missing     bool   // it was said that an address family is missing
+	lastVersion uint64  // of a tunnel
+	cards       []int32 // as the kernel said last
+	missing     bool    // it was said that an address family is missing
 
 	goneDrops count.Drops // of tunnels that are no longer there
 }
@@ -109,6 +110,7 @@ func New(cfg Config) (*Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.cards = e.askCards()
 	return e, nil
 }
 
@@ -208,7 +210,7 @@ func (e *Endpoint) publish() error {
 			}
 		}
 	}
-	snap.Own = e.ownDevices()
+	snap.Own, snap.Cards = e.ownDevices(), e.cards
 	return e.pool.Publish(snap)
 }
 

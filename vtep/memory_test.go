@@ -309,6 +309,7 @@ type memUnderlay struct {
 	sent      []memDatagram // if keep
 	keep      bool
 	listenErr error          // what Listen says; guarded by mu
+	cards     []int          // guarded by mu
 	networks  []netip.Prefix // of all devices, if not nil; guarded by mu
 }
 
@@ -413,6 +414,12 @@ func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
 func (u *memUnderlay) Sent() []packet.Sent { return nil }
 
 func (u *memUnderlay) Renew() (int, error) { return 0, nil }
+
+func (u *memUnderlay) Cards() ([]int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.cards, nil
+}
 
 func (u *memUnderlay) Uppers([]int) ([]int, error) { return nil, nil }
 

@@ -93,7 +93,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
 		}
 		e.followGroups()
-		e.checkOwn()
+		e.checkDevices()
 		e.mu.Unlock()
 		start := time.Now()
 		e.checkPaths(anyPeer)
@@ -262,14 +262,27 @@ func (e *Endpoint) ownDevices() []int32 {
 	return slices.Compact(own)
 }
 
-// checkOwn publishes the own devices if they have changed. e.mu is held.
-func (e *Endpoint) checkOwn() {
+// askCards returns the network cards; none if the kernel does not say.
+func (e *Endpoint) askCards() (cards []int32) {
+	found, err := e.underlay.Cards()
+	if err != nil {
+		e.log.Warn("cannot see which devices are network cards", zap.NamedError("err", err))
+	}
+	for _, index := range found {
+		cards = append(cards, int32(index))
+	}
+	return cards
+}
+
+// checkDevices publishes the own devices and the network cards if they have changed. e.mu is held.
+func (e *Endpoint) checkDevices() {
 	own, snap := e.ownDevices(), e.pool.Snapshot()
-	if slices.Equal(own, snap.Own) || e.closed || e.stuckError() != nil {
+	e.cards = e.askCards()
+	if slices.Equal(own, snap.Own) && slices.Equal(e.cards, snap.Cards) || e.closed || e.stuckError() != nil {
 		return
 	}
 	next := *snap
-	next.Own = own
+	next.Own, next.Cards = own, e.cards
 	if err := e.pool.Publish(&next); err != nil {
 		e.log.Error("workers do not follow", zap.NamedError("err", err))
 	}

@@ -192,6 +192,52 @@ func TestUnfinishedElsewhere(t *testing.T) {
 	}
 }
 
+// TestFinishedByCards: what has crossed a wire is finished, whatever its checksum field
+// says; a card can come at any time.
+func TestFinishedByCards(t *testing.T) {
+	const card, veth = 7, 2
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadUSO
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.Device.LLAddr = macB
+	q := h.add(cfg).queues[0]
+	h.step()
+	long, _ := tcpSuper(10, 1000)
+	lone, _ := tcpSuper(1, 1000)
+	for _, known := range []bool{false, true} {
+		if known {
+			h.underlay.mu.Lock()
+			h.underlay.cards = []int{card}
+			h.underlay.mu.Unlock()
+			h.mu.Lock()
+			h.checkDevices()
+			h.mu.Unlock()
+			h.step()
+		}
+		for _, inner := range [][]byte{long, lone} {
+			for _, device := range []int32{card, veth} {
+				data := good(inner)
+				h.underlay.inject(addr("192.0.2.2"), 6081, 0, device, len(data), data)
+				h.step()
+				out := q.take()
+				if len(out) != 1 || !bytes.Equal(out[0].bytes, inner) {
+					t.Fatalf("device %d: %d frames, want one as it came", device, len(out))
+				}
+				if got, want := out[0].hdr.Flags == packet.VirtioNeedsCsum, !known || device == veth; got != want {
+					t.Errorf("device %d, known to be a card %t: taken for unfinished %t, want %t", device, known && device == card, got, want)
+				}
+			}
+		}
+	}
+	// It outlives a change of the tunnels.
+	other := testTunnel("gnv1", "192.0.2.3")
+	other.VNI++
+	h.add(other)
+	if !h.pool.Snapshot().IsCard(card) {
+		t.Error("another tunnel, and the card is forgotten")
+	}
+}
+
 // TestUnfinishedAllocatesNothing, with offloads and without.
 func TestUnfinishedAllocatesNothing(t *testing.T) {
 	for _, ability := range []packet.Offload{0, packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadUSO} {

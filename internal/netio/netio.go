@@ -117,6 +117,9 @@ type Underlay interface {
 	// Uppers returns the devices stacked on those given, to any depth:
 	// bridges and bonds they are in, VLAN and macvlan devices over them.
 	Uppers(ifindexes []int) ([]int, error)
+	// Cards returns the network cards, and what is only stacked on some: what comes
+	// in by them has crossed a wire. The order is ascending.
+	Cards() ([]int, error)
 	// Sent tells what has left so far, for each local address and device.
 	Sent() []packet.Sent
 	// Watch sends a value after links, addresses or routes have changed,

@@ -15,8 +15,9 @@ import (
 // number there in one of 65,536 cases. If that checksum is right, both readings agree: to
 // finish the checksum gives the number that is there. If it is wrong, the receiver no
 // longer sees that: of frames that were damaged behind the last look at a checksum, one of
-// 65,536 passes, as many as the Internet checksum misses by itself. The outer checksum, where there is
-// one, finds the damage first.
+// 65,536 passes, as many as the Internet checksum misses by itself. So whoever knows that
+// a frame has crossed a wire does not ask. The outer checksum, where there is one, finds
+// the damage first.
 
 const (
 	// leastMSS is the payload that every path carries (RFC 9293 section 3.7.1).

@@ -37,6 +37,9 @@ type Snapshot struct {
 	// Own are the devices from which no datagram may be taken: tunnel
 	// devices and all that is stacked on them (RFC 8926 section 6.2).
 	Own []int32
+	// Cards are the devices whose datagrams have crossed a wire: no checksum in them is
+	// unfinished.
+	Cards []int32
 }
 
 // Admission is what a datagram must match to be let in: where it arrived,
@@ -295,12 +298,12 @@ func (snap *Snapshot) Listening(key VNIKey) (known bool, open *Port) {
 
 // IsOwn reports whether a device is one of ours, or stacked on one.
 func (snap *Snapshot) IsOwn(ifindex int32) bool {
-	for _, own := range snap.Own {
-		if own == ifindex {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(snap.Own, ifindex)
+}
+
+// IsCard reports whether what comes in by a device has crossed a wire.
+func (snap *Snapshot) IsCard(ifindex int32) bool {
+	return slices.Contains(snap.Cards, ifindex)
 }
 
 // Refuse takes back the ability to write super-frames of a GSO type.

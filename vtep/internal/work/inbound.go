@@ -61,6 +61,7 @@ type joining struct {
 	head   []byte        // the GENEVE header of the first piece
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
 	pieces int           // of the train of the first piece
+	device int32         // that the first piece came in by
 	copied [geneve.MaxHeaderLen]byte
 }
 
@@ -77,13 +78,17 @@ func (j *joining) end(w *worker) {
 	if j.peer == nil {
 		return
 	}
-	p, longest := j.peer.Port(), longest(j.peer, j.seg)
+	from, seg, p := j.peer, j.seg, j.peer.Port()
 	j.peer, j.seg, j.head, j.train = nil, nil, nil, nil
 	n := j.joiner.Count()
 	w.batches.tapTransmit.Add(n)
 	frame := j.joiner.Frame(&w.rest)
-	if n == 1 && w.rest.Flags&packet.VirtioNeedsCsum != 0 {
-		offload.Uncut(&w.rest, frame, j.joiner.Headers(), longest, j.pieces)
+	switch {
+	case n > 1 || w.rest.Flags&packet.VirtioNeedsCsum == 0:
+	case w.snap.IsCard(j.device):
+		w.rest = packet.VirtioHdr{} // it is finished: whoever takes it in has to see whether rightly
+	default:
+		offload.Uncut(&w.rest, frame, j.joiner.Headers(), longest(from, seg), j.pieces)
 		w.writeUnfinished(p, frame, j.joiner.Headers())
 		return
 	}
@@ -132,7 +137,7 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 			n += int(t.Count())
 			continue
 		}
-		if t.Size < len(t.Data) && uncut(t, &w.headers) {
+		if t.Size < len(t.Data) && !w.snap.IsCard(t.Ifindex) && uncut(t, &w.headers) {
 			t.Pieces, t.Size = t.Size, len(t.Data)
 		}
 		for data := t.Data; ; {
@@ -256,7 +261,8 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	}
 	if !same || !j.joiner.Add(frame, &w.headers) {
 		j.end(w)
-		j.peer, j.seg, j.head, j.pieces = from, seg, head, w.admitted.train.Pieces
+		j.peer, j.seg, j.head = from, seg, head
+		j.pieces, j.device = w.admitted.train.Pieces, w.admitted.train.Ifindex
 		j.joiner.Reset(packet.Offload(from.Tunnel.Offload.Load()))
 		j.joiner.Add(frame, &w.headers)
 	}
