@@ -147,12 +147,13 @@ func doubtfulPeer(_ *tunnel, p *peer) bool { return p.Doubtful.Swap(false) }
 // checkPaths asks for the routes to those peers that which holds for, each route once, and
 // acts on the answers. e.mu is not held.
 func (e *Endpoint) checkPaths(which func(*tunnel, *peer) bool) {
+	var doubted []*peer
 	var questions []question
 	e.mu.Lock()
-	for _, t := range e.tunnels {
+	for _, t := range e.sorted() {
 		for _, p := range t.peers {
 			if which(t, p) {
-				questions = append(questions, p.question)
+				doubted, questions = append(doubted, p), append(questions, p.question)
 			}
 		}
 	}
@@ -166,19 +167,32 @@ func (e *Endpoint) checkPaths(which func(*tunnel, *peer) bool) {
 	if e.closed {
 		return
 	}
-	for _, t := range e.sorted() {
-		for _, p := range t.peers {
-			if a, ok := asked[p.question]; ok {
-				e.takeAnswer(t, p, a)
-			}
+	var told notices
+	var looked *tunnel // the peers of one come together
+	for _, before := range doubted {
+		t := e.owners[before.Tunnel]
+		if t == nil {
+			continue
 		}
-		e.follow(t)
+		p := t.byDestination[before.Dest]
+		if p == nil || p.question != before.question {
+			continue
+		}
+		if looked != nil && looked != t {
+			e.follow(looked)
+		}
+		looked = t
+		e.takeAnswer(t, p, asked[p.question], &told)
+	}
+	told.log(e.log)
+	if looked != nil {
+		e.follow(looked)
 	}
 }
 
 // takeAnswer acts on what the kernel says about the way to a peer, unless something newer
 // is known. e.mu is held.
-func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
+func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer, told *notices) {
 	if a.at < p.routeAt {
 		return
 	}
@@ -186,30 +200,29 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
 	if a.err != nil || a.route.Local {
 		a.route = netio.Route{}
 	}
-	about := []zap.Field{zap.String("device", t.port.Name), zap.Stringer("remote", p.Dest.Remote.Addr())}
 	// A device's own MTU says nothing of the path: following it would make it smaller
 	// with every look.
 	loop := slices.Contains(e.pool.Snapshot().Own, int32(a.route.Ifindex))
 	if !loop && p.setRoute(a.route, e.clock()) {
-		e.log.Warn("the kernel refuses to send to the peer what the route allows: less is sent; IPsec, or a firewall?",
-			append(about, zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.Limit.Load()+int32(p.Outer)))...)
+		told.add(zap.WarnLevel, "the kernel refuses to send to the peer what the route allows: less is sent; IPsec, or a firewall?", t, p,
+			zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.Limit.Load()+int32(p.Outer)))
 	}
 	if p.Blocked.Swap(loop) != loop {
 		if loop {
-			e.log.Error("the route to the peer leads into a tunnel; nothing is sent to it until it is mended", about...)
+			told.add(zap.ErrorLevel, "the route to the peer leads into a tunnel; nothing is sent to it until it is mended", t, p)
 		} else {
-			e.log.Warn("the route to the peer no longer leads into the tunnel", about...)
+			told.add(zap.WarnLevel, "the route to the peer no longer leads into the tunnel", t, p)
 		}
 	}
 	if p.checkRuns(e.clock()) {
-		e.log.Warn("the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", about...)
+		told.add(zap.WarnLevel, "the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", t, p)
 	}
 	if none := p.Limit.Load() == 0; none != p.noRoute {
 		p.noRoute = none
 		if none {
-			e.log.Warn("no route to the peer", append(about, zap.NamedError("err", a.err))...)
+			told.add(zap.WarnLevel, "no route to the peer", t, p, zap.NamedError("err", a.err))
 		} else {
-			e.log.Info("a route to the peer has come", about...)
+			told.add(zap.InfoLevel, "a route to the peer has come", t, p)
 		}
 	}
 }
@@ -217,11 +230,13 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer) {
 // takeAnswers acts on what was asked ahead about the peers of a tunnel that has come or
 // changed. e.mu is held.
 func (e *Endpoint) takeAnswers(t *tunnel) {
+	var told notices
 	for _, p := range t.fresh {
 		if a, ok := e.answers.get(p.question); ok {
-			e.takeAnswer(t, p, a)
+			e.takeAnswer(t, p, a, &told)
 		}
 	}
+	told.log(e.log)
 	if len(t.fresh) > 0 {
 		e.followMTU(t)
 	}

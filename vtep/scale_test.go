@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
@@ -208,6 +211,46 @@ func TestChangeTouchesItsOwn(t *testing.T) {
 	}
 	if err := h.Close(); err != nil || h.underlay.sets != h.underlay.released {
 		t.Errorf("%d of %d sets of source ports given back (%v)", h.underlay.released, h.underlay.sets, err)
+	}
+}
+
+// TestNoticesOfMany: what holds for many peers at once is one line of the log, and for one it
+// names that.
+func TestNoticesOfMany(t *testing.T) {
+	core, logged := observer.New(zap.InfoLevel)
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.log = zap.New(core)
+	for i := range 2 {
+		cfg := testTunnel(fmt.Sprint("gnv", i))
+		cfg.VNI = geneve.VNI(i)
+		for j := range 300 {
+			cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(j)})
+		}
+		h.add(cfg)
+	}
+	for _, step := range []struct {
+		text  string
+		peers int
+		do    func()
+	}{
+		{"no route to the peer", 600, func() { h.underlay.mtu = 0; h.checkPaths(anyPeer) }},
+		{"a route to the peer has come", 600, func() { h.underlay.mtu = 1500; h.checkPaths(anyPeer) }},
+		{"no route to the peer", 1, func() {
+			h.underlay.mtu = 0
+			h.checkPaths(func(t *tunnel, p *peer) bool { return p == h.tunnels["gnv1"].peers[7] })
+		}},
+	} {
+		logged.TakeAll()
+		step.do()
+		lines := logged.FilterMessage(step.text).TakeAll()
+		if len(lines) != 1 {
+			t.Fatalf("%s for %d: %d lines, want 1", step.text, step.peers, len(lines))
+		}
+		fields := lines[0].ContextMap()
+		if step.peers == 1 && (fields["device"] != "gnv1" || fields["remote"] != scalePeer(7).String() || fields["err"] == nil) ||
+			step.peers > 1 && (fields["peers"] != int64(step.peers) || len(fields["first"].([]any)) != maxFlaps) {
+			t.Errorf("%s for %d: %v", step.text, step.peers, fields)
+		}
 	}
 }
 
