@@ -55,7 +55,7 @@ func BenchmarkReceive(b *testing.B) {
 				s := u.Sender(0)
 				path := &packet.Path{Remote: netip.AddrPortFrom(here4, 6081), Set: set}
 				data := make([]byte, c.size)
-				r := l.Receiver(0)
+				r, buf := l.Receiver(0), make([]byte, batch*rxStride)
 				var sum byte
 				b.SetBytes(int64(c.size))
 				b.ResetTimer()
@@ -67,7 +67,7 @@ func BenchmarkReceive(b *testing.B) {
 					s.Flush()
 					b.StartTimer()
 					for {
-						trains, _, err := r.Receive()
+						trains, _, err := r.Receive(buf)
 						must(b, err)
 						if len(trains) == 0 {
 							break
@@ -97,6 +97,7 @@ func BenchmarkLoopback(b *testing.B) {
 	must(b, err)
 	s := u.Sender(0)
 	path := &packet.Path{Remote: netip.AddrPortFrom(here4, 6081), Set: set}
+	buf := room()
 	head, tail := make([]byte, 50), make([]byte, 1400)
 	b.SetBytes(1450)
 	b.ResetTimer()
@@ -107,7 +108,7 @@ func BenchmarkLoopback(b *testing.B) {
 		if fs := s.Flush(); len(fs) != 0 {
 			b.Fatal(describe(fs))
 		}
-		if _, _, err := l.Receiver(0).Receive(); err != nil {
+		if _, _, err := l.Receiver(0).Receive(buf); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -179,7 +179,7 @@ func drain(t testing.TB, l *Listener) map[string]int {
 	m := map[string]int{}
 	for _, r := range l.receivers {
 		for r != nil {
-			trains, _, err := r.Receive()
+			trains, _, err := r.Receive(room())
 			must(t, err)
 			if len(trains) == 0 {
 				break

@@ -86,7 +86,7 @@ func TestInherit(t *testing.T) {
 	u.Inherit(kept(t, first))
 	second, err := u.Listen(ListenOptions{Local: any4, Port: 6081})
 	must(t, err)
-	trains, _, err := second.Receiver(0).Receive()
+	trains, _, err := second.Receiver(0).Receive(room())
 	must(t, err)
 	if len(trains) != 1 || string(trains[0].Data) != "waits" {
 		t.Errorf("received %v, want what waited", trains)

@@ -9,14 +9,17 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
@@ -459,7 +462,7 @@ func TestZeroChecksum6(t *testing.T) {
 	}
 	take(t, lax, 1)
 	take(t, strict, 0)
-	if trains, _, _ := strict.Receiver(0).Receive(); len(trains) != 0 {
+	if trains, _, _ := strict.Receiver(0).Receive(room()); len(trains) != 0 {
 		t.Error("a zero checksum was accepted")
 	}
 }
@@ -542,7 +545,7 @@ func TestFlowsSpreadOverSiblings(t *testing.T) {
 	for w := range 2 {
 		n := 0
 		for {
-			trains, _, err := l.Receiver(w).Receive()
+			trains, _, err := l.Receiver(w).Receive(room())
 			must(t, err)
 			if len(trains) == 0 {
 				break
@@ -919,7 +922,7 @@ func TestReceiveErrors(t *testing.T) {
 		}
 	}
 	r := newReceiver(-1, 2, true, false)
-	if _, _, err := r.Receive(); err != unix.EBADF {
+	if _, _, err := r.Receive(room()); err != unix.EBADF {
 		t.Errorf("Receive on a closed one: %v, want EBADF", err)
 	}
 }
@@ -938,7 +941,7 @@ func TestOverflow(t *testing.T) {
 	got := 0
 	drain := func() {
 		for {
-			trains, _, err := l.Receiver(0).Receive()
+			trains, _, err := l.Receiver(0).Receive(room())
 			must(t, err)
 			if len(trains) == 0 {
 				return
@@ -973,6 +976,7 @@ func TestReceiveAllocs(t *testing.T) {
 		path := &packet.Path{Remote: netip.AddrPortFrom(local, 6081), Set: set, Local: local}
 		head, tail := make([]byte, 50), make([]byte, 1000)
 		got := 0
+		workers := [2][]byte{room(), room()} // the socket goes from one to the other
 		step := func() {
 			for i := range uint32(60) {
 				s.Add(path, i<<28, 3, 64, head, tail)
@@ -981,7 +985,8 @@ func TestReceiveAllocs(t *testing.T) {
 				t.Fatal("not sent")
 			}
 			for {
-				trains, _, err := l.Receiver(0).Receive()
+				workers[0], workers[1] = workers[1], workers[0]
+				trains, _, err := l.Receiver(0).Receive(workers[0])
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -989,6 +994,9 @@ func TestReceiveAllocs(t *testing.T) {
 					return
 				}
 				for _, tr := range trains {
+					if within := uintptr(unsafe.Pointer(&tr.Data[0])) - uintptr(unsafe.Pointer(&workers[0][0])); within >= netio.ReceiveBuffer {
+						t.Fatal("a train is not in the buffer of who received it")
+					}
 					got += len(tr.Data) / tr.Size
 				}
 			}
@@ -1001,4 +1009,22 @@ func TestReceiveAllocs(t *testing.T) {
 			t.Errorf("%d datagrams received, want %d", got, 52*60)
 		}
 	})
+}
+
+// TestReceiveMemory: a receive socket costs memory for what it holds of a batch, not for the
+// batch's data, which goes to the buffer of the worker that receives.
+func TestReceiveMemory(t *testing.T) {
+	newNetwork(t)
+	u := newUnderlay(t, Config{Rcvbuf: 4096})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const sockets = 100
+	for i := range sockets {
+		_, err := u.Listen(ListenOptions{Local: here4, Port: 7000 + uint16(i)})
+		must(t, err)
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / sockets; each > 64<<10 {
+		t.Errorf("a receive socket costs %d bytes, want 64 KiB at most", each)
+	}
 }

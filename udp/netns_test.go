@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
@@ -168,7 +169,7 @@ func take(t testing.TB, l *Listener, want int) (got []packet.Train) {
 	n := 0
 	for n < want && time.Now().Before(deadline) {
 		for _, r := range l.receivers {
-			trains, _, err := r.Receive()
+			trains, _, err := r.Receive(room())
 			must(t, err)
 			for _, tr := range trains {
 				tr.Data = append([]byte(nil), tr.Data...)
@@ -210,3 +211,6 @@ func skip(t testing.TB, args ...any) {
 	}
 	t.Skip(args...)
 }
+
+// room is a buffer to receive into.
+func room() []byte { return make([]byte, netio.ReceiveBuffer) }

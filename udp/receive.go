@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
@@ -20,10 +21,7 @@ const (
 	// rxBufLen is one receive buffer: the longest UDP payload, which is also
 	// the longest train (65,535 bytes of IP packet).
 	rxBufLen = 1 << 16
-	// rxStride keeps the buffers 64 KiB and some cache lines apart. At exact
-	// powers of two the headers of all buffers would compete for one set of
-	// every cache.
-	rxStride = rxBufLen + 5*64
+	rxStride = netio.ReceiveStride
 )
 
 // Receiver is one receive socket. One worker at a time uses it, apart from
@@ -36,7 +34,8 @@ type Receiver struct {
 	iovs   []unix.Iovec
 	names  []unix.RawSockaddrInet6 // large enough for both families
 	ctrl   [][ctrlLen]byte
-	bufs   []byte
+	base   *byte // where the buffers of entries are: with the worker that came last
+	based  int   // of how many entries
 	trains []packet.Train
 	used   int // entries the kernel wrote to last time
 
@@ -54,12 +53,10 @@ func newReceiver(fd, batch int, v4, group bool) *Receiver {
 		iovs:   make([]unix.Iovec, batch),
 		names:  make([]unix.RawSockaddrInet6, batch),
 		ctrl:   make([][ctrlLen]byte, batch),
-		bufs:   make([]byte, batch*rxStride),
 		trains: make([]packet.Train, 0, batch),
 		used:   batch,
 	}
 	for i := range r.hdrs {
-		r.iovs[i].Base = &r.bufs[i*rxStride]
 		r.iovs[i].SetLen(rxBufLen)
 		h := &r.hdrs[i].hdr
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
@@ -95,12 +92,23 @@ func (r *Receiver) Overflows() uint64 {
 // UDP datagram can be; they were dropped.
 func (r *Receiver) Truncated() uint64 { return r.truncated.Load() }
 
-// Receive takes one batch of what is there and returns nothing if there is
-// nothing. The trains and their data are lent until the next Receive. An error
+// Receive takes one batch of what is there, as far as it has room in buf, and returns nothing
+// if there is nothing. The buffer is the worker's: there are many sockets, and each of their
+// batches would take 2 MiB. The trains are lent until the next Receive. An error
 // is returned only when the descriptor is of no more use; whatever passes by
 // itself (an interrupted call, want of memory, a device gone down) is no
 // error and yields nothing. With more the batch was full: there is probably another.
-func (r *Receiver) Receive() (trains []packet.Train, more bool, err error) {
+func (r *Receiver) Receive(buf []byte) (trains []packet.Train, more bool, err error) {
+	batch := min(len(r.hdrs), len(buf)/rxStride)
+	if batch == 0 {
+		return nil, false, unix.EFAULT
+	}
+	if r.base != &buf[0] || r.based < batch {
+		r.base, r.based = &buf[0], batch
+		for i := range batch {
+			r.iovs[i].Base = &buf[i*rxStride]
+		}
+	}
 	// The kernel overwrites these lengths in the entries that it fills.
 	for i := range r.hdrs[:r.used] {
 		h := &r.hdrs[i].hdr
@@ -109,7 +117,7 @@ func (r *Receiver) Receive() (trains []packet.Train, more bool, err error) {
 	}
 	r.used = 0
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(r.fd),
-		uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(batch), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		// An entry may have been touched before the error was found.
 		r.used = len(r.hdrs)
@@ -119,7 +127,7 @@ func (r *Receiver) Receive() (trains []packet.Train, more bool, err error) {
 		return nil, false, nil
 	}
 	r.used = int(n)
-	return r.collect(int(n)), r.used == len(r.hdrs), nil
+	return r.collect(buf, int(n)), r.used == batch, nil
 }
 
 // receiveFatal tells the errors that no later call can be without.
@@ -132,7 +140,7 @@ func receiveFatal(e unix.Errno) bool {
 }
 
 // collect turns the first n entries into trains.
-func (r *Receiver) collect(n int) []packet.Train {
+func (r *Receiver) collect(buf []byte, n int) []packet.Train {
 	trains := r.trains[:0]
 	for i := range n {
 		m := &r.hdrs[i]
@@ -152,7 +160,7 @@ func (r *Receiver) collect(n int) []packet.Train {
 			size = c.groSize
 		}
 		trains = append(trains, packet.Train{
-			Data:    r.bufs[start : start+length : start+length],
+			Data:    buf[start : start+length : start+length],
 			Size:    size,
 			From:    r.from(i),
 			TOS:     c.tos,

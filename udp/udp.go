@@ -42,7 +42,7 @@ const (
 	// 1495 with a batch of 1, 857 of 8, 760 of 16, 733 of 32, 690 of 64, 698 of
 	// 128. Trains do not care (80 ns a datagram from 4 on), but each entry of
 	// the batch has a 64 KiB buffer, so 32 is where the gain ends.
-	DefaultBatch = 32
+	DefaultBatch = netio.ReceiveBatch
 )
 
 // Config is what holds for all sockets of an Underlay.
@@ -50,7 +50,7 @@ type Config struct {
 	Workers int  // descriptors for each receive address and source port; at least 1
 	Rcvbuf  int  // bytes of receive buffer a receive socket; 0: DefaultRcvbuf
 	Sndbuf  int  // bytes of send buffer a source port socket; 0: DefaultSndbuf
-	Batch   int  // entries of one receive; 0: DefaultBatch
+	Batch   int  // entries of one receive, if its buffer has room; 0: DefaultBatch
 	GSO     bool // send runs with UDP_SEGMENT where the kernel can
 	GRO     bool // receive trains with UDP_GRO where the kernel can
 }

@@ -495,7 +495,7 @@ func (r *memReceiver) push(t packet.Train) {
 	r.bell.ring()
 }
 
-func (r *memReceiver) Receive() ([]packet.Train, bool, error) {
+func (r *memReceiver) Receive([]byte) ([]packet.Train, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bell.clear()

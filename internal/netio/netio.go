@@ -168,14 +168,24 @@ type Listener interface {
 	Close() error
 }
 
+// A receive takes up to ReceiveBatch trains or datagrams. Each has ReceiveStride bytes of the
+// buffer, the longest train of 64 KiB and some cache lines: at exact powers of two the headers
+// of all would compete for one set of every cache.
+const (
+	ReceiveBatch  = 32
+	ReceiveStride = 1<<16 + 5*64
+	ReceiveBuffer = ReceiveBatch * ReceiveStride
+)
+
 // Receiver is one receive socket. One worker at a time uses it.
 type Receiver interface {
 	FD() int
-	// Receive returns what is there now, nothing if there is nothing. The
-	// trains and their data are lent until the next Receive. An error is
+	// Receive returns what is there now, nothing if there is nothing, as much as has
+	// room in buf, which is the caller's and of ReceiveBuffer bytes. The trains are lent
+	// until the next Receive, their data is in buf. An error is
 	// returned only when the descriptor is of no more use. With more it is
 	// worth calling again at once.
-	Receive() (trains []packet.Train, more bool, err error)
+	Receive(buf []byte) (trains []packet.Train, more bool, err error)
 	// Overflows is how many datagrams the kernel dropped for want of room.
 	// Anybody may call it until the listener is closed.
 	Overflows() uint64

@@ -112,7 +112,7 @@ func (j *joining) end(w *worker) {
 // socketTurn serves one receive socket.
 func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 	first := i == 0
-	trains, more, err := s.Receivers[i].Receive()
+	trains, more, err := s.Receivers[i].Receive(w.received)
 	if err != nil {
 		w.pool.Owner.SocketFailed(s, err)
 		return outcome{gone: true}

@@ -44,13 +44,14 @@ type worker struct {
 	served int64 // when there was something to do last
 	now    int64 // endpoint clock, taken once per loop
 
-	headers packet.Headers
-	virtio  packet.VirtioHdr
-	rest    packet.VirtioHdr // of a frame being written to a device
-	read    []byte           // frames of the device's turn
-	out     arena            // pieces made of them, and headers that are no template
-	cutter  offload.Cutter
-	reply   [forward.TagLen + icmp.MaxLen]byte // to a frame from the device, behind the room for a tag
+	headers  packet.Headers
+	virtio   packet.VirtioHdr
+	rest     packet.VirtioHdr // of a frame being written to a device
+	read     []byte           // frames of the device's turn
+	received []byte           // of the socket's turn
+	out      arena            // pieces made of them, and headers that are no template
+	cutter   offload.Cutter
+	reply    [forward.TagLen + icmp.MaxLen]byte // to a frame from the device, behind the room for a tag
 
 	superHead [geneve.MaxHeaderLen]byte // of a super-frame's pieces, where it is no template
 
@@ -81,9 +82,10 @@ func newWorker(p *Pool, id int, sender netio.Sender) (*worker, error) {
 	}
 	return &worker{
 		pool: p, id: id, sender: sender, cpu: -1, call: call, stat: -1,
-		snap: &view{Snapshot: new(forward.Snapshot)},
-		read: make([]byte, TurnBytes+packet.VirtioHdrLen+packet.MaxFrame),
-		out:  arena{buf: make([]byte, outArena)},
+		snap:     &view{Snapshot: new(forward.Snapshot)},
+		read:     make([]byte, TurnBytes+packet.VirtioHdrLen+packet.MaxFrame),
+		received: make([]byte, netio.ReceiveBuffer),
+		out:      arena{buf: make([]byte, outArena)},
 	}, nil
 }
 
