@@ -653,10 +653,7 @@ func addPrefixes(to []netip.Prefix, v, example string) ([]netip.Prefix, error) {
 		}
 		all = []netip.Prefix{p}
 	}
-	for _, p := range all {
-		to = append(to, p)
-	}
-	return to, nil
+	return append(to, all...), nil
 }
 
 // prefixTexts is what addPrefixes makes of words, as words.
