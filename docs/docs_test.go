@@ -233,6 +233,9 @@ func TestPlaces(t *testing.T) {
 			}
 			found++
 			code, err := os.ReadFile("../" + m[1])
+			if err != nil { // as the pages say
+				code, err = os.ReadFile("../vtep/internal/" + m[1])
+			}
 			if err != nil {
 				t.Errorf("%s: %s: %v", page, m[0], err)
 			} else if m[2] != "" && !regexp.MustCompile(`(?m)^(func (\([^)]*\) )?|type |\t)`+m[2]+`\b`).Match(code) {
