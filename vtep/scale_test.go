@@ -254,6 +254,32 @@ func TestNoticesOfMany(t *testing.T) {
 	}
 }
 
+// TestFDBOfOne: the entries of one tunnel are told without those of others, and all of them
+// without names.
+func TestFDBOfOne(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	for i := range 3 {
+		cfg := testTunnel(fmt.Sprint("gnv", i), "192.0.2.2")
+		cfg.VNI = geneve.VNI(i)
+		h.add(cfg)
+		h.tunnels[cfg.Device.Name].domains[0].fdb.Learn(scaleMAC(i), 1, h.clock())
+	}
+	for _, tc := range []struct {
+		names []string
+		want  int // with the flood list
+	}{{nil, 6}, {[]string{"gnv1"}, 2}, {[]string{"gnv1", "gnv2"}, 4}, {[]string{"gnv7"}, 0}} {
+		entries := h.FDB(tc.names...)
+		for _, e := range entries {
+			if len(tc.names) > 0 && !slices.Contains(tc.names, e.Tunnel) {
+				t.Errorf("of %v: one of %s", tc.names, e.Tunnel)
+			}
+		}
+		if len(entries) != tc.want {
+			t.Errorf("of %v: %d entries, want %d", tc.names, len(entries), tc.want)
+		}
+	}
+}
+
 // peersHost is a host with one tunnel of n peers.
 func peersHost(b *testing.B, n int) (*Endpoint, Tunnel) {
 	cfg := testTunnel("gnv0")

@@ -192,13 +192,18 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 }
 
 // FDB returns the forwarding tables' entries, those of one tunnel after those
-// of another, with the flood lists as entries of the zero address.
-func (e *Endpoint) FDB() []FDBEntry {
+// of another, with the flood lists as entries of the zero address. It is those of the
+// tunnels that are named, or of all. No change waits for it: versions of a tunnel do not
+// change, and a table takes care of itself.
+func (e *Endpoint) FDB(names ...string) []FDBEntry {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	now := e.clock()
+	tunnels, now := e.sorted(), e.clock()
+	e.mu.Unlock()
 	var all []FDBEntry
-	for _, t := range e.sorted() {
+	for _, t := range tunnels {
+		if len(names) > 0 && !slices.Contains(names, t.port.Name) {
+			continue
+		}
 		all = append(all, t.floodList()...)
 		for i := range t.domains {
 			d := &t.domains[i]

@@ -72,8 +72,12 @@ func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
 	for _, t := range s.endpoint.State().Tunnels {
 		tunnels[t.Config.Device.Name] = &t.Config
 	}
+	var names []string
+	if f.Dev != "" {
+		names = []string{f.Dev}
+	}
 	entries := []control.FDBEntry{}
-	for _, e := range s.endpoint.FDB() {
+	for _, e := range s.endpoint.FDB(names...) {
 		t := tunnels[e.Tunnel]
 		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN ||
 			f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
