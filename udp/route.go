@@ -70,7 +70,7 @@ func (u *Underlay) routeFrom(remote netip.AddrPort, o PortOptions, port uint16) 
 	found, fibErr := u.fib(q)
 	if fibErr == nil {
 		r = Route{
-			Ifindex: found.ifindex, Source: found.source, Learned: found.learned,
+			Ifindex: found.ifindex, Source: found.source, Gateway: found.gateway, Learned: found.learned,
 			Local: found.kind == unix.RTN_LOCAL, Broadcast: found.kind == unix.RTN_BROADCAST,
 		}
 		if r.Local || r.Broadcast {
@@ -188,6 +188,7 @@ type fibRoute struct {
 	kind      uint8 // unix.RTN_UNICAST and so on
 	ifindex   int
 	source    netip.Addr
+	gateway   netip.Addr
 	mtu       int // 0: that of the device
 	learned   bool
 	multipath bool
@@ -249,6 +250,15 @@ func parseFIB(reply []byte) (r fibRoute, err error) {
 		case a.Attr.Type == unix.RTA_PREFSRC:
 			if ip, ok := netip.AddrFromSlice(a.Value); ok {
 				r.source = ip
+			}
+		case a.Attr.Type == unix.RTA_GATEWAY:
+			if ip, ok := netip.AddrFromSlice(a.Value); ok {
+				r.gateway = ip
+			}
+		case a.Attr.Type == unix.RTA_VIA && len(a.Value) > 2:
+			// struct rtvia: a family, then a gateway that is of another one than the route.
+			if ip, ok := netip.AddrFromSlice(a.Value[2:]); ok {
+				r.gateway = ip
 			}
 		case a.Attr.Type == unix.RTA_METRICS:
 			metrics, err := nl.ParseRouteAttr(a.Value)
@@ -413,61 +423,9 @@ func cards(links []netlink.Link, driver func(bus, dev string) string) (found []i
 	return found
 }
 
-// Uppers returns the devices that are stacked on those given, in ascending
-// order and without them: their bridge or bond, VLAN and macvlan devices
-// on top, and so on upwards. What arrives at one of these may have come
-// through one of those. A VRF is none: datagrams of its members arrive
-// under the member's own index.
-func (u *Underlay) Uppers(ifindexes []int) ([]int, error) {
-	links, err := u.routes.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
-	}
-	return uppers(links, ifindexes), nil
-}
-
-func uppers(links []netlink.Link, below []int) []int {
-	vrf := map[int]bool{}
-	for _, l := range links {
-		if l.Type() == "vrf" {
-			vrf[l.Attrs().Index] = true
-		}
-	}
-	seen := map[int]bool{}
-	todo := slices.Clone(below)
-	for _, i := range todo {
-		seen[i] = true
-	}
-	var found []int
-	visit := func(i int) {
-		if i != 0 && !seen[i] && !vrf[i] {
-			seen[i] = true
-			found = append(found, i)
-			todo = append(todo, i)
-		}
-	}
-	for len(todo) > 0 {
-		lower := todo[0]
-		todo = todo[1:]
-		for _, l := range links {
-			a := l.Attrs()
-			if a.Index == lower {
-				visit(a.MasterIndex)
-			}
-			// IFLA_LINK is an index here only without IFLA_LINK_NETNSID; of
-			// a veth it is the other end, which is beside it and not below.
-			if a.ParentIndex == lower && a.NetNsID < 0 && l.Type() != "veth" {
-				visit(a.Index)
-			}
-		}
-	}
-	slices.Sort(found)
-	return found
-}
-
 // Watch tells on the channel that a device, an address, a route or a rule has
 // changed since the last time, however many there were; then is the time to
-// ask Route and Uppers again. The channel is closed after ctx is done.
+// ask Route and Stacked again. The channel is closed after ctx is done.
 func (u *Underlay) Watch(ctx context.Context) (<-chan struct{}, error) {
 	file, err := watchSocket()
 	if err != nil {

@@ -54,6 +54,7 @@ type Endpoint struct {
 	started  time.Time
 
 	recheck chan struct{} // there are doubtful peers
+	unseen  chan struct{} // nobody has looked what is above some device
 	answers answers       // asked ahead of a change
 	// devicesMoved says that others have changed something about devices.
 	devicesMoved chan struct{}
@@ -74,9 +75,9 @@ type Endpoint struct {
 	owners    map[*forward.PortState]*tunnel // as tunnels, by what their peers know of them
 	admitted
 	lastID      uint32
-	lastVersion uint64  // of a tunnel
-	cards       []int32 // as the kernel said last
-	missing     bool    // it was said that an address family is missing
+	lastVersion uint64 // of a tunnel
+	above       above
+	missing     bool // it was said that an address family is missing
 
 	goneDrops count.Drops // of tunnels that are no longer there
 }
@@ -92,6 +93,7 @@ func New(cfg Config) (*Endpoint, error) {
 		workers:      cfg.Workers,
 		started:      time.Now(),
 		recheck:      make(chan struct{}, 1),
+		unseen:       make(chan struct{}, 1),
 		devicesMoved: make(chan struct{}, 1),
 		failures:     make(chan error, 1),
 		speakers:     make(chan speaker, speakerQueue),
@@ -110,7 +112,7 @@ func New(cfg Config) (*Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.cards = e.askCards()
+	e.above.cards = e.askCards()
 	return e, nil
 }
 
@@ -136,6 +138,8 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
+	e.lookAbove()
+	e.lookSoon() // the ways to peers were looked at without knowing that
 	e.mu.Lock()
 	if e.running || e.closed {
 		e.mu.Unlock()
@@ -210,7 +214,7 @@ func (e *Endpoint) publish() error {
 			}
 		}
 	}
-	snap.Own, snap.Cards = e.ownDevices(), e.cards
+	e.guard(snap)
 	return e.pool.Publish(snap)
 }
 

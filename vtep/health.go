@@ -73,8 +73,14 @@ func deviceFaults(p *forward.Port) (broken, unmet []string) {
 }
 
 // pathFault says that none of the peers that are configured can be sent to. One of
-// several that cannot is a fault of that peer, and shows there.
+// several that cannot is a fault of that peer, and shows there, unless it is one of this
+// host: a bridge that should be two.
 func pathFault(p *forward.Port) string {
+	for _, q := range p.Configured {
+		if l := q.Loop.Load(); l != nil && l.Shared && !p.Down {
+			return fmt.Sprintf("tunnel %s cannot send to its peer %s: %s", p.Name, q.Dest.Remote.Addr(), l.Why)
+		}
+	}
 	var first *forward.Peer
 	n, looped := 0, 0
 	for _, q := range p.Configured {

@@ -297,7 +297,11 @@ type memUnderlay struct {
 	routes    map[netip.Addr]netio.Route // of some other ones; guarded by mu
 	asking    func(netip.AddrPort)       // called with every question
 	asked     int                        // questions; guarded by mu
-	carries   int                        // if not 0, longer datagrams are refused; guarded by mu
+	uppers    []netio.Upper              // what is above our devices; guarded by mu, as all up to hopPort
+	locals    []netip.Prefix
+	hop       packet.MAC
+	hopPort   int
+	carries   int // if not 0, longer datagrams are refused; guarded by mu
 	listeners []*memListener
 	shared    map[netio.PortOptions]*packet.PortSet
 	sets      int   // asked for
@@ -421,7 +425,23 @@ func (u *memUnderlay) Cards() ([]int, error) {
 	return u.cards, nil
 }
 
-func (u *memUnderlay) Uppers([]int) ([]int, error) { return nil, nil }
+func (u *memUnderlay) Stacked([]int) ([]netio.Upper, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.uppers, nil
+}
+
+func (u *memUnderlay) Locals() ([]netip.Prefix, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.locals, nil
+}
+
+func (u *memUnderlay) NextHop(hop netip.Addr, _ netio.Upper) (mac packet.MAC, port int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.hop, u.hopPort
+}
 
 func (u *memUnderlay) Watch(context.Context) (<-chan struct{}, error) { return u.changed, nil }
 

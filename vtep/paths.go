@@ -37,6 +37,10 @@ type answer struct {
 	route netio.Route
 	err   error
 	at    int64 // Endpoint.clock when it was asked for
+	// On a bridge that joins tunnel devices with the underlay: the next hop's Ethernet
+	// address, and the port it is behind, as far as is known.
+	hop  packet.MAC
+	port int
 }
 
 // answers are kept for as long as the change takes that they were asked for.
@@ -81,9 +85,10 @@ func (e *Endpoint) ask(questions []question) map[question]answer {
 		if _, ok := asked[q]; !ok {
 			at := e.clock()
 			r, err := e.underlay.Route(q.remote, q.ports)
-			asked[q] = answer{r, err, at}
+			asked[q] = answer{route: r, err: err, at: at}
 		}
 	}
+	e.nextHops(asked)
 	return asked
 }
 
@@ -202,18 +207,12 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer, told *notices) {
 	}
 	// A device's own MTU says nothing of the path: following it would make it smaller
 	// with every look.
-	loop := slices.Contains(e.pool.Snapshot().Own, int32(a.route.Ifindex))
-	if !loop && p.setRoute(a.route, e.clock()) {
+	loop := e.wayBack(t, p, a)
+	if loop == nil && p.setRoute(a.route, e.clock()) {
 		told.add(zap.WarnLevel, "the kernel refuses to send to the peer what the route allows: less is sent; IPsec, or a firewall?", t, p,
 			zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.Limit.Load()+int32(p.Outer)))
 	}
-	if p.Blocked.Swap(loop) != loop {
-		if loop {
-			told.add(zap.ErrorLevel, "the route to the peer leads into a tunnel; nothing is sent to it until it is mended", t, p)
-		} else {
-			told.add(zap.WarnLevel, "the route to the peer no longer leads into the tunnel", t, p)
-		}
-	}
+	setLoop(t, p, loop, told)
 	if p.checkRuns(e.clock()) {
 		told.add(zap.WarnLevel, "the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", t, p)
 	}

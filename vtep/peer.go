@@ -46,6 +46,10 @@ type known struct {
 	link, overhead int
 	loweredSince   int64
 	toldLowered    bool
+	// hopless says that it is not known where on a shared bridge its next hop is, which was
+	// asked for in vain so often.
+	hopless   bool
+	hopsTried int
 	// noRoute is what the log last said of the route.
 	noRoute bool
 	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if

@@ -54,6 +54,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 			return
 		case <-sweep.C:
 			e.sweep()
+			e.checkHops()
 			e.alarm()
 			e.alarmFloods()
 			continue
@@ -83,8 +84,10 @@ func (e *Endpoint) watch(ctx context.Context) {
 			case <-time.After(changePause):
 			}
 			continue
+		case <-e.unseen:
 		case <-poll.C:
 		}
+		e.lookAbove()
 		e.mu.Lock()
 		// In this order: a group's socket would be in the way of those of the
 		// unspecified address on its device.
@@ -93,7 +96,6 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
 		}
 		e.followGroups()
-		e.checkDevices()
 		e.mu.Unlock()
 		start := time.Now()
 		e.checkPaths(anyPeer)
@@ -236,54 +238,4 @@ func (e *Endpoint) alarmFloods() {
 	}
 	slices.Sort(who)
 	e.log.Warn("flooded frames above bum_limit were dropped", zap.Int("sources", len(who)), zap.Strings("first", who[:min(len(who), maxFlaps)]))
-}
-
-// ownDevices returns our devices in the namespace of the sockets, and all
-// that is stacked on them. e.mu is held.
-func (e *Endpoint) ownDevices() []int32 {
-	var here []int
-	for _, t := range e.tunnels {
-		if d := t.device.State(); d.Here {
-			here = append(here, d.Ifindex)
-		}
-	}
-	if len(here) == 0 {
-		return nil
-	}
-	uppers, err := e.underlay.Uppers(here)
-	if err != nil {
-		e.log.Warn("cannot see what is stacked on the tunnel devices", zap.NamedError("err", err))
-	}
-	var own []int32
-	for _, index := range append(here, uppers...) {
-		own = append(own, int32(index))
-	}
-	slices.Sort(own)
-	return slices.Compact(own)
-}
-
-// askCards returns the network cards; none if the kernel does not say.
-func (e *Endpoint) askCards() (cards []int32) {
-	found, err := e.underlay.Cards()
-	if err != nil {
-		e.log.Warn("cannot see which devices are network cards", zap.NamedError("err", err))
-	}
-	for _, index := range found {
-		cards = append(cards, int32(index))
-	}
-	return cards
-}
-
-// checkDevices publishes the own devices and the network cards if they have changed. e.mu is held.
-func (e *Endpoint) checkDevices() {
-	own, snap := e.ownDevices(), e.pool.Snapshot()
-	e.cards = e.askCards()
-	if slices.Equal(own, snap.Own) && slices.Equal(e.cards, snap.Cards) || e.closed || e.stuckError() != nil {
-		return
-	}
-	next := *snap
-	next.Own, next.Cards = own, e.cards
-	if err := e.pool.Publish(&next); err != nil {
-		e.log.Error("workers do not follow", zap.NamedError("err", err))
-	}
 }

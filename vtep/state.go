@@ -176,9 +176,9 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		if limit != 0 {
 			ps.PathMTU = limit + p.Outer
 		}
-		switch {
-		case p.Blocked.Load():
-			ps.Error = "the route to it leads into a tunnel"
+		switch loop := p.Loop.Load(); {
+		case loop != nil:
+			ps.Error = loop.Why
 		case limit == 0:
 			ps.Error = "no route"
 		}

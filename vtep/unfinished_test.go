@@ -209,9 +209,7 @@ func TestFinishedByCards(t *testing.T) {
 			h.underlay.mu.Lock()
 			h.underlay.cards = []int{card}
 			h.underlay.mu.Unlock()
-			h.mu.Lock()
-			h.checkDevices()
-			h.mu.Unlock()
+			h.lookAbove()
 			h.step()
 		}
 		for _, inner := range [][]byte{long, lone} {

@@ -114,17 +114,36 @@ type Underlay interface {
 	// Renew binds and joins again source ports and groups that were bound to
 	// a device, if it has gone and come back, and returns how many sockets.
 	Renew() (int, error)
-	// Uppers returns the devices stacked on those given, to any depth:
-	// bridges and bonds they are in, VLAN and macvlan devices over them.
-	Uppers(ifindexes []int) ([]int, error)
 	// Cards returns the network cards, and what is only stacked on some: what comes
 	// in by them has crossed a wire. The order is ascending.
 	Cards() ([]int, error)
+	// Stacked returns the devices that packets out of those given may come up to: bridges
+	// and bonds they are in, VLAN and macvlan devices over them, to any depth.
+	Stacked(ifindexes []int) ([]Upper, error)
+	// Locals returns what the kernel takes for addresses of this host.
+	Locals() ([]netip.Prefix, error)
+	// NextHop tells where the next hop of a route is that leaves by an Upper with a
+	// Bridge, as far as the kernel knows at this moment; zero values stand for what it
+	// does not.
+	NextHop(hop netip.Addr, by Upper) (mac packet.MAC, port int)
 	// Sent tells what has left so far, for each local address and device.
 	Sent() []packet.Sent
 	// Watch sends a value after links, addresses or routes have changed,
 	// one for many changes, until ctx ends.
 	Watch(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Upper is a device that is stacked on some of ours.
+type Upper struct {
+	Ifindex int
+	Below   []int // ours, in ascending order
+	// Joint names the bridge or bond that joins ours with others; "": all that comes up
+	// to this device is from ours.
+	Joint string
+	// Bridge is its ifindex if its table knows what is behind which port, and VLAN where
+	// in that table this device's neighbours are; 0: it is not told apart.
+	Bridge int
+	VLAN   uint16
 }
 
 // ListenOptions names the receive sockets of one address.
@@ -214,7 +233,8 @@ type Sender interface {
 type Route struct {
 	Ifindex int
 	Source  netip.Addr
-	MTU     int // of the path, in bytes of IP packet, as a socket has it
+	Gateway netip.Addr // the next hop; invalid: the remote itself
+	MTU     int        // of the path, in bytes of IP packet, as a socket has it
 	// Link is the MTU of the device, or a smaller one that an administrator set on the
 	// route. MTU may be below it without Learned: IPsec takes its part, or a router
 	// told the MTU of an IPv6 link.

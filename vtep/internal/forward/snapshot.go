@@ -34,9 +34,11 @@ type Snapshot struct {
 	Open map[VNIKey]*Port
 	// Peers finds the peer of a failed send by packet.Path.Peer.
 	Peers Shards[PeerID, *Peer]
-	// Own are the devices from which no datagram may be taken: tunnel
-	// devices and all that is stacked on them (RFC 8926 section 6.2).
+	// Own are the devices from which no datagram may be taken: tunnel devices and what
+	// is stacked on them (RFC 8926 section 6.2), unless a bridge joins them with others.
 	Own []int32
+	// Guard is what frames are compared with while one does; nil: none does.
+	Guard *Guard
 	// Cards are the devices whose datagrams have crossed a wire: no checksum in them is
 	// unfinished.
 	Cards []int32
@@ -203,6 +205,12 @@ type PeerState struct {
 	Doubtful atomic.Bool
 	// Blocked says that the route leads into a tunnel device of ours.
 	Blocked atomic.Bool
+	// Loop says how; nil: it does not.
+	Loop atomic.Pointer[Loop]
+	// Hop is the Ethernet address of the next hop on the bridge that our device is in, too,
+	// 0: there is none, and Echoed when that was last seen to speak inside, 0: never.
+	Hop    atomic.Uint64
+	Echoed atomic.Int64
 	// BUMDue is the state of the limit of what it floods, and flooded counts
 	// what was above it; the watcher has told of toldFloods of these.
 	BUMDue     atomic.Int64
@@ -210,6 +218,12 @@ type PeerState struct {
 	ToldFloods uint64
 
 	Traffic []count.Traffic // by worker
+}
+
+// Loop is why what is sent to a peer would come back to us.
+type Loop struct {
+	Why    string
+	Shared bool // a bridge or bond joins our devices with the underlay
 }
 
 // Port is where the peer's frames go. The newest one holds for all: a change of the tunnel

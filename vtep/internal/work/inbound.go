@@ -203,6 +203,9 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 		}
 		a.train, a.vni, a.peer, a.seg = t, hdr.VNI, from, seg
 	}
+	if g := w.snap.Guard; g != nil && w.refuses(g, a.peer, frame) {
+		return count.DropReinjected
+	}
 	if reason := a.seg.FromPeer(a.peer, hdr.Protocol, frame, &w.headers, t.TOS, &a.source, w.now); reason != forward.Delivered {
 		return reason
 	}
@@ -210,6 +213,24 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	a.bytes += uint64(len(frame))
 	w.deliver(datagram, len(datagram)-len(frame))
 	return forward.Delivered
+}
+
+// refuses reports whether a frame from a peer must not be written to a device that shares
+// a bridge with the underlay.
+func (w *worker) refuses(g *forward.Guard, from *forward.Peer, frame []byte) bool {
+	packet.Walk(frame, from.Port().L3, &w.headers)
+	if g.ForUs(frame, &w.headers) {
+		return true
+	}
+	if from.Port().L3 {
+		return false
+	}
+	yes, fresh := from.Echoes(frame, w.now)
+	if fresh {
+		from.Doubtful.Store(true)
+		w.pool.Owner.PathChanged()
+	}
+	return yes
 }
 
 func isPayload(protocol uint16) bool {

@@ -81,6 +81,10 @@ func (w *worker) outbound(p *forward.Port, hdr *packet.VirtioHdr, bytes []byte) 
 		w.lose(&f, reason)
 		return f.pieces
 	}
+	if g := w.snap.Guard; g != nil && g.Ours(f.bytes, &w.headers) {
+		w.lose(&f, count.DropLoop)
+		return f.pieces
+	}
 	if reason, ok := f.seg.Takes(p, f.bytes, &w.headers, w.now); !ok {
 		w.lose(&f, reason)
 		return f.pieces
