@@ -253,11 +253,12 @@ func check(cfg *Tunnel) error {
 			return fmt.Errorf("remote %s is the local address: %w", r, unix.EINVAL)
 		}
 	}
-	for _, p := range spec.CheckRoutes(cfg) {
-		if p.Taken {
-			return fmt.Errorf("%s: %w", p.Text, errExists)
+	if problems := spec.CheckRoutes(cfg); len(problems) > 0 {
+		var errno error = unix.EINVAL
+		if problems[0].Taken {
+			errno = errExists
 		}
-		return fmt.Errorf("%s: %w", p.Text, unix.EINVAL)
+		return fmt.Errorf("%s: %w", problems[0].Text, errno)
 	}
 	return nil
 }
