@@ -106,7 +106,7 @@ func (g *gvtep) settled() (n int) {
 		if same++; now != n {
 			n, same = now, 0
 		}
-		return same > 5
+		return same > 50
 	})
 	return n
 }
