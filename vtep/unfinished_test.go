@@ -227,6 +227,17 @@ func TestFinishedByCards(t *testing.T) {
 			}
 		}
 	}
+	// Of one message of the kernel about several datagrams, a card's is a train.
+	super, _ := udpSuper(3*1000, 1000)
+	for _, device := range []int32{card, veth} {
+		data := good(super)
+		h.underlay.inject(addr("192.0.2.2"), 6081, 0, device, 1000, data)
+		h.step()
+		out := q.take()
+		if whole := len(out) == 1 && bytes.Equal(out[0].bytes, super); whole != (device == veth) {
+			t.Errorf("device %d, a card %t: a train taken for one frame %t", device, device == card, whole)
+		}
+	}
 	// It outlives a change of the tunnels.
 	other := testTunnel("gnv1", "192.0.2.3")
 	other.VNI++
