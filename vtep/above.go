@@ -82,6 +82,7 @@ func (e *Endpoint) lookAbove() {
 	if err := e.pool.Publish(&next); err != nil {
 		e.log.Error("workers do not follow", zapErr(err))
 	}
+	e.renest()
 }
 
 // askCards returns the network cards; none if the kernel does not say.
@@ -118,7 +119,7 @@ func (e *Endpoint) guard(snap *forward.Snapshot) {
 	if unseen = unseen && e.running; !unseen && !e.above.shared() {
 		return
 	}
-	g := &forward.Guard{Remotes: make(map[netip.Addr]struct{})}
+	g := &forward.Guard{Remotes: make(map[netip.Addr]*forward.PeerState)}
 	if len(e.above.locals) > 0 {
 		g.Locals = forward.NewLocals(e.above.locals)
 	}
@@ -131,7 +132,7 @@ func (e *Endpoint) guard(snap *forward.Snapshot) {
 	}
 	for _, t := range e.tunnels {
 		for _, p := range t.peers {
-			g.Remotes[p.Dest.Remote.Addr().WithZone("")] = struct{}{}
+			g.Remotes[p.Dest.Remote.Addr().WithZone("")] = p.PeerState
 		}
 	}
 	snap.Guard = g
@@ -159,14 +160,20 @@ func (e *Endpoint) wayBack(t *tunnel, p *peer, a answer) *forward.Loop {
 	if !over || up.Bridge == 0 {
 		p.Hop.Store(0)
 		p.hopless = false
+		through := int32(p.into)
+		if up.Joint != "" || e.nested.leadsBack(t.id, p.into) {
+			through = 0
+		}
+		p.Through.Store(through)
 		switch {
-		case !e.pool.Snapshot().IsOwn(int32(by)):
+		case p.into == 0 || through != 0:
 			return nil
 		case up.Joint == "":
 			return &forward.Loop{Why: intoTunnel}
 		}
 		return &forward.Loop{Shared: true, Why: intoTunnel + ", as far as can be told: " + e.share(up)}
 	}
+	p.Through.Store(0)
 	p.hopless = a.hop.IsZero() && !p.Dest.Remote.Addr().IsMulticast()
 	switch {
 	case !slices.Contains(up.Below, t.device.State().Ifindex):

@@ -72,3 +72,25 @@ func TestSharedWithUnderlay(t *testing.T) {
 		}
 	}
 }
+
+// TestNesting: which ways lead back to the tunnel that they start from.
+func TestNesting(t *testing.T) {
+	// 1 goes by 10, which is of 2; 2 goes by 20 and 30, which are of 3 and 4; 4 goes by 10 and by
+	// the bridge 50, over the devices of 1 and 3.
+	n := nesting{
+		into:  map[uint32][]int{1: {10}, 2: {20, 30}, 4: {10, 50}},
+		under: map[int][]uint32{5: {1}, 10: {2}, 20: {3}, 30: {4}, 50: {1, 3}},
+	}
+	for _, c := range []struct {
+		tunnel uint32
+		device int
+		back   bool
+	}{
+		{1, 0, false}, {1, 5, true}, {1, 10, true}, {2, 20, false}, {2, 30, true}, {3, 50, true},
+		{3, 10, true}, {3, 20, true}, {4, 10, true}, {4, 20, false}, {9, 10, false},
+	} {
+		if got := n.leadsBack(c.tunnel, c.device); got != c.back {
+			t.Errorf("tunnel %d by device %d: leads back %v, want %v", c.tunnel, c.device, got, c.back)
+		}
+	}
+}

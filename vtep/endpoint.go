@@ -77,6 +77,7 @@ type Endpoint struct {
 	lastID      uint32
 	lastVersion uint64 // of a tunnel
 	above       above
+	nested      nesting
 	missing     bool // it was said that an address family is missing
 
 	goneDrops count.Drops // of tunnels that are no longer there
@@ -215,7 +216,9 @@ func (e *Endpoint) publish() error {
 		}
 	}
 	e.guard(snap)
-	return e.pool.Publish(snap)
+	err := e.pool.Publish(snap)
+	e.renest()
+	return err
 }
 
 // sorted returns all tunnels in the order of their names.

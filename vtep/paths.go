@@ -172,6 +172,7 @@ func (e *Endpoint) checkPaths(which func(*tunnel, *peer) bool) {
 	if e.closed {
 		return
 	}
+	e.noteWays(doubted, func(p *peer) (answer, bool) { return asked[p.question], true })
 	var told notices
 	var looked *tunnel // the peers of one come together
 	for _, before := range doubted {
@@ -229,6 +230,7 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer, told *notices) {
 // takeAnswers acts on what was asked ahead about the peers of a tunnel that has come or
 // changed. e.mu is held.
 func (e *Endpoint) takeAnswers(t *tunnel) {
+	e.noteWays(t.fresh, func(p *peer) (answer, bool) { return e.answers.get(p.question) })
 	var told notices
 	for _, p := range t.fresh {
 		if a, ok := e.answers.get(p.question); ok {

@@ -50,6 +50,8 @@ type known struct {
 	// asked for in vain so often.
 	hopless   bool
 	hopsTried int
+	// into is the device of ours that the route leads into, 0: into none.
+	into int
 	// noRoute is what the log last said of the route.
 	noRoute bool
 	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if

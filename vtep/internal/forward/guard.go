@@ -18,7 +18,7 @@ import (
 // bridge. It is never changed once published.
 type Guard struct {
 	Listening []netip.AddrPort // unspecified: all addresses of this host
-	Remotes   map[netip.Addr]struct{}
+	Remotes   map[netip.Addr]*PeerState
 	Locals    *Locals // nil: not known, so that any may be one
 }
 
@@ -64,8 +64,7 @@ func (g *Guard) Ours(frame []byte, h *packet.Headers) bool {
 		return false
 	}
 	src, dst := innerAddresses(frame, h)
-	_, ok := g.Remotes[dst]
-	return ok && g.Locals.have(src)
+	return g.Remotes[dst] != nil && !g.carried(dst) && g.Locals.have(src)
 }
 
 // ForUs reports whether a frame to a device may become a datagram to one of our sockets:
@@ -78,7 +77,10 @@ func (g *Guard) ForUs(frame []byte, h *packet.Headers) bool {
 	if !udp {
 		return false
 	}
-	_, dst := innerAddresses(frame, h)
+	src, dst := innerAddresses(frame, h)
+	if g.carried(src) {
+		return false // workers compare the device that its datagrams come from
+	}
 	for _, s := range g.Listening {
 		if known && s.Port() != port {
 			continue
@@ -88,6 +90,13 @@ func (g *Guard) ForUs(frame []byte, h *packet.Headers) bool {
 		}
 	}
 	return false
+}
+
+// carried reports whether an address is that of a peer that is reached through another
+// tunnel of ours, so that its datagrams are frames of that one.
+func (g *Guard) carried(remote netip.Addr) bool {
+	p := g.Remotes[remote]
+	return p != nil && p.Through.Load() != 0
 }
 
 func isTag(etherType uint16) bool {

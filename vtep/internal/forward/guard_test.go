@@ -12,7 +12,7 @@ import (
 func guardOf(locals ...string) *Guard {
 	g := &Guard{
 		Listening: []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:6081"), netip.MustParseAddrPort("[fd00::1]:7000"), netip.MustParseAddrPort("239.1.1.1:6081")},
-		Remotes:   map[netip.Addr]struct{}{netip.MustParseAddr("10.0.0.2"): {}, netip.MustParseAddr("fd00::2"): {}},
+		Remotes:   map[netip.Addr]*PeerState{netip.MustParseAddr("10.0.0.2"): {}, netip.MustParseAddr("fd00::2"): {}},
 	}
 	if locals != nil {
 		var prefixes []netip.Prefix

@@ -34,7 +34,8 @@ type Snapshot struct {
 	Open map[VNIKey]*Port
 	// Peers finds the peer of a failed send by packet.Path.Peer.
 	Peers Shards[PeerID, *Peer]
-	// Own are the devices from which no datagram may be taken: tunnel devices and what
+	// Own are the devices from which no datagram may be taken, but of a peer that is reached
+	// through them (PeerState.Through): tunnel devices and what
 	// is stacked on them (RFC 8926 section 6.2), unless a bridge joins them with others.
 	Own []int32
 	// Guard is what frames are compared with while one does; nil: none does.
@@ -203,10 +204,14 @@ type PeerState struct {
 	Refused, Ceiling, Refusals atomic.Int32
 	// doubtful: its route is to be asked for again at once.
 	Doubtful atomic.Bool
-	// Blocked says that the route leads into a tunnel device of ours.
+	// Blocked says that the route leads back into the peer's own tunnel.
 	Blocked atomic.Bool
 	// Loop says how; nil: it does not.
 	Loop atomic.Pointer[Loop]
+	// Through is the device, a tunnel's or stacked on one, by which the way to the peer leads
+	// through another tunnel of ours and not back, 0: there is none. What the peer
+	// sends may come out of that device, and out of no other of ours.
+	Through atomic.Int32
 	// Hop is the Ethernet address of the next hop on the bridge that our device is in, too,
 	// 0: there is none, and Echoed when that was last seen to speak inside, 0: never.
 	Hop    atomic.Uint64
@@ -308,6 +313,14 @@ func (snap *Snapshot) Listening(key VNIKey) (known bool, open *Port) {
 		}
 	}
 	return known, open
+}
+
+// Reinjected reports whether a datagram comes out of a tunnel device of ours, where it was
+// carried inside the overlay: tenants do not speak to us (RFC 8926 section 6.2). A
+// peer that is reached through another tunnel of ours does; from is nil if the sender is
+// unknown, and ifindex 0 if the device is.
+func (snap *Snapshot) Reinjected(ifindex int32, from *Peer) bool {
+	return ifindex != 0 && snap.IsOwn(ifindex) && (from == nil || from.Through.Load() != ifindex)
 }
 
 // IsOwn reports whether a device is one of ours, or stacked on one.

@@ -122,13 +122,6 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 	for i := range trains {
 		t := &trains[i]
 		did.moved += len(t.Data)
-		if t.Ifindex != 0 && w.snap.IsOwn(t.Ifindex) {
-			// A GENEVE packet that was carried inside the overlay: tenants
-			// do not speak to us (RFC 8926 section 6.2).
-			w.drops.Rx[count.DropReinjected].Add(t.Count())
-			n += int(t.Count())
-			continue
-		}
 		if t.Broadcast {
 			// A VTEP is spoken to by its address. All sockets have a copy.
 			if first {
@@ -195,6 +188,9 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 			r.peer, r.seg = w.snap.Admitted(&key)
 		}
 		from, seg := w.recent.peer, w.recent.seg
+		if w.snap.Reinjected(t.Ifindex, from) {
+			return count.DropReinjected
+		}
 		if from == nil {
 			if !isPayload(hdr.Protocol) {
 				return count.DropBadProtocol
