@@ -3,7 +3,7 @@ package config
 import (
 	"net/netip"
 
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 )
 
 // claims are what tunnels have for themselves. Every question is answered by
@@ -52,7 +52,7 @@ type reach struct {
 // admission both: by what a packet is known to be for a tunnel.
 type segmentOn struct {
 	listening
-	vni geneve.VNI
+	vni packet.VNI
 }
 
 type correspondence struct {
@@ -62,7 +62,7 @@ type correspondence struct {
 
 type admission struct {
 	correspondence
-	vni geneve.VNI
+	vni packet.VNI
 }
 
 // vlanMap is the map of a trunk.
@@ -184,7 +184,7 @@ func (s listening) overlaps() (all []reach) {
 }
 
 // heard finds a tunnel that has a segment of t with the same remote.
-func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni geneve.VNI, found bool) {
+func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni packet.VNI, found bool) {
 	at := listeningOf(t, remote)
 	from := correspondence{at, remote}
 	if !t.NoVNI {
@@ -212,7 +212,7 @@ func (c *claims) heard(t *Tunnel, remote netip.Addr) (by claimant, vni geneve.VN
 }
 
 // sharedVNI returns the first VNI of t that is among those of a map.
-func sharedVNI(t *Tunnel, vlans []VLAN) (geneve.VNI, bool) {
+func sharedVNI(t *Tunnel, vlans []VLAN) (packet.VNI, bool) {
 	for _, v := range vlans {
 		if !t.NoVNI && v.VNI <= t.VNI && t.VNI <= v.LastVNI() {
 			return t.VNI, true

@@ -7,7 +7,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2/unstable"
 
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 )
 
 // tunnel reads a [[tunnel]], which is several if its id is a range.
@@ -93,7 +93,7 @@ func (l *loader) tunnel(f *file, n *node) {
 	}
 	template := t.Device.Name
 	for id := ids.from; id <= ids.to; id++ {
-		t.VNI, t.NoVNI = geneve.VNI(id), false
+		t.VNI, t.NoVNI = packet.VNI(id), false
 		t.Device.Name = strings.Replace(template, "%d", itoa(id), 1)
 		if !l.complete(d, t) {
 			return // the others of the range have the same mistake

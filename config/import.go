@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"gvtep/fdb"
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 )
 
 // Import turns what iproute2 says of the kernel's vxlan and geneve devices into
@@ -570,7 +570,7 @@ func (t *translation) table(entries []kernelEntry) {
 			entry.Port = uint16(e.Port)
 		}
 		if e.VNI != nil && *e.VNI >= 0 && *e.VNI < 1<<24 {
-			entry.VNI, entry.HasVNI = geneve.VNI(*e.VNI), true
+			entry.VNI, entry.HasVNI = packet.VNI(*e.VNI), true
 		}
 		if other, twice := there[idOf(&entry)]; twice {
 			if other != entry {

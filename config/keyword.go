@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"gvtep/fdb"
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 	"gvtep/vtep/spec"
 )
 
@@ -346,7 +346,7 @@ func entryKeywords() []entry[Entry] {
 		custom(Keyword{Name: "vni", Arg: "VNI", Live: true, Usage: "VNI to send with, if it is not the tunnel's", Number: true, Min: 0, Max: 1<<24 - 1},
 			func(e *Entry, v string) error {
 				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
-				e.VNI, e.HasVNI = geneve.VNI(n), err == nil
+				e.VNI, e.HasVNI = packet.VNI(n), err == nil
 				return err
 			},
 			func(e *Entry) []string {
@@ -360,7 +360,7 @@ func entryKeywords() []entry[Entry] {
 		custom(Keyword{Name: "src_vni", Arg: "VNI", Live: true, Usage: "VNI of that VLAN, in place of vlan", Number: true, Min: 0, Max: 1<<24 - 1},
 			func(e *Entry, v string) error {
 				n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
-				e.SrcVNI, e.HasSrcVNI = geneve.VNI(n), err == nil
+				e.SrcVNI, e.HasSrcVNI = packet.VNI(n), err == nil
 				return err
 			},
 			func(e *Entry) []string {
@@ -533,7 +533,7 @@ func defaultLog() Log { return Log{Level: "info", Format: "auto"} }
 func setID(t *Tunnel, v string) error {
 	n, err := parseNumber(v, 0, 1<<24-1, wantVNI)
 	if err == nil {
-		t.VNI, t.NoVNI = geneve.VNI(n), false
+		t.VNI, t.NoVNI = packet.VNI(n), false
 	}
 	return err
 }

@@ -11,7 +11,6 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
 )
 
 // largeTunnel has as many peers, and entries behind them, as are asked for.
@@ -42,7 +41,7 @@ func BenchmarkCheck(b *testing.B) {
 				b.Fatal(err)
 			}
 			for i := range t.Entries {
-				t.Entries[i].SrcVNI, t.Entries[i].HasSrcVNI = geneve.VNI(10_000+i%4094), true
+				t.Entries[i].SrcVNI, t.Entries[i].HasSrcVNI = packet.VNI(10_000+i%4094), true
 			}
 			for b.Loop() {
 				again := t

@@ -9,7 +9,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2/unstable"
 
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 	"gvtep/vtep/spec"
 )
 
@@ -33,7 +33,7 @@ func ParseVLAN(vid, id string) (VLAN, error) {
 	if vids, vnis := int(last-first)+1, to-from+1; vids != vnis {
 		return VLAN{}, fmt.Errorf("vid %s is %d, and id %s is %d: give as many of each", plain(vid), vids, plain(id), vnis)
 	}
-	return VLAN{First: first, Last: last, VNI: geneve.VNI(from)}, nil
+	return VLAN{First: first, Last: last, VNI: packet.VNI(from)}, nil
 }
 
 // ParseVIDs reads VID[-VID].
@@ -62,7 +62,7 @@ func parseRange(s string, lo, hi int, want string) (from, to int, err error) {
 func AddVLAN(t *Tunnel, v VLAN) error {
 	for _, o := range t.VLANs {
 		if v.First <= o.Last && o.First <= v.Last {
-			return &TakenError{fmt.Sprintf("vlan %d has id %d", max(v.First, o.First), o.VNI+geneve.VNI(max(v.First, o.First)-o.First))}
+			return &TakenError{fmt.Sprintf("vlan %d has id %d", max(v.First, o.First), o.VNI+packet.VNI(max(v.First, o.First)-o.First))}
 		}
 		if v.VNI <= o.LastVNI() && o.VNI <= v.LastVNI() {
 			id := max(v.VNI, o.VNI)
@@ -95,7 +95,7 @@ func DeleteVLANs(t *Tunnel, first, last uint16) bool {
 			rest = append(rest, VLAN{First: o.First, Last: from - 1, VNI: o.VNI})
 		}
 		if to < o.Last {
-			rest = append(rest, VLAN{First: to + 1, Last: o.Last, VNI: o.VNI + geneve.VNI(to+1-o.First)})
+			rest = append(rest, VLAN{First: to + 1, Last: o.Last, VNI: o.VNI + packet.VNI(to+1-o.First)})
 		}
 	}
 	if there != int(last-first)+1 {
@@ -110,7 +110,7 @@ func DeleteVLANs(t *Tunnel, first, last uint16) bool {
 func HasVLAN(t *Tunnel, v VLAN) bool {
 	there := 0
 	for vid, vni := range segmentsOf(t) {
-		if v.First <= vid && vid <= v.Last && vni == v.VNI+geneve.VNI(vid-v.First) {
+		if v.First <= vid && vid <= v.Last && vni == v.VNI+packet.VNI(vid-v.First) {
 			there++
 		}
 	}
@@ -132,14 +132,14 @@ func tidyVLANs(all []VLAN) []VLAN {
 
 // segments yields all segments of a tunnel: VLAN ID and VNI, without a VLAN
 // first.
-func segmentsOf(t *Tunnel) iter.Seq2[uint16, geneve.VNI] {
-	return func(yield func(uint16, geneve.VNI) bool) {
+func segmentsOf(t *Tunnel) iter.Seq2[uint16, packet.VNI] {
+	return func(yield func(uint16, packet.VNI) bool) {
 		if !t.NoVNI && !yield(0, t.VNI) {
 			return
 		}
 		for _, v := range t.VLANs {
 			for vid := v.First; vid <= v.Last; vid++ {
-				if !yield(vid, v.VNI+geneve.VNI(vid-v.First)) {
+				if !yield(vid, v.VNI+packet.VNI(vid-v.First)) {
 					return
 				}
 			}
@@ -152,12 +152,12 @@ func Place(t *Tunnel, e *Entry) error { return placementOf(t).place(e) }
 
 // placement is the VLANs of a tunnel by their VNI, and which there are.
 type placement struct {
-	byVNI map[geneve.VNI]uint16
+	byVNI map[packet.VNI]uint16
 	there set[uint16]
 }
 
 func placementOf(t *Tunnel) placement {
-	p := placement{map[geneve.VNI]uint16{}, set[uint16]{}}
+	p := placement{map[packet.VNI]uint16{}, set[uint16]{}}
 	for vid, vni := range segmentsOf(t) {
 		p.byVNI[vni] = vid
 		p.there.add(vid)

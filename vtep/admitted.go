@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -87,13 +87,13 @@ func (e *Endpoint) conflicts(t, old *tunnel) error {
 // conflict finds a tunnel that admits the same as p would for t, in its own segment and in
 // those of VLANs.
 func (e *Endpoint) conflict(t *tunnel, p *peer, own bool, vlans []domain) error {
-	taken := func(other *forward.Peer, vni geneve.VNI) error {
+	taken := func(other *forward.Peer, vni packet.VNI) error {
 		if other == nil || other.Tunnel == t.state {
 			return nil
 		}
 		return fmt.Errorf("tunnel %s has VNI %d with it on the same socket: %w", e.owners[other.Tunnel].port.Name, vni, errExists)
 	}
-	trunks := func(s forward.Source, vni geneve.VNI) error {
+	trunks := func(s forward.Source, vni packet.VNI) error {
 		for _, other := range e.sources.Get(s) {
 			if e.owners[other.Tunnel].port.Trunk.ByVNI[vni] != nil {
 				if err := taken(other, vni); err != nil {

@@ -13,7 +13,6 @@ import (
 
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 )
 
 // TestSet changes a tunnel that is there: device, counters, and what was
@@ -301,14 +300,14 @@ func TestExchangeSockets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, new(memWire), 1, "192.0.2.1", "192.0.2.9", "fd00::1")
 			for _, cfg := range tc.before {
-				cfg.VNI = geneve.VNI(cfg.Device.Name[0])
+				cfg.VNI = packet.VNI(cfg.Device.Name[0])
 				if err := h.Add(cfg); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for _, list := range [][]Tunnel{tc.change.Set, tc.change.Add} {
 				for i := range list {
-					list[i].VNI = geneve.VNI(list[i].Device.Name[0])
+					list[i].VNI = packet.VNI(list[i].Device.Name[0])
 				}
 			}
 			open := len(h.underlay.listeners)

@@ -20,7 +20,6 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/work"
 )
 
@@ -111,7 +110,7 @@ func datagram(first, flags byte, protocol uint16, vni uint32, options, inner []b
 	return slices.Concat(b, options, inner)
 }
 
-func good(inner []byte) []byte { return datagram(0, 0, geneve.ProtoEthernet, testVNI, nil, inner) }
+func good(inner []byte) []byte { return datagram(0, 0, packet.EtherTypeEthernet, testVNI, nil, inner) }
 
 // TestDatagrams sends one datagram each to an endpoint and looks at what
 // reaches the device and which counter moved: the table of the bad packets.
@@ -983,7 +982,7 @@ func TestLiveChange(t *testing.T) {
 	}()
 	for i := range 50 {
 		other := testTunnel(fmt.Sprintf("t%d", i), "192.0.2.2")
-		other.VNI = geneve.VNI(i)
+		other.VNI = packet.VNI(i)
 		if err := a.Add(other); err != nil {
 			t.Fatal(err)
 		}

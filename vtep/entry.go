@@ -11,7 +11,6 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -211,7 +210,7 @@ func checkEntry(cfg *Tunnel, entry *Entry) error {
 	case cfg.Local.IsValid() && cfg.Local.Is4() != r.Is4():
 		return fmt.Errorf("dst %s and local %s are of different families: %w", r, cfg.Local, unix.EINVAL)
 	case entry.HasVNI && !entry.VNI.Valid():
-		return fmt.Errorf("vni %d: want 0 to %d: %w", entry.VNI, geneve.MaxVNI, unix.EINVAL)
+		return fmt.Errorf("vni %d: want 0 to %d: %w", entry.VNI, packet.MaxVNI, unix.EINVAL)
 	}
 	return nil
 }

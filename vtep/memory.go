@@ -12,7 +12,6 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -26,7 +25,7 @@ type Memory struct {
 // TunnelMemory is the memory of one tunnel.
 type TunnelMemory struct {
 	Device netio.DeviceOptions // as it was asked for
-	VNI    geneve.VNI
+	VNI    packet.VNI
 	ByHand []Entry // that neither the configuration nor learning made
 	Table  []Learned
 	Peers  []PeerMemory
@@ -35,11 +34,11 @@ type TunnelMemory struct {
 // Learned is an entry of the table, with its destination.
 type Learned struct {
 	VLAN          uint16     // of a trunk; 0: its own segment
-	Segment       geneve.VNI // that it is in
+	Segment       packet.VNI // that it is in
 	MAC           packet.MAC
 	Local         bool // behind our own device
 	Remote        netip.AddrPort
-	VNI           geneve.VNI // sent with, if HasVNI
+	VNI           packet.VNI // sent with, if HasVNI
 	HasVNI        bool
 	Via           string
 	NoPeer        bool // it was set by hand, to where no peer is
@@ -252,7 +251,7 @@ func (p *peer) lastSeen(e *Endpoint) time.Time {
 // it asks the kernel nothing.
 type Brief struct {
 	Name  string
-	VNI   geneve.VNI
+	VNI   packet.VNI
 	NoVNI bool // a trunk without a segment of its own
 	MTU   int
 	Up    bool

@@ -10,7 +10,7 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -337,7 +337,7 @@ func (t *tunnel) autoMTU() int {
 		if t.config.Local.Is4() {
 			outer = ipUDPLen(t.config.Local)
 		}
-		return forward.AssumedMTU - outer - geneve.HeaderLen - link
+		return forward.AssumedMTU - outer - encap.HeaderLen - link
 	}
 	mtu := 0
 	for _, p := range t.peers {

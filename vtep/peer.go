@@ -15,7 +15,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -371,7 +371,7 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 
 // headerVNI is the VNI in the headers of datagrams to p: where the segment of
 // the frame has another one, it is put over it.
-func (t *tunnel) headerVNI(p *peer) geneve.VNI {
+func (t *tunnel) headerVNI(p *peer) packet.VNI {
 	if p.Dest.HasVNI {
 		return p.Dest.VNI
 	}
@@ -488,15 +488,15 @@ func (t *tunnel) segment(d *domain, shared *forward.Rules) forward.Segment {
 	}
 }
 
-// headers makes the GENEVE headers of datagrams: on an L2 tunnel both are the
-// same, on an L3 tunnel the second is for IPv6.
-func headers(l3 bool, vni geneve.VNI) (h [2][]byte, err error) {
-	protocols := [2]uint16{geneve.ProtoEthernet, geneve.ProtoEthernet}
+// headers makes the headers of datagrams: on an L2 tunnel both are the same, on an L3
+// tunnel the second is for IPv6.
+func headers(l3 bool, vni packet.VNI) (h [2][]byte, err error) {
+	protocols := [2]uint16{packet.EtherTypeEthernet, packet.EtherTypeEthernet}
 	if l3 {
-		protocols = [2]uint16{geneve.ProtoIPv4, geneve.ProtoIPv6}
+		protocols = [2]uint16{packet.EtherTypeIPv4, packet.EtherTypeIPv6}
 	}
 	for i, protocol := range protocols {
-		if h[i], err = geneve.AppendHeader(nil, geneve.Header{VNI: vni, Protocol: protocol}); err != nil {
+		if h[i], err = encap.Geneve.AppendHeader(nil, vni, protocol); err != nil {
 			return h, err
 		}
 	}

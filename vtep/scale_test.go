@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
 )
 
 func scaleMAC(i int) packet.MAC {
@@ -124,7 +123,7 @@ func TestChangeTouchesItsOwn(t *testing.T) {
 	h := newHost(t, new(memWire), 2, "192.0.2.1")
 	tunnel := func(i int) Tunnel {
 		cfg := testTunnel(fmt.Sprint("gnv", i))
-		cfg.VNI = geneve.VNI(i)
+		cfg.VNI = packet.VNI(i)
 		for j := range peers {
 			cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(j)})
 		}
@@ -222,7 +221,7 @@ func TestNoticesOfMany(t *testing.T) {
 	h.log = zap.New(core)
 	for i := range 2 {
 		cfg := testTunnel(fmt.Sprint("gnv", i))
-		cfg.VNI = geneve.VNI(i)
+		cfg.VNI = packet.VNI(i)
 		for j := range 300 {
 			cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(j)})
 		}
@@ -260,7 +259,7 @@ func TestFDBOfOne(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	for i := range 3 {
 		cfg := testTunnel(fmt.Sprint("gnv", i), "192.0.2.2")
-		cfg.VNI = geneve.VNI(i)
+		cfg.VNI = packet.VNI(i)
 		h.add(cfg)
 		h.tunnels[cfg.Device.Name].domains[0].fdb.Learn(scaleMAC(i), 1, h.clock())
 	}
@@ -345,7 +344,7 @@ func BenchmarkTunnels(b *testing.B) {
 			var c Change
 			for i := range n {
 				cfg := testTunnel(fmt.Sprint("gnv", i), "198.51.100.1", "198.51.100.2")
-				cfg.VNI = geneve.VNI(i)
+				cfg.VNI = packet.VNI(i)
 				c.Add = append(c.Add, cfg)
 			}
 			if err := e.Apply(c); err != nil {

@@ -8,7 +8,6 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 )
 
 // State is the endpoint at one moment, for people and programs to look at.
@@ -97,10 +96,10 @@ type FDBEntry struct {
 	fdb.Entry
 	Tunnel string
 	VLAN   uint16         // of a trunk; 0: no tag
-	ID     geneve.VNI     // of the segment that the entry is in
+	ID     packet.VNI     // of the segment that the entry is in
 	Local  bool           // behind our own device
 	Remote netip.AddrPort // the peer, unless Local
-	VNI    geneve.VNI
+	VNI    packet.VNI
 	Via    string // underlay device; "": as the route says
 	Flood  bool   // a flood list entry
 	// Whether port and VNI are other than the tunnel's and the segment's.

@@ -9,8 +9,8 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
+	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/forward"
 	"gvtep/vtep/spec"
 )
@@ -28,13 +28,13 @@ import (
 func isTrunk(cfg *Tunnel) bool { return cfg.NoVNI || len(cfg.VLANs) > 0 }
 
 // vniOf returns the VNI of a VLAN, 0 standing for no tag.
-func vniOf(cfg *Tunnel, vid uint16) (geneve.VNI, bool) {
+func vniOf(cfg *Tunnel, vid uint16) (packet.VNI, bool) {
 	if vid == 0 {
 		return cfg.VNI, !cfg.NoVNI
 	}
 	for _, r := range cfg.VLANs {
 		if r.First <= vid && vid <= r.Last {
-			return r.VNI + geneve.VNI(vid-r.First), true
+			return r.VNI + packet.VNI(vid-r.First), true
 		}
 	}
 	return 0, false
@@ -56,16 +56,16 @@ func vidsOf(cfg *Tunnel) map[uint16]struct{} {
 
 // checkVLANs refuses a map that is none.
 func checkVLANs(cfg *Tunnel) error {
-	vids, vnis := map[uint16]bool{}, map[geneve.VNI]bool{}
+	vids, vnis := map[uint16]bool{}, map[packet.VNI]bool{}
 	if !cfg.NoVNI {
 		vnis[cfg.VNI] = true
 	}
 	for _, r := range cfg.VLANs {
 		if r.First < 1 || r.First > r.Last || r.Last > spec.MaxVID || !r.LastVNI().Valid() {
-			return fmt.Errorf("vlan %d-%d with id %d: want VLAN IDs from 1 to %d, and VNIs up to %d: %w", r.First, r.Last, r.VNI, spec.MaxVID, geneve.MaxVNI, unix.EINVAL)
+			return fmt.Errorf("vlan %d-%d with id %d: want VLAN IDs from 1 to %d, and VNIs up to %d: %w", r.First, r.Last, r.VNI, spec.MaxVID, packet.MaxVNI, unix.EINVAL)
 		}
 		for vid := r.First; vid <= r.Last; vid++ {
-			vni := r.VNI + geneve.VNI(vid-r.First)
+			vni := r.VNI + packet.VNI(vid-r.First)
 			if vids[vid] || vnis[vni] {
 				return fmt.Errorf("vlan %d with id %d: one of them is given twice: %w", vid, vni, errExists)
 			}
@@ -78,7 +78,7 @@ func checkVLANs(cfg *Tunnel) error {
 // domain is what lives on of a segment when the configuration changes.
 type domain struct {
 	vid        uint16 // 0: the tunnel's own segment
-	vni        geneve.VNI
+	vni        packet.VNI
 	fdb        *fdb.Table
 	bumDue     *atomic.Int64
 	neighbours *neigh.Table    // what neigh_suppress answers from; nil: off
@@ -95,7 +95,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 		n += int(r.Last-r.First) + 1
 	}
 	all := make([]domain, 0, n)
-	add := func(vid uint16, vni geneve.VNI) {
+	add := func(vid uint16, vni packet.VNI) {
 		d := domain{vid: vid, vni: vni}
 		if i, ok := slices.BinarySearchFunc(before, vid, domain.compare); ok && before[i].vni == vni {
 			d = before[i]
@@ -120,7 +120,7 @@ func (e *Endpoint) domains(t *tunnel, before []domain) []domain {
 	add(0, cfg.VNI)
 	for _, r := range cfg.VLANs {
 		for vid := r.First; vid <= r.Last; vid++ {
-			add(vid, r.VNI+geneve.VNI(vid-r.First))
+			add(vid, r.VNI+packet.VNI(vid-r.First))
 		}
 	}
 	slices.SortFunc(all, func(a, b domain) int { return a.compare(b.vid) })
@@ -148,7 +148,7 @@ func (t *tunnel) domain(vid uint16) *domain {
 
 // newTrunk makes the segments of all VLANs.
 func (t *tunnel) newTrunk(own *forward.Segment) *forward.Trunk {
-	tr := &forward.Trunk{ByVNI: make(map[geneve.VNI]*forward.Segment, len(t.domains))}
+	tr := &forward.Trunk{ByVNI: make(map[packet.VNI]*forward.Segment, len(t.domains))}
 	// Beside the VLANs a tag of a peer's would be a way into them. That holds
 	// for all kinds of tags: the kernel takes off one without an ID and looks
 	// at the next (net/core/dev.c, check_vlan_id).
@@ -168,7 +168,7 @@ func (t *tunnel) newTrunk(own *forward.Segment) *forward.Trunk {
 // VLANState is one VLAN of a trunk at one moment.
 type VLANState struct {
 	VID   uint16
-	VNI   geneve.VNI
+	VNI   packet.VNI
 	Stats count.Stats // what the kernel refused to send is among what was sent
 	FDB   FDBState
 }

@@ -16,7 +16,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -36,7 +36,7 @@ func withTag(f []byte, tpid, tci uint16) []byte {
 
 // ofVNI is a datagram of a segment.
 func ofVNI(vni uint32, inner []byte) []byte {
-	return datagram(0, 0, geneve.ProtoEthernet, vni, nil, inner)
+	return datagram(0, 0, packet.EtherTypeEthernet, vni, nil, inner)
 }
 
 // outVLAN feeds a frame in a VLAN and returns where it went, as peer and VNI.
@@ -256,7 +256,7 @@ func TestTrunkSuper(t *testing.T) {
 		var train []byte
 		for i, d := range a.underlay.sent {
 			if i >= pieces/2 {
-				geneve.PutVNI(d.bytes, 5011)
+				encap.PutVNI(d.bytes, 5011)
 			}
 			train = append(train, d.bytes...)
 		}
@@ -350,7 +350,7 @@ func TestTrunkConflicts(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	for name, ranges := range map[string][]VLANRange{
 		"VID twice": {{First: 1, Last: 5, VNI: 10}, {First: 5, Last: 5, VNI: 20}}, "VNI twice": {{First: 1, Last: 5, VNI: 10}, {First: 6, Last: 6, VNI: 14}}, "VID 0": {{First: 0, Last: 1, VNI: 10}}, "VID 4095": {{First: 4095, Last: 4095, VNI: 10}},
-		"backwards": {{First: 5, Last: 4, VNI: 10}}, "VNI too large": {{First: 1, Last: 2, VNI: geneve.MaxVNI}},
+		"backwards": {{First: 5, Last: 4, VNI: 10}}, "VNI too large": {{First: 1, Last: 2, VNI: packet.MaxVNI}},
 	} {
 		cfg := testTrunk("gnv0", "192.0.2.2")
 		cfg.VLANs = ranges

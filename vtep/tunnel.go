@@ -13,7 +13,6 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 	"gvtep/vtep/internal/forward"
 	"gvtep/vtep/spec"
 )
@@ -221,7 +220,7 @@ func (e *Endpoint) releaseUnderlay(t *tunnel) {
 func check(cfg *Tunnel) error {
 	switch {
 	case !cfg.VNI.Valid():
-		return fmt.Errorf("id %d: a VNI has 24 bits, 0 to %d: %w", cfg.VNI, geneve.MaxVNI, unix.EINVAL)
+		return fmt.Errorf("id %d: a VNI has 24 bits, 0 to %d: %w", cfg.VNI, packet.MaxVNI, unix.EINVAL)
 	case cfg.Device.L3 && isTrunk(cfg):
 		return fmt.Errorf("an L3 tunnel has no VLANs: %w", unix.EINVAL)
 	case cfg.Group.IsValid() && (!cfg.Group.IsMulticast() || cfg.Dev == ""):

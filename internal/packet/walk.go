@@ -20,10 +20,11 @@ type Headers struct {
 
 // EtherTypes and IP protocol numbers that the walk knows (IANA).
 const (
-	EtherTypeIPv4 = 0x0800
-	EtherTypeVLAN = 0x8100 // 802.1Q customer tag
-	EtherTypeIPv6 = 0x86dd
-	EtherTypeQinQ = 0x88a8 // 802.1ad service tag
+	EtherTypeIPv4     = 0x0800
+	EtherTypeEthernet = 0x6558 // Transparent Ethernet Bridging: a frame
+	EtherTypeVLAN     = 0x8100 // 802.1Q customer tag
+	EtherTypeIPv6     = 0x86dd
+	EtherTypeQinQ     = 0x88a8 // 802.1ad service tag
 
 	etherTypeOldQinQ = 0x9100 // service tag of switches older than 802.1ad
 

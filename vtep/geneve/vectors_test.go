@@ -3,6 +3,8 @@ package geneve
 import (
 	"encoding/hex"
 	"strings"
+
+	"gvtep/internal/packet"
 )
 
 // vector is one datagram and what has to come of it. The names V01a to V15e
@@ -61,10 +63,10 @@ var (
 )
 
 // vni is the one of the check list.
-const vni VNI = 0x123456
+const vni packet.VNI = 0x123456
 
 // plain is the header of the minimal valid packet.
-var plain = Header{VNI: vni, Protocol: ProtoEthernet}
+var plain = Header{VNI: vni, Protocol: packet.EtherTypeEthernet}
 
 // with returns plain with options, C bit as given.
 func with(critical bool, options ...[]byte) Header {
@@ -138,28 +140,28 @@ var vectors = []vector{{
 	expect:  "O bit: a control message, payload never forwarded",
 	bytes:   cat(x("00 80 6558 123456 00"), frame("V04a")),
 	err:     ErrControl,
-	header:  Header{VNI: vni, Protocol: ProtoEthernet, Control: true},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeEthernet, Control: true},
 	payload: frame("V04a"),
 }, {
 	name:    "V04b",
 	expect:  "O bit without payload: a control message",
 	bytes:   x("00 80 6558 123456 00"),
 	err:     ErrControl,
-	header:  Header{VNI: vni, Protocol: ProtoEthernet, Control: true},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeEthernet, Control: true},
 	payload: []byte{},
 }, {
 	name:    "V04c",
 	expect:  "O bit, IPv4 to 127.0.0.1 in VNI 1: a control message",
 	bytes:   cat(x("00 80 0800 000001 00"), ping4),
 	err:     ErrControl,
-	header:  Header{VNI: 1, Protocol: ProtoIPv4, Control: true},
+	header:  Header{VNI: 1, Protocol: packet.EtherTypeIPv4, Control: true},
 	payload: ping4,
 }, {
 	name:    "O bit before critical",
 	expect:  "O bit and a critical option: the O bit is the reason, the option is there to see",
 	bytes:   x("01 c0 6558 123456 00 ff008100"),
 	err:     ErrControl,
-	header:  Header{VNI: vni, Protocol: ProtoEthernet, Control: true, Critical: true, Options: x("ff008100")},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeEthernet, Control: true, Critical: true, Options: x("ff008100")},
 	payload: []byte{},
 }, {
 	name:    "V05a",
@@ -206,7 +208,7 @@ var vectors = []vector{{
 	name:    "V07b",
 	expect:  "C bit without any option: accepted, nothing is critical",
 	bytes:   cat(x("00 40 6558 123456 00"), frame("V07b")),
-	header:  Header{VNI: vni, Protocol: ProtoEthernet, Critical: true},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeEthernet, Critical: true},
 	payload: frame("V07b"),
 	sent:    x("00 00 6558 123456 00"),
 }, {
@@ -326,50 +328,50 @@ var vectors = []vector{{
 	name:    "V14a",
 	expect:  "IPv4 without Ethernet: protocol type 0800",
 	bytes:   cat(x("00 00 0800 123456 00"), ping4),
-	header:  Header{VNI: vni, Protocol: ProtoIPv4},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeIPv4},
 	payload: ping4,
 }, {
 	name:    "V14b",
 	expect:  "IPv6 without Ethernet: protocol type 86dd",
 	bytes:   cat(x("00 00 86dd 123456 00"), ping6),
-	header:  Header{VNI: vni, Protocol: ProtoIPv6},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeIPv6},
 	payload: ping6,
 }, {
 	name:    "V14c",
 	expect:  "protocol type 0800 with an IPv6 packet: the header says 0800, the nibble is for the layer above",
 	bytes:   cat(x("00 00 0800 123456 00"), ping6),
-	header:  Header{VNI: vni, Protocol: ProtoIPv4},
+	header:  Header{VNI: vni, Protocol: packet.EtherTypeIPv4},
 	payload: ping6,
 }, {
 	name:    "V15a",
 	expect:  "VNI 123457",
 	bytes:   cat(x("00 00 6558 123457 00"), frame("V15a")),
-	header:  Header{VNI: 0x123457, Protocol: ProtoEthernet},
+	header:  Header{VNI: 0x123457, Protocol: packet.EtherTypeEthernet},
 	payload: frame("V15a"),
 }, {
 	name:    "V15b",
 	expect:  "VNI 001234 and reserved byte 56: the byte is no part of the VNI",
 	bytes:   cat(x("00 00 6558 001234 56"), frame("V15b")),
-	header:  Header{VNI: 0x1234, Protocol: ProtoEthernet},
+	header:  Header{VNI: 0x1234, Protocol: packet.EtherTypeEthernet},
 	payload: frame("V15b"),
 	sent:    x("00 00 6558 001234 00"),
 }, {
 	name:    "V15c",
 	expect:  "VNI with its bytes swapped",
 	bytes:   cat(x("00 00 6558 563412 00"), frame("V15c")),
-	header:  Header{VNI: 0x563412, Protocol: ProtoEthernet},
+	header:  Header{VNI: 0x563412, Protocol: packet.EtherTypeEthernet},
 	payload: frame("V15c"),
 }, {
 	name:    "V15d",
 	expect:  "VNI 0 is a VNI",
 	bytes:   cat(x("00 00 6558 000000 00"), frame("V15d")),
-	header:  Header{VNI: 0, Protocol: ProtoEthernet},
+	header:  Header{VNI: 0, Protocol: packet.EtherTypeEthernet},
 	payload: frame("V15d"),
 }, {
 	name:    "V15e",
 	expect:  "VNI ffffff is a VNI",
 	bytes:   cat(x("00 00 6558 ffffff 00"), frame("V15e")),
-	header:  Header{VNI: MaxVNI, Protocol: ProtoEthernet},
+	header:  Header{VNI: packet.MaxVNI, Protocol: packet.EtherTypeEthernet},
 	payload: frame("V15e"),
 }, {
 	// A parser that stops looking at options once fewer than 5 bytes are

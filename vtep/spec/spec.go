@@ -11,7 +11,6 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
-	"gvtep/vtep/geneve"
 )
 
 // Inherit as TTL or TOS takes the value of the inner packet.
@@ -27,7 +26,7 @@ type Device = netio.DeviceOptions
 // Tunnel is the configuration of one tunnel: one device, and one port and segment,
 // or one for each VLAN.
 type Tunnel struct {
-	VNI    geneve.VNI
+	VNI    packet.VNI
 	NoVNI  bool   // a trunk that has no segment for frames without a VLAN tag; VNI is 0
 	VLANs  []VLAN // make it a trunk: VLAN tags from the device choose the segment
 	Device Device // MTU 0 stands for auto; Queues is filled in by the endpoint
@@ -104,11 +103,11 @@ const MaxVID = 4094
 // VLAN maps VLANs of a trunk to as many segments.
 type VLAN struct {
 	First, Last uint16     // VLAN IDs, 1 to MaxVID, both ends included
-	VNI         geneve.VNI // of First; the others follow
+	VNI         packet.VNI // of First; the others follow
 }
 
 // LastVNI is the VNI of Last.
-func (v VLAN) LastVNI() geneve.VNI { return v.VNI + geneve.VNI(v.Last-v.First) }
+func (v VLAN) LastVNI() packet.VNI { return v.VNI + packet.VNI(v.Last-v.First) }
 
 // String writes it as the keyword vlan does: VID:VNI, or VID-VID:VNI-VNI.
 func (v VLAN) String() string {
@@ -159,11 +158,11 @@ type Entry struct {
 	// empty Via are the tunnel's, no VNI is the segment's.
 	Remote netip.Addr
 	Port   uint16
-	VNI    geneve.VNI
+	VNI    packet.VNI
 	HasVNI bool
 	Via    string
 	// SrcVNI is another way to say VLAN, for those who write an entry: by the VNI
 	// that the VLAN has. It is resolved before the endpoint sees the entry.
-	SrcVNI    geneve.VNI `json:"-"`
+	SrcVNI    packet.VNI `json:"-"`
 	HasSrcVNI bool       `json:"-"`
 }

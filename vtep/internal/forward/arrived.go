@@ -5,7 +5,6 @@ import (
 	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 )
 
 // Delivered is the answer for a frame that is not dropped.
@@ -18,7 +17,7 @@ const Delivered = count.NumReasons
 func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.Headers, tos uint8, known *packet.MAC, now int64) count.Reason {
 	p := from.Port()
 	switch protocol {
-	case geneve.ProtoEthernet:
+	case packet.EtherTypeEthernet:
 		if p.L3 {
 			return count.DropBadProtocol
 		}
@@ -29,7 +28,7 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 		if reason := s.badEthernet(p, frame, h); reason != Delivered {
 			return reason
 		}
-	case geneve.ProtoIPv4, geneve.ProtoIPv6:
+	case packet.EtherTypeIPv4, packet.EtherTypeIPv6:
 		if !p.L3 {
 			return count.DropBadProtocol
 		}
@@ -37,7 +36,7 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 		if h.Version == 0 {
 			return count.DropShortInner
 		}
-		if (h.Version == 4) != (protocol == geneve.ProtoIPv4) {
+		if (h.Version == 4) != (protocol == packet.EtherTypeIPv4) {
 			return count.DropBadProtocol
 		}
 		if !s.RoutedBack(frame, h, from) {

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"gvtep/vtep/geneve"
+	"gvtep/internal/packet"
 )
 
 // TestShards compares maps and their copies with Go's while both are changed.
@@ -55,7 +55,7 @@ func TestShardsSpread(t *testing.T) {
 			return Admission{VNIKey{1, 5}, netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1})}
 		},
 		"many VNIs": func(i int) Admission {
-			return Admission{VNIKey{1, geneve.VNI(i)}, netip.AddrFrom4([4]byte{10, 0, 0, 1})}
+			return Admission{VNIKey{1, packet.VNI(i)}, netip.AddrFrom4([4]byte{10, 0, 0, 1})}
 		},
 		"IPv6 subnets": func(i int) Admission {
 			return Admission{VNIKey{1, 5}, netip.AddrFrom16([16]byte{0xfd, 6: byte(i >> 8), 7: byte(i), 15: 1})}

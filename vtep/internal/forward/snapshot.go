@@ -14,7 +14,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 )
 
 // Snapshot is everything that workers read: ports, segments, peers, settings.
@@ -54,22 +54,23 @@ type Admission struct {
 
 type VNIKey struct {
 	Socket uint32 // socket.id
-	VNI    geneve.VNI
+	VNI    packet.VNI
 }
 
 // Socket is the receive sockets of one address.
 type Socket struct {
 	ID        uint32
 	Name      string // address and port, for people
+	Encap     encap.Format
 	Receivers []netio.Receiver
 	Received  []packet.Counter // datagrams, by worker
 }
 
 // Key is where a VNI arrives on the socket.
-func (s *Socket) Key(vni geneve.VNI) VNIKey { return VNIKey{s.ID, vni} }
+func (s *Socket) Key(vni packet.VNI) VNIKey { return VNIKey{s.ID, vni} }
 
 // Admission is what a datagram from source with a VNI must match on the socket.
-func (s *Socket) Admission(vni geneve.VNI, source netip.Addr) Admission {
+func (s *Socket) Admission(vni packet.VNI, source netip.Addr) Admission {
 	return Admission{s.Key(vni), source}
 }
 
@@ -80,7 +81,7 @@ func (s *Socket) Source(addr netip.Addr) Source { return Source{s.ID, addr} }
 func (a Admission) From() Source { return Source{a.Socket, a.Source} }
 
 // Admission is what a datagram from s with a VNI must match.
-func (s Source) Admission(vni geneve.VNI) Admission { return Admission{VNIKey{s.Socket, vni}, s.Addr} }
+func (s Source) Admission(vni packet.VNI) Admission { return Admission{VNIKey{s.Socket, vni}, s.Addr} }
 
 // Port is where a device meets a segment.
 type Port struct {
@@ -127,7 +128,7 @@ type PortState struct {
 // Segment is one broadcast domain: a VNI with its forwarding table, flood
 // list and settings.
 type Segment struct {
-	VNI        geneve.VNI
+	VNI        packet.VNI
 	VID        uint16 // the VLAN ID of its frames on the device; 0: they go as they are
 	VLANDrop   bool
 	FDB        *fdb.Table
@@ -140,7 +141,7 @@ type Segment struct {
 // Destination is where datagrams go, as far as it differs within a tunnel.
 type Destination struct {
 	Remote netip.AddrPort
-	VNI    geneve.VNI // 0 unless hasVNI
+	VNI    packet.VNI // 0 unless hasVNI
 	HasVNI bool       // not that of the frame's segment
 	Via    string     // underlay device; "": as the route says
 }

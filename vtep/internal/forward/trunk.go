@@ -6,7 +6,6 @@ import (
 
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
 )
 
 const (
@@ -18,7 +17,7 @@ const (
 type Trunk struct {
 	Vlans []Segment
 	ByVID [vidMask + 1]*Segment // the first is that of frames without a tag, if there is one
-	ByVNI map[geneve.VNI]*Segment
+	ByVNI map[packet.VNI]*Segment
 }
 
 // Untag finds the segment of a frame from the device and takes off the tag

@@ -6,7 +6,7 @@ import (
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -21,7 +21,7 @@ import (
 // repeats, and what has been counted for it since.
 type admitted struct {
 	train  *packet.Train // nil: none was
-	vni    geneve.VNI
+	vni    packet.VNI
 	peer   *forward.Peer
 	seg    *forward.Segment
 	source packet.MAC // learned from it in this train
@@ -62,15 +62,15 @@ type joining struct {
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
 	pieces int           // of the train of the first piece
 	device int32         // that the first piece came in by
-	copied [geneve.MaxHeaderLen]byte
+	copied [encap.MaxHeaderLen]byte
 }
 
 // follows reports whether a datagram of t has, to the byte, the headers of the next
 // piece, and joins it if so: what inbound has decided about the piece before it then holds
 // for it, too. Nothing else was admitted since.
 func (j *joining) follows(t *packet.Train, a *admitted, datagram []byte) bool {
-	return t == j.train && j.peer == a.peer && j.seg == a.seg && len(datagram) >= geneve.HeaderLen &&
-		string(datagram[:geneve.HeaderLen]) == string(j.head) && j.joiner.Extend(datagram[geneve.HeaderLen:])
+	return t == j.train && j.peer == a.peer && j.seg == a.seg && len(datagram) >= encap.HeaderLen &&
+		string(datagram[:encap.HeaderLen]) == string(j.head) && j.joiner.Extend(datagram[encap.HeaderLen:])
 }
 
 // end writes the frame, if there is one, to the device.
@@ -130,14 +130,14 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 			n += int(t.Count())
 			continue
 		}
-		if t.Size < len(t.Data) && !w.snap.IsCard(t.Ifindex) && uncut(t, &w.headers) {
+		if t.Size < len(t.Data) && !w.snap.IsCard(t.Ifindex) && uncut(s, t, &w.headers) {
 			t.Pieces, t.Size = t.Size, len(t.Data)
 		}
 		for data := t.Data; ; {
 			size := min(t.Size, len(data))
 			if datagram := data[:size:size]; w.joining.follows(t, &w.admitted, datagram) {
 				w.admitted.packets++
-				w.admitted.bytes += uint64(len(datagram) - geneve.HeaderLen)
+				w.admitted.bytes += uint64(len(datagram) - encap.HeaderLen)
 			} else if reason := w.inbound(s, t, datagram); reason != forward.Delivered {
 				w.countDrop(reason)
 			}
@@ -157,12 +157,13 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 }
 
 // uncut reports whether a train is no train but one datagram, with a UDP super-frame in it.
-func uncut(t *packet.Train, h *packet.Headers) bool {
-	hdr, frame, err := geneve.Parse(t.Data)
+func uncut(s *forward.Socket, t *packet.Train, h *packet.Headers) bool {
+	hdr, err := s.Encap.Parse(t.Data)
 	if err != nil || !isPayload(hdr.Protocol) {
 		return false
 	}
-	packet.Walk(frame, hdr.Protocol != geneve.ProtoEthernet, h)
+	frame := t.Data[hdr.Len:]
+	packet.Walk(frame, hdr.Protocol != packet.EtherTypeEthernet, h)
 	return offload.UncutRun(frame, h, t.Size)
 }
 
@@ -171,14 +172,15 @@ func uncut(t *packet.Train, h *packet.Headers) bool {
 // only then learning and delivery: what is dropped teaches nothing. w.admitted
 // is by what it was admitted, nothing if it was not.
 func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) count.Reason {
-	hdr, frame, err := geneve.Parse(datagram)
-	if hdr.Options != nil {
-		w.options.Count(hdr.Options, err == geneve.ErrCritical)
+	hdr, err := s.Encap.Parse(datagram)
+	if hdr.Len > encap.HeaderLen {
+		w.options.Count(hdr.Options(datagram), encap.Reason(err) == count.DropCriticalOption)
 	}
 	if err != nil {
 		w.admitted.end(w.id, w.now)
-		return headerReason(err)
+		return encap.Reason(err)
 	}
+	frame := datagram[hdr.Len:]
 	a := &w.admitted
 	if a.train != t || a.vni != hdr.VNI {
 		a.end(w.id, w.now)
@@ -207,7 +209,7 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	}
 	a.packets++
 	a.bytes += uint64(len(frame))
-	w.deliver(datagram, len(datagram)-len(frame))
+	w.deliver(datagram, hdr.Len)
 	return forward.Delivered
 }
 
@@ -230,22 +232,7 @@ func (w *worker) refuses(g *forward.Guard, from *forward.Peer, frame []byte) boo
 }
 
 func isPayload(protocol uint16) bool {
-	return protocol == geneve.ProtoEthernet || protocol == geneve.ProtoIPv4 || protocol == geneve.ProtoIPv6
-}
-
-// headerReason names the fault that the codec found.
-func headerReason(err error) count.Reason {
-	switch err {
-	case geneve.ErrVersion:
-		return count.DropBadVersion
-	case geneve.ErrControl:
-		return count.DropControl
-	case geneve.ErrOptions:
-		return count.DropBadOptions
-	case geneve.ErrCritical:
-		return count.DropCriticalOption
-	}
-	return count.DropShort
+	return protocol == packet.EtherTypeEthernet || protocol == packet.EtherTypeIPv4 || protocol == packet.EtherTypeIPv6
 }
 
 // countDrop counts a datagram that was not delivered, for the tunnel if one
@@ -285,7 +272,7 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	}
 	// The next datagram may follow without a look if inbound has nothing to do for each of
 	// them: count its flood. With a tag or options each would only be refused.
-	if seg.VID == 0 && len(head) == geneve.HeaderLen && from.BUM.Interval == 0 {
+	if seg.VID == 0 && len(head) == encap.HeaderLen && from.BUM.Interval == 0 {
 		j.train = w.admitted.train
 	}
 }

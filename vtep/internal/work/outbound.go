@@ -9,7 +9,7 @@ import (
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -133,7 +133,7 @@ func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
 	header := to.Header(w.headers.Version)
 	if f.seg.Changes(to) {
 		header = append(w.superHead[:0], header...) // of which each piece has a copy
-		geneve.PutVNI(header, f.seg.VNI)
+		encap.PutVNI(header, f.seg.VNI)
 	}
 	pieces, err := w.cutter.Start(f.hdr, f.bytes, &w.headers, header)
 	if err != nil {
@@ -183,7 +183,7 @@ func (w *worker) header(seg *forward.Segment, to *forward.Peer) []byte {
 	free := w.out.free()
 	header := free[:copy(free, template)]
 	w.out.used += len(header)
-	geneve.PutVNI(header, seg.VNI)
+	encap.PutVNI(header, seg.VNI)
 	return header
 }
 

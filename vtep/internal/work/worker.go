@@ -15,7 +15,7 @@ import (
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
-	"gvtep/vtep/geneve"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -53,7 +53,7 @@ type worker struct {
 	cutter   offload.Cutter
 	reply    [forward.TagLen + icmp.MaxLen]byte // to a frame from the device, behind the room for a tag
 
-	superHead [geneve.MaxHeaderLen]byte // of a super-frame's pieces, where it is no template
+	superHead [encap.MaxHeaderLen]byte // of a super-frame's pieces, where it is no template
 
 	admitted admitted
 	recent   recent
