@@ -38,13 +38,14 @@ func isInitial(entry *Entry) bool { return entry.State == fdb.Dynamic && !entry.
 // entries are what the tables of a tunnel are held to. Versions of a tunnel that have the
 // same share them.
 type entries struct {
-	at map[station][]Entry         // only group addresses have several
-	to map[forward.Destination]int // how many point there
+	at     map[station][]Entry         // only group addresses have several
+	byHand map[station]bool            // those of at that no configuration named
+	to     map[forward.Destination]int // how many point there
 }
 
-// newEntries are the entries at all stations of t.
-func (t *tunnel) newEntries(at map[station][]Entry) *entries {
-	all := &entries{at: at, to: make(map[forward.Destination]int)}
+// newEntries are the entries at all stations of t, some of which were made by hand.
+func (t *tunnel) newEntries(at map[station][]Entry, byHand map[station]bool) *entries {
+	all := &entries{at: at, byHand: byHand, to: make(map[forward.Destination]int)}
 	for _, list := range at {
 		t.point(all, list, 1)
 	}
@@ -64,13 +65,20 @@ func (t *tunnel) point(all *entries, list []Entry, by int) {
 	}
 }
 
-// hold makes list the entries that a table is held to for an address.
+// hold makes list, set by hand, the entries that a table is held to for an address.
 func (t *tunnel) hold(all *entries, of station, list []Entry) {
 	t.point(all, all.at[of], -1)
 	t.point(all, list, 1)
-	if all.at[of] = list; len(list) == 0 {
-		delete(all.at, of)
+	setByHand(all.at, all.byHand, of, list)
+}
+
+func setByHand(at map[station][]Entry, byHand map[station]bool, of station, list []Entry) {
+	if len(list) == 0 {
+		delete(at, of)
+		delete(byHand, of)
+		return
 	}
+	at[of], byHand[of] = list, true
 }
 
 // configured gives t, a new version of old, the entries of its configuration instead of those
@@ -82,22 +90,22 @@ func (t *tunnel) configured(old *tunnel) {
 		t.entries = old.entries
 		return
 	}
-	at, vids := make(map[station][]Entry), vidsOf(&t.config)
+	at, byHand, vids := make(map[station][]Entry), make(map[station]bool), vidsOf(&t.config)
 	if old.entries != nil {
-		for of, list := range old.entries.at {
+		for of := range old.entries.byHand {
 			if _, ok := vids[of.vid]; ok {
-				at[of] = list
+				setByHand(at, byHand, of, old.entries.at[of])
 			}
 		}
 	}
 	before, named := make(map[Entry]bool, len(old.config.Entries)), make(map[station]bool, len(t.config.Entries))
 	for _, entry := range old.config.Entries {
 		before[entry] = true
-		delete(at, stationOf(&entry))
+		setByHand(at, byHand, stationOf(&entry), nil)
 	}
 	for _, entry := range t.config.Entries {
 		named[stationOf(&entry)] = true
-		delete(at, stationOf(&entry))
+		setByHand(at, byHand, stationOf(&entry), nil)
 	}
 	for _, entry := range t.config.Entries {
 		switch {
@@ -112,7 +120,7 @@ func (t *tunnel) configured(old *tunnel) {
 			t.withdrawn = append(t.withdrawn, entry)
 		}
 	}
-	t.entries = t.newEntries(at)
+	t.entries = t.newEntries(at, byHand)
 }
 
 // Verb says what to do if there is an entry for the address already.
@@ -235,11 +243,9 @@ func noSegment(vid uint16) error {
 // e.mu is held.
 func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	if of.mac.IsGroup() && len(t.entries.at[of])+len(list) > 0 {
-		at := maps.Clone(t.entries.at)
-		if at[of] = list; len(list) == 0 {
-			delete(at, of)
-		}
-		return e.rewire(t, func(n *tunnel) { n.entries = n.newEntries(at) })
+		at, byHand := maps.Clone(t.entries.at), maps.Clone(t.entries.byHand)
+		setByHand(at, byHand, of, list)
+		return e.rewire(t, func(n *tunnel) { n.entries = n.newEntries(at, byHand) })
 	}
 	nexthop := fdb.Local
 	if len(list) == 1 && !list[0].Local {

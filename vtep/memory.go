@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -16,40 +17,46 @@ import (
 )
 
 // Memory is what an endpoint was told and has heard while it ran, for another
-// to go on with: what no configuration says. All of it can be lost without
+// to go on with: what no configuration says. It is read tunnel by tunnel, and of each the
+// table entry by entry, so that nobody holds all of it. All of it can be lost without
 // harm, peers are then learned again by flooding.
-type Memory struct {
-	Tunnels []TunnelMemory
-}
+type Memory = iter.Seq2[*TunnelMemory, iter.Seq[Learned]]
 
-// TunnelMemory is the memory of one tunnel.
+// TunnelMemory is the memory of one tunnel, but for its table.
 type TunnelMemory struct {
 	Device netio.DeviceOptions // as it was asked for
 	VNI    packet.VNI
 	ByHand []Entry // that neither the configuration nor learning made
-	Table  []Learned
 	Peers  []PeerMemory
+	// Destinations are where entries of the table point to.
+	Destinations []DestinationMemory
 }
 
-// Learned is an entry of the table, with its destination.
+// DestinationMemory is where frames were sent.
+type DestinationMemory struct {
+	Remote netip.AddrPort
+	VNI    packet.VNI // sent with, if HasVNI
+	HasVNI bool
+	Via    string
+	NoPeer bool // it was set by hand, to where no peer is
+}
+
+func (d *DestinationMemory) destination() forward.Destination {
+	return forward.Destination{Remote: d.Remote, VNI: d.VNI, HasVNI: d.HasVNI, Via: d.Via}
+}
+
+// LocalDestination is Learned.To of what is behind our own device.
+const LocalDestination = -1
+
+// Learned is a dynamic entry of the table.
 type Learned struct {
 	VLAN          uint16     // of a trunk; 0: its own segment
 	Segment       packet.VNI // that it is in
 	MAC           packet.MAC
-	Local         bool // behind our own device
-	Remote        netip.AddrPort
-	VNI           packet.VNI // sent with, if HasVNI
-	HasVNI        bool
-	Via           string
-	NoPeer        bool // it was set by hand, to where no peer is
-	State         fdb.State
+	To            int // index of TunnelMemory.Destinations, or LocalDestination
 	Flags         fdb.Flags
 	Moves         uint16
 	Updated, Used time.Duration // ago
-}
-
-func (l *Learned) destination() forward.Destination {
-	return forward.Destination{Remote: l.Remote, VNI: l.VNI, HasVNI: l.HasVNI, Via: l.Via}
 }
 
 // PeerMemory is a peer that was heard.
@@ -59,60 +66,67 @@ type PeerMemory struct {
 	Dynamic bool          // let in by accept
 }
 
-// Memory returns the memory of the endpoint, also after Run has returned.
+// Memory returns the memory of the endpoint, also after Run has returned. The endpoint is
+// locked for the beginning of each tunnel, which is as long as there are peers and entries
+// set by hand, and not while tables are read.
 func (e *Endpoint) Memory() Memory {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var m Memory
-	now := e.clock()
-	for _, t := range e.sorted() {
-		tm := TunnelMemory{Device: t.config.Device, VNI: t.config.VNI}
-		configured := make(map[station]bool, len(t.config.Entries))
-		for i := range t.config.Entries {
-			configured[stationOf(&t.config.Entries[i])] = true
-		}
-		for at, list := range t.entries.at {
-			if !configured[at] {
-				tm.ByHand = append(tm.ByHand, list...)
+	return func(yield func(*TunnelMemory, iter.Seq[Learned]) bool) {
+		e.mu.Lock()
+		tunnels := e.sorted()
+		e.mu.Unlock()
+		for _, t := range tunnels {
+			e.mu.Lock()
+			if t = e.tunnels[t.port.Name]; t == nil {
+				e.mu.Unlock()
+				continue // gone since
+			}
+			tm, at, now := t.remember(e)
+			e.mu.Unlock()
+			if !yield(tm, t.learned(at, now)) {
+				return
 			}
 		}
-		for i := range t.domains {
-			tm.Table = append(tm.Table, t.learned(&t.domains[i], now)...)
-		}
-		for _, p := range t.peers {
-			if seen := p.lastSeen(e); !seen.IsZero() {
-				tm.Peers = append(tm.Peers, PeerMemory{p.Dest.Remote, time.Since(seen), p.dynamic})
-			}
-		}
-		m.Tunnels = append(m.Tunnels, tm)
 	}
-	return m
 }
 
-// learned returns what is in the table of a segment and is no entry that
-// somebody made.
-func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
-	for entry := range d.fdb.All(now) {
-		if t.entries.at[station{d.vid, entry.MAC}] != nil {
-			continue
-		}
-		l := Learned{
-			VLAN: d.vid, Segment: d.vni,
-			MAC: entry.MAC, Local: entry.Nexthop == fdb.Local, State: entry.State, Flags: entry.Flags,
-			Moves: entry.Moves, Updated: entry.Updated, Used: entry.Used,
-		}
-		if !l.Local {
-			peers := t.port.Segment.NexthopPeers(entry.Nexthop)
-			if len(peers) != 1 {
-				continue
-			}
-			to := peers[0].Dest
-			l.Remote, l.VNI, l.HasVNI, l.Via = to.Remote, to.VNI, to.HasVNI, to.Via
-			l.NoPeer = t.byDestination[to].implicit()
-		}
-		all = append(all, l)
+// remember is the memory of a tunnel without its table, and which of its destinations is
+// behind a nexthop. e.mu is held.
+func (t *tunnel) remember(e *Endpoint) (tm *TunnelMemory, at map[fdb.Nexthop]int, now int64) {
+	tm = &TunnelMemory{Device: t.config.Device, VNI: t.config.VNI}
+	for of := range t.entries.byHand {
+		tm.ByHand = append(tm.ByHand, t.entries.at[of]...)
 	}
-	return all
+	at = map[fdb.Nexthop]int{fdb.Local: LocalDestination}
+	for _, p := range t.peers {
+		if seen := p.lastSeen(e); !seen.IsZero() {
+			tm.Peers = append(tm.Peers, PeerMemory{p.Dest.Remote, time.Since(seen), p.dynamic})
+		}
+		if t.pointedAt(p) {
+			at[p.Nexthop] = len(tm.Destinations)
+			tm.Destinations = append(tm.Destinations, DestinationMemory{p.Dest.Remote, p.Dest.VNI, p.Dest.HasVNI, p.Dest.Via, p.implicit()})
+		}
+	}
+	return tm, at, e.clock()
+}
+
+// learned yields what is in the tables and is no entry that somebody made: those are not
+// dynamic, or have a group address. It needs no lock.
+func (t *tunnel) learned(at map[fdb.Nexthop]int, now int64) iter.Seq[Learned] {
+	return func(yield func(Learned) bool) {
+		for i := range t.domains {
+			d := &t.domains[i]
+			for entry := range d.fdb.All(now) {
+				to, known := at[entry.Nexthop]
+				if !known || entry.State != fdb.Dynamic || entry.MAC.IsGroup() {
+					continue
+				}
+				l := Learned{VLAN: d.vid, Segment: d.vni, MAC: entry.MAC, To: to, Flags: entry.Flags, Moves: entry.Moves, Updated: entry.Updated, Used: entry.Used}
+				if !yield(l) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Recall goes on with the memory of another endpoint, which is as old as
@@ -120,39 +134,40 @@ func (t *tunnel) learned(d *domain, now int64) (all []Learned) {
 // another VNI, nothing is taken; the configuration goes before what was set by
 // hand, and the limits of the table hold.
 func (e *Endpoint) Recall(m Memory, elapsed time.Duration) (entries int) {
-	e.askAhead(func() (all []question) {
-		for i := range m.Tunnels {
-			tm := &m.Tunnels[i]
-			t := e.tunnels[tm.Device.Name]
-			if t == nil {
-				continue
-			}
-			for _, p := range tm.Peers {
-				if p.Dynamic {
-					all = append(all, questionOf(&t.config, t.destination(p.Remote.Addr(), 0)))
-				}
-			}
-			for _, entry := range tm.ByHand {
-				if !entry.Local && checkEntry(&t.config, &entry) == nil {
-					all = append(all, questionOf(&t.config, t.entryDestination(entry)))
-				}
-			}
-		}
-		return all
-	})
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for i := range m.Tunnels {
-		tm := &m.Tunnels[i]
+	for tm, table := range m {
+		e.askAhead(func() []question { return e.recalled(tm) })
+		e.mu.Lock()
 		t := e.tunnels[tm.Device.Name]
-		if t == nil || t.config.VNI != tm.VNI {
-			continue
+		if t != nil && t.config.VNI == tm.VNI {
+			t = e.recallPeers(t, tm, elapsed)
+		} else {
+			t = nil
 		}
-		if t = e.recallPeers(t, tm, elapsed); t != nil {
-			entries += e.recallTable(t, tm, elapsed)
+		e.mu.Unlock()
+		if t != nil {
+			entries += t.recallTable(tm, table, e.clock(), elapsed)
 		}
 	}
 	return entries
+}
+
+// recalled are the questions about who comes with a memory. e.mu is held.
+func (e *Endpoint) recalled(tm *TunnelMemory) (all []question) {
+	t := e.tunnels[tm.Device.Name]
+	if t == nil {
+		return nil
+	}
+	for _, p := range tm.Peers {
+		if p.Dynamic {
+			all = append(all, questionOf(&t.config, t.destination(p.Remote.Addr(), 0)))
+		}
+	}
+	for _, entry := range tm.ByHand {
+		if !entry.Local && checkEntry(&t.config, &entry) == nil {
+			all = append(all, questionOf(&t.config, t.entryDestination(entry)))
+		}
+	}
+	return all
 }
 
 // recallPeers lets in again who was let in before, and sets by hand what was
@@ -169,23 +184,23 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 			dynamic = append(dynamic, a)
 		}
 	}
-	byHand := maps.Clone(t.entries.at)
+	at, byHand := maps.Clone(t.entries.at), maps.Clone(t.entries.byHand)
 	for _, entry := range tm.ByHand {
-		if at := stationOf(&entry); t.entries.at[at] == nil && checkEntry(&t.config, &entry) == nil {
-			byHand[at] = append(byHand[at], entry)
+		if of := stationOf(&entry); t.entries.at[of] == nil && checkEntry(&t.config, &entry) == nil {
+			at[of], byHand[of] = append(at[of], entry), true
 		}
 	}
 	var pointed []forward.Destination
-	for i := range tm.Table {
-		if l := &tm.Table[i]; l.NoPeer && (!t.config.Local.IsValid() || t.config.Local.Is4() == l.Remote.Addr().Is4()) {
-			pointed = append(pointed, l.destination())
+	for i := range tm.Destinations {
+		if d := &tm.Destinations[i]; d.NoPeer && (!t.config.Local.IsValid() || t.config.Local.Is4() == d.Remote.Addr().Is4()) {
+			pointed = append(pointed, d.destination())
 		}
 	}
-	if len(dynamic) > len(t.dynamic) || len(byHand) > len(t.entries.at) || len(pointed) > 0 {
+	if len(dynamic) > len(t.dynamic) || len(at) > len(t.entries.at) || len(pointed) > 0 {
 		name := t.config.Device.Name
 		err := e.rewire(t, func(n *tunnel) {
 			n.dynamic, n.pointed = dynamic, append(n.pointed, pointed...)
-			n.entries = n.newEntries(byHand)
+			n.entries = n.newEntries(at, byHand)
 		})
 		if err != nil {
 			e.log.Warn("entries set by hand are lost", zap.String("device", name), zap.NamedError("err", err))
@@ -206,32 +221,34 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 }
 
 // recallTable fills the tables with what is not too old.
-func (e *Endpoint) recallTable(t *tunnel, tm *TunnelMemory, elapsed time.Duration) (n int) {
-	now, own := e.clock(), t.device.State().LLAddr
-	nexthops := make(map[forward.Destination]fdb.Nexthop)
-	for _, p := range t.peers {
-		nexthops[p.Dest] = p.Nexthop
-	}
-	for _, l := range tm.Table {
-		i, found := slices.BinarySearchFunc(t.domains, l.VLAN, domain.compare)
-		if !found || t.domains[i].vni != l.Segment {
-			continue
+func (t *tunnel) recallTable(tm *TunnelMemory, table iter.Seq[Learned], now int64, elapsed time.Duration) (n int) {
+	own := t.device.State().LLAddr
+	nexthops := make([]fdb.Nexthop, len(tm.Destinations)) // fdb.Local: there is none
+	for i := range tm.Destinations {
+		if p := t.byDestination[tm.Destinations[i].destination()]; p != nil {
+			nexthops[i] = p.Nexthop
 		}
-		table := t.domains[i].fdb
-		nh, ok := fdb.Local, l.Local
-		if !ok {
-			nh, ok = nexthops[l.destination()]
+	}
+	for l := range table {
+		d := t.domain(l.VLAN)
+		if d == nil || d.vni != l.Segment {
+			continue
 		}
 		entry := fdb.Entry{
-			MAC: l.MAC, Nexthop: nh, State: l.State, Flags: l.Flags, Moves: l.Moves,
+			MAC: l.MAC, Nexthop: fdb.Local, State: fdb.Dynamic, Flags: l.Flags, Moves: l.Moves,
 			Updated: max(l.Updated, 0) + elapsed, Used: max(l.Used, 0) + elapsed,
 		}
-		aged := t.config.Ageing > 0 && l.State == fdb.Dynamic && l.Flags&fdb.ExternLearn == 0 && entry.Updated >= t.config.Ageing
-		learned := l.State == fdb.Dynamic && l.Flags == 0
-		if !ok || aged || l.MAC == own || learned && !t.config.Learning || l.State == fdb.Dynamic && t.config.MaxAddress > 0 && table.Count().Dynamic >= t.config.MaxAddress {
+		if l.To != LocalDestination {
+			if l.To < 0 || l.To >= len(nexthops) || nexthops[l.To] == fdb.Local {
+				continue
+			}
+			entry.Nexthop = nexthops[l.To]
+		}
+		aged := t.config.Ageing > 0 && l.Flags&fdb.ExternLearn == 0 && entry.Updated >= t.config.Ageing
+		if aged || l.MAC == own || l.Flags == 0 && !t.config.Learning || t.config.MaxAddress > 0 && d.fdb.Count().Dynamic >= t.config.MaxAddress {
 			continue
 		}
-		if table.Add(entry, now) == nil {
+		if d.fdb.Add(entry, now) == nil {
 			n++
 		}
 	}

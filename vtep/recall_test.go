@@ -1,14 +1,31 @@
 package vtep
 
 import (
-	"encoding/json"
+	"iter"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 )
+
+// keep is a memory that does not change any more.
+func keep(m Memory) Memory {
+	var tunnels []*TunnelMemory
+	var tables [][]Learned
+	for tm, table := range m {
+		tunnels, tables = append(tunnels, tm), append(tables, slices.Collect(table))
+	}
+	return func(yield func(*TunnelMemory, iter.Seq[Learned]) bool) {
+		for i := range tunnels {
+			if !yield(tunnels[i], slices.Values(tables[i])) {
+				return
+			}
+		}
+	}
+}
 
 // TestRecall: another endpoint goes on with the memory of the first, as far as
 // its configuration and the time passed allow.
@@ -36,10 +53,7 @@ func TestRecall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	text, err := json.Marshal(first.Memory())
-	if err != nil {
-		t.Fatal(err)
-	}
+	kept := keep(first.Memory())
 
 	for _, v := range []struct {
 		name    string
@@ -69,11 +83,7 @@ func TestRecall(t *testing.T) {
 			cfg := base()
 			v.change(&cfg)
 			next := newLab(t, cfg)
-			var m Memory
-			if err := json.Unmarshal(text, &m); err != nil {
-				t.Fatal(err)
-			}
-			next.Recall(m, v.elapsed)
+			next.Recall(kept, v.elapsed)
 			next.step()
 			got := map[packet.MAC]string{}
 			for _, e := range next.FDB() {
@@ -113,6 +123,46 @@ func TestRecall(t *testing.T) {
 		seen := p.Remote.Addr() != addr("192.0.2.2") // which never spoke
 		if p.LastSeen.IsZero() == seen || seen && time.Since(p.LastSeen) < time.Minute {
 			t.Errorf("peer %s was last seen %v", p.Remote, p.LastSeen)
+		}
+	}
+}
+
+// TestMemoryWaitsForNobody: while a table is read, the endpoint answers and changes, and what
+// is configured costs nothing.
+func TestMemoryWaitsForNobody(t *testing.T) {
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	for i := range 1000 {
+		cfg.Entries = append(cfg.Entries, Entry{MAC: scaleMAC(i), Remote: addr("192.0.2.2")})
+	}
+	l := newLab(t, cfg)
+	byHand := Entry{MAC: scaleMAC(1001), Remote: addr("192.0.2.9"), State: fdb.Static}
+	if err := l.SetEntry("gnv0", EntryAdd, byHand); err != nil {
+		t.Fatal(err)
+	}
+	l.in("192.0.2.2", macA, macC)
+	tables := 0
+	for tm, table := range l.Memory() {
+		if !slices.Equal(tm.ByHand, []Entry{byHand}) || tm.Device.Name != "gnv0" {
+			t.Errorf("set by hand on %s: %v, want %v", tm.Device.Name, tm.ByHand, byHand)
+		}
+		for entry := range table {
+			tables++
+			if entry.MAC != macC {
+				t.Errorf("%s is no learned entry", entry.MAC)
+			}
+			// Both wait for a lock that is held meanwhile, for ever.
+			l.State()
+			if err := l.DeleteEntry("gnv0", byHand); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if tables != 1 {
+		t.Errorf("%d learned entries, want 1", tables)
+	}
+	for tm := range l.Memory() {
+		if len(tm.ByHand) > 0 {
+			t.Errorf("remembered after its removal: %v", tm.ByHand)
 		}
 	}
 }

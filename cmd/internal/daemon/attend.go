@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net/netip"
@@ -272,7 +273,10 @@ func (a *attendant) writeEnv(t *attended, text string) {
 	if text == "" {
 		err = os.Remove(path)
 	} else {
-		err = writeFile(path, []byte(text), 0o644)
+		err = writeFile(path, 0o644, func(w *bufio.Writer) error {
+			_, err := w.WriteString(text)
+			return err
+		})
 	}
 	if err != nil {
 		a.Log.Warn("the environment file is not as it should be", zap.String("device", t.brief.Name), zap.NamedError("err", err))

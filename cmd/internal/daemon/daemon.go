@@ -23,7 +23,6 @@ import (
 	"gvtep/cmd/internal/logging"
 	"gvtep/cmd/internal/service"
 	"gvtep/config"
-	"gvtep/internal/netio"
 	"gvtep/vtep"
 )
 
@@ -108,12 +107,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer kernel.Close()
 	dir := d.dir()
-	memory, age := d.recall(dir)
-	before := make(map[string]netio.DeviceOptions, len(memory.Tunnels))
-	for _, t := range memory.Tunnels {
-		before[t.Device.Name] = t.Device
-	}
-	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: kernel.Devices(before), Underlay: kernel.Underlay(), Log: d.Log})
+	memory := d.recall(dir)
+	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: kernel.Devices(memory.devices), Underlay: kernel.Underlay(), Log: d.Log})
 	if err != nil {
 		return err
 	}
@@ -129,9 +124,7 @@ func Run(ctx context.Context, o Options) error {
 		return errors.Join(fmt.Errorf("%s: offload on: this kernel has no offloads for the device; offload auto does without", name), ep.Close())
 	}
 	kernel.Settle()
-	if n := ep.Recall(memory, age); n > 0 {
-		d.Log.Info("the forwarding tables were kept over the restart", zap.Int("entries", n), zap.Duration("age", age))
-	}
+	d.remind(ep, memory)
 	return d.carry(ctx, ep, kernel, dir, beside)
 }
 
