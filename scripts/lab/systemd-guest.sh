@@ -192,6 +192,47 @@ for ip in "ip" "ip -n far"; do $ip xfrm policy flush && $ip xfrm state flush; do
 check "without ESP: path MTU" "$(until_ok 60 "gvtep -i demo show | grep -q 'path mtu 1500'")" "after *"
 check "without ESP: ping of 1450 bytes" "$(until_ok 30 "ping -n -c 1 -W 1 -s 1422 $far")" "after *"
 
+echo "# a bridge that filters VLANs"
+# The underlay is in VLAN 10 of the bridge whose VLAN 20 the tunnel carries on:
+#
+#   tenant 192.0.2.1 -- br0 (VLAN 20) -- gnv0          gnv0 -- br0 -- tenant 192.0.2.2
+#         10.78.0.1 -- br0.10 -- br0 -- wan === VLAN 10 === wan -- br0 -- br0.10 10.78.0.2
+ip netns add left && ip netns add right
+ip -n left link add wan type veth peer name wan netns right
+ends=()
+vlans() { # vlans NAMESPACE NUMBER
+  ip -n "$1" link add br0 type bridge vlan_filtering 1 vlan_default_pvid 0 &&
+    ip -n "$1" link set wan master br0 &&
+    ip -n "$1" link add tenant type veth peer name port &&
+    ip -n "$1" link set port master br0 &&
+    bridge -n "$1" vlan add dev wan vid 10 &&
+    bridge -n "$1" vlan add dev br0 vid 10 self &&
+    bridge -n "$1" vlan add dev port vid 20 pvid untagged &&
+    ip -n "$1" link add link br0 name br0.10 type vlan id 10 &&
+    ip -n "$1" addr add "10.78.0.$2/24" dev br0.10 &&
+    ip netns add "$1-tenant" && ip -n "$1" link set tenant netns "$1-tenant" &&
+    ip -n "$1-tenant" addr add "192.0.2.$2/24" dev tenant && ip -n "$1-tenant" link set tenant up &&
+    for dev in lo wan br0 br0.10 port; do ip -n "$1" link set "$dev" up || return; done || return
+  ip netns exec "$1" gvtep -i "$1" run gnv0 --id 7 --local "10.78.0.$2" --remote "10.78.0.$((3 - $2))" >"/tmp/$1.log" 2>&1 &
+  ends+=($!)
+  until_ok 30 "ip -n $1 link show gnv0" >/tmp/out && ip -n "$1" link set gnv0 master br0 && bridge -n "$1" vlan add dev gnv0 vid 20 pvid untagged
+}
+vlans left 1
+check "VLANs: one end" "exit $?" "exit 0"
+vlans right 2
+check "VLANs: other end" "exit $?" "exit 0"
+check "VLANs: ping" "$(until_ok 60 "ip netns exec left-tenant ping -n -c 1 -W 1 192.0.2.2")" "after *"
+check "VLANs: more pings" "$(ip netns exec left-tenant ping -q -n -c 20 -i 0.2 -W 5 192.0.2.2 | loss)" "20 packets transmitted, 20 received, 0% packet loss"
+check "VLANs: ready" "$(until_ok 30 "gvtep -i left status && gvtep -i right status")" "after *"
+check "VLANs: nothing was taken for a loop" "$(gvtep -i left metrics | awk '/^gvtep_dropped_packets_total.*(loop|reinjected)/ { n += $NF } END { print n + 0 }')" "0"
+# The tunnel's VLAN is the underlay's: then the way to the peer may lead into the tunnel.
+bridge -n left vlan add dev gnv0 vid 10
+check "VLANs: one in common, and the uplink has the peer: still ready" "$(ip netns exec left-tenant ping -q -n -c 5 -i 0.2 -W 5 192.0.2.2 | loss)" "5 packets transmitted, 5 received, 0% packet loss"
+kill "${ends[@]}"
+wait "${ends[@]}"
+check "VLANs: end" "exit $?" "exit 0"
+for i in left right left-tenant right-tenant; do ip netns del "$i"; done
+
 echo "# reloading"
 config 10.77.0.1 10.77.0.2 $near $near6 'ttl = 9' >/etc/gvtep/demo.toml
 same 1500 "reload" systemctl reload gvtep@demo

@@ -25,6 +25,7 @@ fail() { printf 'systemd.sh: %s\n' "$*" >&2; exit 1; }
 packages=systemd,systemd-sysv,udev,iproute2,iputils-ping,kmod,socat
 without=(/usr/share/{doc,man,locale,i18n,zoneinfo,info,lintian} /usr/lib/x86_64-linux-gnu/gconv)
 modules=(drivers/net/tun drivers/net/veth fs/autofs/autofs4 net/ipv4/udp_diag net/ipv4/inet_diag
+  net/bridge/bridge net/8021q/8021q net/802/stp net/802/garp net/802/mrp net/llc/llc
   net/ipv4/esp4 net/xfrm/xfrm_algo net/xfrm/xfrm_user crypto/authenc crypto/echainiv crypto/drbg crypto/jitterentropy_rng)
 
 # populate DIR: what makes a root file system of Debian's packages start here.
