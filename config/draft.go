@@ -10,6 +10,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/option"
 )
 
 // Draft gathers the keywords of one tunnel on the command line, and those of
@@ -96,6 +97,10 @@ func (d *Draft) Set(word, value string) error {
 			d.tunnel.VLANs = nil
 		case "neigh":
 			d.tunnel.Neighbours = nil
+		case "options":
+			d.tunnel.Options = option.Sent{}
+		case "match":
+			d.tunnel.OptionRules = nil
 		case "address":
 			d.tunnel.Device.Addresses = nil
 		}
@@ -213,11 +218,14 @@ func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
 	if p.Remote, err = remote(addr); err != nil {
 		return p, fmt.Errorf("%s: %w", plain(addr), err)
 	}
-	before := p.Routes
-	p.Routes = nil
+	before, options := p.Routes, p.Options
+	p.Routes, p.Options = nil, option.Sent{}
 	d := newWords(peerKeywords(), &p, "gvtep peer --help")
 	if err = d.Words(words); !d.given["routes"] {
 		p.Routes = before
+	}
+	if !d.given["options"] {
+		p.Options = options
 	}
 	routes := makeSet[netip.Prefix](len(p.Routes))
 	for _, r := range p.Routes {

@@ -9,6 +9,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -159,6 +160,10 @@ func tunnelKeywords() []entry[Tunnel] {
 			More: "They are removed when they have been silent for ageing. A tunnel needs remote, group or accept."},
 			setAccept,
 			getAccept),
+		optionsKeyword(false, "GENEVE options that every packet carries, in the words of geneve_opts of ip route",
+			"Some have names, such as ovn.ports:00010002. @vlan, @dscp, @src and @dst in the place of DATA stand for what each packet has. The automatic MTU leaves room for them.",
+			func(t *Tunnel) *option.Sent { return &t.Options }),
+		matchKeyword(),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
 			func(t *Tunnel) *string { return &t.Dev }, deviceName),
 		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port to listen on and to send to",
@@ -308,6 +313,8 @@ func peerKeywords() []entry[Peer] {
 				}
 				return prefixTexts(p.Routes)
 			}),
+		optionsKeyword(true, "GENEVE options of packets to the peer, in the place of the tunnel's", "",
+			func(p *Peer) *option.Sent { return &p.Options }),
 		custom(Keyword{Name: "bum_limit", Arg: "PPS", Live: true, Usage: "limit of broadcast, unknown unicast and multicast frames a second from the peer; 0, the default, is no limit",
 			Number: true, Min: 0, Max: 1e9},
 			func(p *Peer, v string) (err error) {

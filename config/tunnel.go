@@ -137,6 +137,7 @@ func check(t *Tunnel, given func(key string) bool, ports int) (found []spec.Prob
 			report("remote", i, "remote %s: bum_limit is for Ethernet, nothing is flooded in mode l3", p.Remote)
 		}
 	}
+	checkOptions(t, report)
 	if t.Device.L3 && !t.Device.LLAddr.IsZero() {
 		report("lladdr", 0, "lladdr %s: a mode l3 device has no Ethernet address", t.Device.LLAddr)
 	}

@@ -337,7 +337,7 @@ func (t *tunnel) autoMTU() int {
 		if t.config.Local.Is4() {
 			outer = ipUDPLen(t.config.Local)
 		}
-		return forward.AssumedMTU - outer - encap.HeaderLen - link
+		return forward.AssumedMTU - outer - encap.HeaderLen - len(t.config.Options.Set) - link
 	}
 	mtu := 0
 	for _, p := range t.peers {

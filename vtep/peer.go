@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 )
 
 // peer is a remote VTEP of a tunnel: what workers see of it, and what they do not.
@@ -234,7 +236,7 @@ func twice(remote netip.Addr) error {
 // reachesAlike reports whether what two versions of a tunnel have for all their peers is the
 // same: sockets, source ports, and whom they admit for what.
 func reachesAlike(cfg, old *Tunnel) bool {
-	return asksAlike(cfg, old) && cfg.DF == old.DF && cfg.AcceptZ6 == old.AcceptZ6 && cfg.Group == old.Group && isTrunk(cfg) == isTrunk(old)
+	return asksAlike(cfg, old) && cfg.DF == old.DF && cfg.AcceptZ6 == old.AcceptZ6 && cfg.Group == old.Group && cfg.Options == old.Options && isTrunk(cfg) == isTrunk(old)
 }
 
 // asksAlike reports whether questions about the same destination are the same.
@@ -340,9 +342,11 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 	cfg, remote := &t.config, p.Dest.Remote.Addr()
 	p.Tunnel, p.alone = t.state, []*forward.Peer{p.Peer}
 	p.RemoteBytes, p.RemotePort = string(remote.AsSlice()), p.Dest.Remote.Port()
-	if p.Headers, err = headers(cfg.Device.L3, t.headerVNI(p)); err != nil {
+	sent := sentTo(cfg, &p.config)
+	if p.Headers, err = headers(cfg.Device.L3, t.headerVNI(p), sent); err != nil {
 		return err
 	}
+	p.Slots = slots(sent)
 	p.Outer = ipUDPLen(remote) + len(p.Headers[0])
 	if before != nil {
 		p.PeerState, p.known, p.Nexthop, p.ID = before.PeerState, before.known, before.Nexthop, before.ID
@@ -422,7 +426,15 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 		InheritTTL: cfg.TTL == Inherit, InheritTOS: cfg.TOS == Inherit, InheritDF: cfg.DF == DFInherit, UnsetDF: cfg.DF == DFUnset,
 		L2ControlPass: cfg.L2ControlPass, Locked: cfg.Locked,
 		NoFlood: cfg.NoFlood, NoMcastFlood: cfg.NoMcastFlood, NoBcastFlood: cfg.NoBcastFlood,
-		Accept: t.accept,
+		Accept: t.accept, Options: option.NewPolicy(cfg.OptionRules),
+	}
+	if old != nil && slices.Equal(old.config.OptionRules, cfg.OptionRules) {
+		shared.OptionHits = old.port.Segment.OptionHits
+	} else if shared.Options != nil {
+		shared.OptionHits = make([][]atomic.Uint64, e.workers)
+		for i := range shared.OptionHits {
+			shared.OptionHits[i] = make([]atomic.Uint64, len(cfg.OptionRules))
+		}
 	}
 	if shared.InheritTTL {
 		shared.TTL = DefaultTTL
@@ -490,7 +502,7 @@ func (t *tunnel) segment(d *domain, shared *forward.Rules) forward.Segment {
 
 // headers makes the headers of datagrams: on an L2 tunnel both are the same, on an L3
 // tunnel the second is for IPv6.
-func headers(l3 bool, vni packet.VNI) (h [2][]byte, err error) {
+func headers(l3 bool, vni packet.VNI, sent option.Sent) (h [2][]byte, err error) {
 	protocols := [2]uint16{packet.EtherTypeEthernet, packet.EtherTypeEthernet}
 	if l3 {
 		protocols = [2]uint16{packet.EtherTypeIPv4, packet.EtherTypeIPv6}
@@ -499,8 +511,28 @@ func headers(l3 bool, vni packet.VNI) (h [2][]byte, err error) {
 		if h[i], err = encap.Geneve.AppendHeader(nil, vni, protocol); err != nil {
 			return h, err
 		}
+		if h[i], err = encap.Geneve.WithOptions(h[i], string(sent.Set)); err != nil {
+			return h, err
+		}
 	}
 	return h, nil
+}
+
+// sentTo are the options of packets to a peer.
+func sentTo(cfg *Tunnel, p *Peer) option.Sent {
+	if p.Options.IsZero() {
+		return cfg.Options
+	}
+	return p.Options
+}
+
+// slots are where in the headers of datagrams something of the packet goes.
+func slots(sent option.Sent) []option.Slot {
+	all := sent.Slots()
+	for i := range all {
+		all[i].At += encap.HeaderLen
+	}
+	return all
 }
 
 // ipUDPLen is the length of the outer IP and UDP headers.

@@ -52,6 +52,8 @@ type TunnelState struct {
 	Answered uint64
 	// TooBig is how often a sender was told that its packet is too big for the path.
 	TooBig uint64
+	// OptionHits are the packets that each of Config.OptionRules matched.
+	OptionHits []uint64
 }
 
 // PeerState is one peer of a tunnel at one moment.
@@ -164,6 +166,12 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.ToldTooBig.Load(),
 	}
 	s.Stats = t.gone
+	s.OptionHits = make([]uint64, len(t.config.OptionRules))
+	for _, hits := range seg.OptionHits {
+		for i := range hits {
+			s.OptionHits[i] += hits[i].Load()
+		}
+	}
 	for i := range seg.Drops {
 		s.Drops.Add(&seg.Drops[i])
 	}

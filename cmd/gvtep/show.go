@@ -174,10 +174,17 @@ func settingLines(t control.Tunnel) []string {
 	if g.Persist {
 		device += "  persist on"
 	}
+	lines := []string{outer, table, flood, device}
 	if g.Mode == "l3" {
-		return []string{outer, "  mode l3", device}
+		lines = []string{outer, "  mode l3", device}
 	}
-	return []string{outer, table, flood, device}
+	if len(g.Options) > 0 {
+		lines = append(lines, "  options "+strings.Join(g.Options, ","))
+	}
+	for _, m := range g.Match {
+		lines = append(lines, fmt.Sprintf("  match %q  %d packets", m.Rule, m.Packets))
+	}
+	return lines
 }
 
 func (a *app) peerLine(p control.Peer) string {
@@ -209,6 +216,9 @@ func (a *app) peerLine(p control.Peer) string {
 	}
 	if len(p.Routes) > 0 {
 		line += "   routes " + strings.Join(p.Routes, ",")
+	}
+	if len(p.Options) > 0 {
+		line += "   options " + strings.Join(p.Options, ",")
 	}
 	if p.PathMTU != 0 {
 		line += fmt.Sprintf("   path mtu %d", p.PathMTU)

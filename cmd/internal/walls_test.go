@@ -24,7 +24,7 @@ func TestWalls(t *testing.T) {
 		"service": {},
 		"metrics": {"internal/packet", "vtep", "vtep/count"},
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
-		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/spec"},
+		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"daemon": {
 			zap, "cmd/internal/build", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",

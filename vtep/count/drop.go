@@ -25,6 +25,7 @@ const (
 	DropVLAN                          // a VLAN tag where the segment takes none
 	DropUnknownVLAN                   // the trunk has no segment for this VLAN ID
 	DropUntagged                      // no VLAN ID, and the trunk has no segment for that
+	DropOptionRule                    // a rule for options says so
 	DropLocked                        // the source address is pinned elsewhere
 	DropECN                           // outer CE over inner Not-ECT (RFC 6040 section 4.2)
 	DropBroadcast                     // sent to a broadcast or multicast address, to a socket of none
@@ -73,7 +74,7 @@ var explanations = [NumReasons]Explanation{
 	DropCriticalOption: {"critical_option", true, false,
 		"a critical option that gvtep does not know",
 		"the other end insists on an option; OVN does so in every packet (docs/migration.md)",
-		"switch the option off there"},
+		"`match \"accept CLASS:TYPE\"` if it is harmless to you; else switch it off there"},
 	DropBadProtocol: {"bad_protocol", true, false,
 		"the payload type does not fit the tunnel",
 		"Ethernet sent to a tunnel for IP, or the reverse",
@@ -114,6 +115,10 @@ var explanations = [NumReasons]Explanation{
 		"no VLAN ID, and the trunk has no `id` of its own",
 		"the bridge port is untagged where it should be tagged",
 		"give the trunk an `id`, or make the port tagged"},
+	DropOptionRule: {"option_rule", true, false,
+		"a rule of the keyword `match` drops packets with such options",
+		"the other end sends options that the rules refuse",
+		"`gvtep show` has the rules with their counts"},
 	DropLocked: {"locked", true, true,
 		"the source MAC address is not allowed to send from there",
 		"`locked on` and no static entry; or a static entry says that it is elsewhere",

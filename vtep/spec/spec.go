@@ -11,6 +11,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/option"
 )
 
 // Inherit as TTL or TOS takes the value of the inner packet.
@@ -52,6 +53,9 @@ type Tunnel struct {
 	ZeroCsum6 bool   // send UDP checksum 0 over IPv6
 	AcceptZ6  bool   // accept UDP checksum 0 over IPv6
 	Mark      uint32 // SO_MARK of outer packets
+
+	Options     option.Sent   // in every packet to a peer that has none of its own
+	OptionRules []option.Rule // for packets that arrive; the first that decides does
 
 	Learning   bool
 	Ageing     time.Duration // of learned addresses; 0: never
@@ -138,11 +142,12 @@ type Peer struct {
 	// BUMLimit is how many broadcast, unknown unicast and multicast frames of
 	// it are let in in a second; 0: no limit.
 	BUMLimit int
+	Options  option.Sent // in every packet to it, in the place of the tunnel's
 }
 
 // Equal reports whether two peers are the same in all.
 func (p Peer) Equal(o Peer) bool {
-	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood && p.BUMLimit == o.BUMLimit &&
+	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood && p.BUMLimit == o.BUMLimit && p.Options == o.Options &&
 		(p.Routes == nil) == (o.Routes == nil) && slices.Equal(p.Routes, o.Routes)
 }
 

@@ -209,14 +209,22 @@ type TunnelDetail struct {
 	Locked     bool      `json:"locked"`
 	Damping    bool      `json:"move_damping"`
 	Suppress   bool      `json:"neigh_suppress"`
-	Neigh      []string  `json:"neigh,omitempty"` // ADDR=LLADDR
-	Answered   uint64    `json:"neigh_answered"`  // ARP and ND requests answered here
-	TooBig     uint64    `json:"icmp_too_big"`    // senders told that a packet is too big for the path
+	Neigh      []string  `json:"neigh,omitempty"`   // ADDR=LLADDR
+	Answered   uint64    `json:"neigh_answered"`    // ARP and ND requests answered here
+	TooBig     uint64    `json:"icmp_too_big"`      // senders told that a packet is too big for the path
+	Options    []string  `json:"options,omitempty"` // that every packet carries, CLASS:TYPE:DATA or NAME:DATA
+	Match      []Match   `json:"match,omitempty"`
 	TxFlood    uint64    `json:"tx_flood_packets"`
 	Drops      Drops     `json:"drops"`
 	VLANs      []VLAN    `json:"vlans,omitempty"` // of a trunk
 	Peers      []Peer    `json:"peers"`
 	FDB        FDBCount  `json:"fdb"`
+}
+
+// Match is a rule for the options of packets that arrive.
+type Match struct {
+	Rule    string `json:"rule"`
+	Packets uint64 `json:"packets"` // that it matched
 }
 
 // Peer is one remote VTEP of a tunnel.
@@ -234,6 +242,7 @@ type Peer struct {
 	PathMTU  int        `json:"path_mtu"`              // bytes of outer IP packet; 0: no route
 	BUMLimit int        `json:"bum_limit,omitempty"`   // flooded frames a second let in; 0: all
 	Flooded  uint64     `json:"bum_dropped,omitempty"` // frames above it
+	Options  []string   `json:"options,omitempty"`     // of packets to it, if they are not the tunnel's
 	Error    string     `json:"error,omitempty"`
 }
 

@@ -15,6 +15,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
+	"gvtep/vtep/option"
 )
 
 // Status is the daemon as a whole. What only the daemon knows, its configuration and
@@ -70,7 +71,10 @@ func Tunnel(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered, TooBig: t.TooBig,
 		VLANs:   VLANs(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: Count(&t.FDB),
+		FDB: Count(&t.FDB), Options: option.Default().Words(cfg.Options),
+	}
+	for i, rule := range cfg.OptionRules {
+		g.Match = append(g.Match, control.Match{Rule: option.Default().RuleText(rule), Packets: t.OptionHits[i]})
 	}
 	if !cfg.Local.IsValid() {
 		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
@@ -147,7 +151,7 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: p.Flood, Origin: "fdb",
 		RX:      control.Traffic{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
 		TX:      control.Traffic{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
-		PathMTU: p.PathMTU, Error: p.Error, BUMLimit: p.BUMLimit, Flooded: p.Flooded,
+		PathMTU: p.PathMTU, Error: p.Error, BUMLimit: p.BUMLimit, Flooded: p.Flooded, Options: option.Default().Words(p.Options),
 	}
 	switch {
 	case p.Dynamic:

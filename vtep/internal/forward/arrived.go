@@ -5,6 +5,7 @@ import (
 	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
+	"gvtep/vtep/option"
 )
 
 // Delivered is the answer for a frame that is not dropped.
@@ -68,6 +69,22 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 	}
 	if s.Neighbours != nil && neigh.Concerns(h) {
 		s.Neighbours.Observe(frame, h, false, now)
+	}
+	return Delivered
+}
+
+// ByOptions says why a packet from a peer is dropped because of its options, or delivered.
+func (s *Segment) ByOptions(worker int, area []byte) count.Reason {
+	if s.Options == nil {
+		return count.DropCriticalOption // of which nobody has said that it is known
+	}
+	switch s.Options.Decide(area, s.OptionHits[worker]) {
+	case option.Drop:
+		return count.DropOptionRule
+	case option.Unknown:
+		return count.DropCriticalOption
+	case option.Malformed:
+		return count.DropBadOptions
 	}
 	return Delivered
 }

@@ -15,6 +15,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
+	"gvtep/vtep/option"
 )
 
 // Snapshot is everything that workers read: ports, segments, peers, settings.
@@ -170,6 +171,11 @@ type Rules struct {
 
 	NoFlood, NoMcastFlood, NoBcastFlood bool
 
+	// Options decides about packets from peers by their options; nil: all go on that have
+	// no critical ones. OptionHits are by worker and rule.
+	Options    *option.Policy
+	OptionHits [][]atomic.Uint64
+
 	Drops []count.DropCounters // by worker
 }
 
@@ -188,6 +194,8 @@ type Peer struct {
 	RemotePort  uint16
 	// Headers are the GENEVE headers of datagrams to it; see header.
 	Headers [2][]byte
+	// Slots are where in these something of each packet goes.
+	Slots []option.Slot
 	// Outer is the length of all that stands before the inner frame on the
 	// wire: IP, UDP and GENEVE header.
 	Outer int

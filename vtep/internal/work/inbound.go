@@ -173,12 +173,13 @@ func uncut(s *forward.Socket, t *packet.Train, h *packet.Headers) bool {
 // is by what it was admitted, nothing if it was not.
 func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) count.Reason {
 	hdr, err := s.Encap.Parse(datagram)
-	if hdr.Len > encap.HeaderLen {
-		w.options.Count(hdr.Options(datagram), encap.Reason(err) == count.DropCriticalOption)
-	}
-	if err != nil {
+	critical := err != nil && encap.Reason(err) == count.DropCriticalOption // which a tunnel may know
+	if err != nil && !critical {
 		w.admitted.end(w.id, w.now)
 		return encap.Reason(err)
+	}
+	if hdr.Len > encap.HeaderLen && !critical {
+		w.options.Count(hdr.Options(datagram), false)
 	}
 	frame := datagram[hdr.Len:]
 	a := &w.admitted
@@ -193,6 +194,10 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 		if w.snap.Reinjected(t.Ifindex, from) {
 			return count.DropReinjected
 		}
+		if critical && from == nil {
+			w.options.Count(hdr.Options(datagram), true)
+			return count.DropCriticalOption
+		}
 		if from == nil {
 			if !isPayload(hdr.Protocol) {
 				return count.DropBadProtocol
@@ -200,6 +205,15 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 			return w.unknownSender(key, t, datagram)
 		}
 		a.train, a.vni, a.peer, a.seg = t, hdr.VNI, from, seg
+	}
+	if critical || a.seg.Options != nil {
+		reason := a.seg.ByOptions(w.id, hdr.Options(datagram))
+		if critical {
+			w.options.Count(hdr.Options(datagram), reason == count.DropCriticalOption)
+		}
+		if reason != forward.Delivered {
+			return reason
+		}
 	}
 	if g := w.snap.Guard; g != nil && w.refuses(g, a.peer, frame) {
 		return count.DropReinjected
@@ -272,7 +286,7 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	}
 	// The next datagram may follow without a look if inbound has nothing to do for each of
 	// them: count its flood. With a tag or options each would only be refused.
-	if seg.VID == 0 && len(head) == encap.HeaderLen && from.BUM.Interval == 0 {
+	if seg.VID == 0 && len(head) == encap.HeaderLen && from.BUM.Interval == 0 && seg.Options == nil {
 		j.train = w.admitted.train
 	}
 }

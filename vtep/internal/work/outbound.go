@@ -11,6 +11,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 )
 
 // The way out, from the device to the underlay:
@@ -124,16 +125,16 @@ func (w *worker) sendFrame(f *outgoing, to *forward.Peer) {
 		return
 	}
 	tos, ttl := f.seg.Outer(&w.headers)
-	w.sender.Add(path, f.hash, tos, ttl, w.header(f.seg, to), f.bytes)
+	w.sender.Add(path, f.hash, tos, ttl, w.header(f, to), f.bytes)
 	w.countOut(f, to, 1, len(f.bytes))
 }
 
 // sendSuper cuts a super-frame for one peer.
 func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
 	header := to.Header(w.headers.Version)
-	if f.seg.Changes(to) {
+	if f.seg.Changes(to) || to.Slots != nil {
 		header = append(w.superHead[:0], header...) // of which each piece has a copy
-		encap.PutVNI(header, f.seg.VNI)
+		w.fill(header, f, to)
 	}
 	pieces, err := w.cutter.Start(f.hdr, f.bytes, &w.headers, header)
 	if err != nil {
@@ -174,17 +175,27 @@ func (w *worker) room(n int) bool {
 }
 
 // header returns the header of one datagram to a peer, lent until the flush.
-func (w *worker) header(seg *forward.Segment, to *forward.Peer) []byte {
+func (w *worker) header(f *outgoing, to *forward.Peer) []byte {
 	template := to.Header(w.headers.Version)
-	if !seg.Changes(to) {
+	if !f.seg.Changes(to) && to.Slots == nil {
 		return template
 	}
 	w.room(len(template))
 	free := w.out.free()
 	header := free[:copy(free, template)]
 	w.out.used += len(header)
-	encap.PutVNI(header, seg.VNI)
+	w.fill(header, f, to)
 	return header
+}
+
+// fill writes into the copy of a template what is not the same for all frames to a peer.
+func (w *worker) fill(header []byte, f *outgoing, to *forward.Peer) {
+	if f.seg.Changes(to) {
+		encap.PutVNI(header, f.seg.VNI)
+	}
+	if to.Slots != nil {
+		option.Fill(header, to.Slots, f.bytes, &w.headers, f.seg.VID)
+	}
 }
 
 // way returns the path to a peer for a frame, or for pieces of a super-frame, of size

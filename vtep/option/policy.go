@@ -1,0 +1,213 @@
+package option
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"gvtep/vtep/geneve"
+)
+
+// Verdict is what becomes of a packet because of its options.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Accept    Verdict = iota // it goes on
+	Drop                     // a rule, or the default, says so
+	Unknown                  // it has a critical option that no rule accepts
+	Malformed                // an option that a rule names is not as long as its kind is (RFC 8926 section 3.5.1)
+)
+
+// Actions are the words for what a rule does.
+var actions = []string{"accept", "drop", "count"}
+
+// Action is what a rule does with a packet that it matches.
+type Action uint8
+
+// The actions.
+const (
+	ActAccept Action = iota // it is let in; no later rule is asked
+	ActDrop                 // it is dropped; no later rule is asked
+	ActCount                // it is counted, and the next rule is asked
+)
+
+func (a Action) String() string { return actions[a] }
+
+// Rule matches packets by one option.
+type Rule struct {
+	ID
+	// Any matches every packet, without an option as well.
+	Any bool
+	// Data and Mask are as long as each other: an option matches whose data begins with Data, as far
+	// as the bits of Mask are set. "" matches every option of the kind.
+	Data, Mask string
+	// Len is how long the data of the kind is; Variable: it differs, or is not known.
+	Len    int
+	Action Action
+}
+
+// matches reports whether an option is what a rule wants.
+func (u *Rule) matches(opt geneve.Option) bool {
+	if u.Class != opt.Class || u.Type != opt.Type || len(opt.Data) < len(u.Data) {
+		return false
+	}
+	for i := range len(u.Data) {
+		if (opt.Data[i]^u.Data[i])&u.Mask[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// ParseRule reads a rule: ACTION CLASS:TYPE[:DATA[/MASK]], or ACTION any.
+func (r *Registry) ParseRule(text string) (u Rule, err error) {
+	action, what, _ := strings.Cut(strings.TrimSpace(text), " ")
+	i := slices.Index(actions, action)
+	if i < 0 {
+		return Rule{}, fmt.Errorf("rule %q: want accept, drop or count first", text)
+	}
+	u.Action = Action(i)
+	if what = strings.TrimSpace(what); what == "any" {
+		u.Any = true
+		return u, nil
+	}
+	what, mask, masked := strings.Cut(what, "/")
+	if u.ID, err = r.ID(what); err == nil && !masked {
+		u.Len = r.lenOf(u.ID)
+		return u, nil
+	}
+	sent, err := r.Parse(what)
+	switch {
+	case err != nil:
+		return Rule{}, fmt.Errorf("rule %q: %w", text, err)
+	case sent.slots != "":
+		return Rule{}, fmt.Errorf("rule %q: want data, such as 00010002", text)
+	}
+	for opt := range geneve.Options(sent.Set).All() {
+		u.ID, u.Data = ID{opt.Class, opt.Type}, string(opt.Data)
+		u.Len = r.lenOf(u.ID)
+	}
+	u.Mask = exact(len(u.Data))
+	if masked {
+		m, err := Hex.parse(mask, Variable)
+		if err != nil || len(m) != len(u.Data) {
+			return Rule{}, fmt.Errorf("rule %q: mask %q: want %d bytes in hexadecimal, as many as the data has", text, mask, len(u.Data))
+		}
+		u.Mask = string(m)
+	}
+	return u, nil
+}
+
+// exact is the mask that looks at all of n bytes.
+func exact(n int) string { return string(bytes.Repeat([]byte{0xff}, n)) }
+
+// lenOf is how long the data of a kind is.
+func (r *Registry) lenOf(id ID) int {
+	if k, ok := r.byID[id]; ok {
+		return k.Len
+	}
+	return Variable
+}
+
+// RuleText writes a rule as ParseRule reads it.
+func (r *Registry) RuleText(u Rule) string {
+	if u.Any {
+		return u.Action.String() + " any"
+	}
+	what := r.Name(u.ID)
+	if u.Data != "" {
+		what = r.word(geneve.Option{Class: u.Class, Type: u.Type, Data: []byte(u.Data)}, "")
+	}
+	if u.Mask != exact(len(u.Data)) {
+		what += fmt.Sprintf("/%x", u.Mask)
+	}
+	return u.Action.String() + " " + what
+}
+
+// Policy decides about packets by their options. It is never changed once made.
+type Policy struct {
+	rules []Rule
+}
+
+// Rules are those that it was made of.
+func (p *Policy) Rules() []Rule {
+	if p == nil {
+		return nil
+	}
+	return p.rules
+}
+
+// NewPolicy makes a policy of rules, of which the first that matches decides; nil if there are
+// none. What no rule matches is accepted, unless it has a critical option.
+func NewPolicy(rules []Rule) *Policy {
+	if len(rules) == 0 {
+		return nil
+	}
+	return &Policy{slices.Clone(rules)}
+}
+
+// Decide says what becomes of a packet with an option area, which is well formed, and counts
+// each rule that matched in hits, one for each rule. It does not allocate. A critical option is
+// known if a rule that accepts or counts names its kind.
+func (p *Policy) Decide(area []byte, hits []atomic.Uint64) Verdict {
+	options := geneve.Options(area)
+	if p.malformed(options) {
+		return Malformed
+	}
+	for i := range p.rules {
+		u := &p.rules[i]
+		if !u.Any && !p.has(options, u) {
+			continue
+		}
+		hits[i].Add(1)
+		switch u.Action {
+		case ActDrop:
+			return Drop
+		case ActAccept:
+			return p.critical(options)
+		}
+	}
+	return p.critical(options)
+}
+
+func (p *Policy) malformed(options geneve.Options) bool {
+	for opt := range options.All() {
+		for i := range p.rules {
+			if u := &p.rules[i]; !u.Any && u.Len != Variable && u.Len != len(opt.Data) && u.ID == (ID{opt.Class, opt.Type}) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (p *Policy) has(options geneve.Options, u *Rule) bool {
+	for opt := range options.All() {
+		if u.matches(opt) {
+			return true
+		}
+	}
+	return false
+}
+
+// critical is the verdict on a packet that no rule drops.
+func (p *Policy) critical(options geneve.Options) Verdict {
+	for opt := range options.All() {
+		if opt.Critical() && !p.knows(ID{opt.Class, opt.Type}) {
+			return Unknown
+		}
+	}
+	return Accept
+}
+
+func (p *Policy) knows(id ID) bool {
+	for i := range p.rules {
+		if u := &p.rules[i]; !u.Any && u.ID == id && u.Action != ActDrop {
+			return true
+		}
+	}
+	return false
+}
