@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/encap"
 )
 
 // claims are what tunnels have for themselves. Every question is answered by
@@ -13,6 +14,7 @@ type claims struct {
 	sockets map[listening]bool
 	reaches map[reach]claimedSocket // the first socket of each
 	order   int
+	ports   map[uint16]claimedPort
 	peers   map[admission]claimant        // of tunnels with their own id
 	trunks  map[correspondence][]*vlanMap // that hear a remote on a socket
 	plain   map[segmentOn]bool            // ids of tunnels, by the socket they are heard on
@@ -22,6 +24,12 @@ type claims struct {
 type claimant struct {
 	tunnel string
 	place
+}
+
+// claimedPort is what is spoken on a port: what arrives does not say what it is.
+type claimedPort struct {
+	encap encap.Format
+	by    claimant
 }
 
 // listening names receive sockets.
@@ -73,7 +81,7 @@ type vlanMap struct {
 
 func newClaims() claims {
 	return claims{
-		names: map[string]place{}, sockets: map[listening]bool{}, reaches: map[reach]claimedSocket{},
+		names: map[string]place{}, sockets: map[listening]bool{}, reaches: map[reach]claimedSocket{}, ports: map[uint16]claimedPort{},
 		peers: map[admission]claimant{}, trunks: map[correspondence][]*vlanMap{}, plain: map[segmentOn]bool{},
 	}
 }
@@ -85,6 +93,12 @@ func (l *loader) claim(d definition, t *Tunnel) {
 	name := d.place("name", 0)
 	if other, ok := l.seen.names[t.Device.Name]; ok {
 		l.fault(name.file, name.at, "name: there is a tunnel %s already, in %s", t.Device.Name, other.where())
+		return
+	}
+	if other, ok := l.seen.ports[t.DstPort]; ok && other.encap != t.Encap {
+		at := d.place("encap", 0)
+		l.fault(at.file, at.at, "encap %s on port %d: tunnel %s (%s) has encap %s there, and one port is for one encap: give one of them another dstport",
+			t.Encap, t.DstPort, other.by.tunnel, other.by.where(), other.encap)
 		return
 	}
 	for _, s := range listensOf(t) {
@@ -109,6 +123,9 @@ func (l *loader) claim(d definition, t *Tunnel) {
 // add enters all that a tunnel has.
 func (c *claims) add(t *Tunnel, by claimant) {
 	c.names[t.Device.Name] = by.place
+	if _, ok := c.ports[t.DstPort]; !ok {
+		c.ports[t.DstPort] = claimedPort{t.Encap, by}
+	}
 	for _, s := range listensOf(t) {
 		if c.sockets[s] {
 			continue

@@ -148,7 +148,7 @@ func TestErrors(t *testing.T) {
 		{"gnv0 noupdcsum", `unknown keyword "noupdcsum": did you mean noudpcsum?`},
 		{"gnv0 frobnicate", `unknown keyword "frobnicate": gvtep run --help lists them`},
 		{"gnv0 external", "external: a TAP has no metadata per packet, use one tunnel for each VNI, or vlan"},
-		{"gnv0 type vxlan", "type vxlan: only geneve is spoken here"},
+		{"gnv0 type gre", "type gre: want geneve or vxlan"},
 		{"gnv0 remote 0.0.0.0", "remote 0.0.0.0: no host, want the address of the other end"},
 		{"gnv0 remote ::", "remote ::: no host, want the address of the other end"},
 		{"gnv0 remote 255.255.255.255", "remote 255.255.255.255: the broadcast address, want that of one host"},

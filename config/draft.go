@@ -110,17 +110,10 @@ func (d *Draft) Set(word, value string) error {
 }
 
 // Words reads bare words, such as the tail of an "ip link add" line:
-// type geneve id 100 remote 203.0.113.1 noudpcsum.
+// type vxlan id 100 remote 203.0.113.1 noudpcsum.
 func (d *Draft) Words(words []string) error {
 	for len(words) > 0 {
 		word, rest := words[0], words[1:]
-		if word == "type" && d.words["id"].keyword != nil && len(rest) > 0 {
-			if rest[0] != "geneve" {
-				return fmt.Errorf("type %s: only geneve is spoken here", rest[0])
-			}
-			words = rest[1:]
-			continue
-		}
 		s, ok := d.words[word]
 		if !ok {
 			return d.unknown(word)

@@ -114,9 +114,9 @@ func (im *importer) text() (string, error) {
 	}
 	var b strings.Builder
 	b.WriteString(`# Made by gvtep config import. Before it can run, the kernel's devices of these
-# names must go: ip link del NAME. Both ends change together: VXLAN and GENEVE do
-# not understand each other. Other than with the kernel's devices, only peers
-# named here may speak, and with a group those on the networks of dev; see accept.
+# names must go: ip link del NAME. The wire format stays, so the ends may change
+# one after the other. Other than with the kernel's devices, only peers named
+# here may speak, and with a group those on the networks of dev; see accept.
 `)
 	if n := len(im.entries[""]); n > 0 {
 		fmt.Fprintf(&b, "# %d entries of bridge fdb do not name their device: ask it for all devices at once.\n", n)
@@ -324,10 +324,10 @@ var unsupported = []struct{ key, why string }{
 	{"rsc", "route short circuit"},
 	{"l2miss", "gvtep monitor tells what happens"},
 	{"l3miss", "gvtep monitor tells what happens"},
-	{"gbp", "group policy is VXLAN's"},
-	{"gpe", "GENEVE has protocol types of its own"},
-	{"remcsum_tx", "remote checksum offload is VXLAN's"},
-	{"remcsum_rx", "remote checksum offload is VXLAN's"},
+	{"gbp", "group policy: sent as 0, and ignored"},
+	{"gpe", "another format, with a port of its own"},
+	{"remcsum_tx", "remote checksum offload: switch it off at the other end, too"},
+	{"remcsum_rx", "remote checksum offload: switch it off at the other end, too"},
 	{"vnifilter", "each VNI has a tunnel of its own"},
 	{"gro_hint", "an option of the kernel's own"},
 	{"isolated", "isolation is between ports of the bridge: set it again with bridge link"},
@@ -369,6 +369,7 @@ func (t *translation) translate(entries []kernelEntry) {
 		t.refusal = err.Error()
 		return
 	}
+	t.set("encap", kind)
 	for _, k := range valueKeys {
 		if v := text(k.key); v != "" && (k.key != "label" || strings.Trim(v, "0x") != "") {
 			t.set(k.word, v)
@@ -391,12 +392,17 @@ func (t *translation) translate(entries []kernelEntry) {
 	default:
 		t.set("ttl", v)
 	}
-	t.ports(kind, text("port"), data["port_range"])
+	t.ports(text("port"), data["port_range"])
 	_, far := farOf(&t.tunnel)
 	for _, k := range switchKeys {
 		// The kernel's devices have a checksum setting also for the family they are not of.
 		other := far.Is4() && strings.HasPrefix(k.word, "udp6") || far.Is6() && k.word == "udpcsum"
-		if on, ok := data[k.key].(bool); ok && !other {
+		switch on, ok := data[k.key].(bool); {
+		case !ok || other:
+		case k.word == "udpcsum" && !on:
+			// The kernel's default, which is fast there and slow here (docs/vxlan.md).
+			t.note("udpcsum stays on: without, what is sent costs three times as much, and the other end takes both; set it off if it must be 0")
+		default:
 			t.set(k.word, onOff(on))
 		}
 	}
@@ -437,13 +443,9 @@ func plainValue(v any) string {
 	return fmt.Sprint(v)
 }
 
-// ports carries UDP ports over, but for those that mean VXLAN.
-func (t *translation) ports(kind, port string, sources any) {
-	switch {
-	case port == "", port == itoa(DefaultDstPort):
-	case kind == "vxlan" && (port == "4789" || port == "8472"):
-		t.note("dstport %s is for VXLAN; GENEVE's own, %d, stands for it", port, DefaultDstPort)
-	default:
+// ports carries UDP ports over.
+func (t *translation) ports(port string, sources any) {
+	if port != "" && port != itoa(int(t.tunnel.Encap.Port())) {
 		t.set("dstport", port)
 	}
 	r, _ := sources.(map[string]any)

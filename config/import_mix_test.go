@@ -55,7 +55,7 @@ func TestImportMixture(t *testing.T) {
 				vxlan("v2", 2, map[string]any{"remote": "192.0.2.3"}),
 				vxlan("v3", 3, map[string]any{"remote": "192.0.2.4"}),
 			},
-			[]string{"# v2: local = 192.0.2.1 added", "# v3: local = 192.0.2.1 added", "name = \"v3\"\nid = 3\nlocal = \"192.0.2.1\""},
+			[]string{"# v2: local = 192.0.2.1 added", "# v3: local = 192.0.2.1 added", "name = \"v3\"\nid = 3\nencap = \"vxlan\"\nlocal = \"192.0.2.1\""},
 			nil,
 		},
 		"the local comes last": {
@@ -69,7 +69,7 @@ func TestImportMixture(t *testing.T) {
 		"flannel beside a device with a remote": {
 			[]map[string]any{
 				vxlan("flannel.1", 1, map[string]any{"local": "192.0.2.1", "link": "eth0", "port": 8472, "remote": "192.0.2.9"}),
-				vxlan("vx1", 7, map[string]any{"remote": "192.0.2.3"}),
+				vxlan("vx1", 7, map[string]any{"remote": "192.0.2.3", "port": 8472}),
 			},
 			[]string{"# vx1: local = 192.0.2.1 added", "# flannel.1: dev = eth0 left away"},
 			nil,
@@ -79,7 +79,7 @@ func TestImportMixture(t *testing.T) {
 				vxlan("v1", 1, map[string]any{"group": "239.1.1.1", "link": "eth0"}),
 				vxlan("v2", 2, map[string]any{"remote": "192.0.2.3"}),
 			},
-			[]string{"# v2: left out: local 0.0.0.0 port 6081 cannot be bound beside local 0.0.0.0 of tunnel v1: give both the same local, dev"},
+			[]string{"# v2: left out: local 0.0.0.0 port 4789 cannot be bound beside local 0.0.0.0 of tunnel v1: give both the same local, dev"},
 			[]string{"v2"},
 		},
 		"two locals and one without": {
@@ -88,7 +88,7 @@ func TestImportMixture(t *testing.T) {
 				vxlan("v1", 1, map[string]any{"remote": "192.0.2.3", "local": "192.0.2.1"}),
 				vxlan("v2", 1, map[string]any{"remote": "192.0.2.3", "local": "192.0.2.2"}),
 			},
-			[]string{"# v0: left out: local 0.0.0.0 port 6081 cannot be bound beside local 192.0.2.1 of tunnel v1: give both the same local"},
+			[]string{"# v0: left out: local 0.0.0.0 port 4789 cannot be bound beside local 192.0.2.1 of tunnel v1: give both the same local"},
 			[]string{"v0"},
 		},
 		"two locals on devices of their own": {
@@ -102,7 +102,7 @@ func TestImportMixture(t *testing.T) {
 		"checksums over IPv6": {
 			[]map[string]any{
 				vxlan("v1", 1, map[string]any{"remote6": "2001:db8::2", "udp_zero_csum6_rx": true}),
-				vxlan("v2", 2, map[string]any{"remote6": "2001:db8::2", "port": 8472}),
+				vxlan("v2", 2, map[string]any{"remote6": "2001:db8::2"}),
 			},
 			[]string{"# v2: udp6zerocsumrx = true added"},
 			nil,
@@ -335,6 +335,7 @@ func unsaid(link map[string]any, t *Tunnel, text string) (all []string) {
 	given := func(key string) bool { _, ok := data[key]; return ok }
 	expect(int(t.VNI) == data["id"] && !t.NoVNI, "id", "id")
 	expect(int(t.DstPort) == data["port"], "port", "dstport")
+	expect(t.Encap.String() == link["linkinfo"].(map[string]any)["info_kind"], "info_kind", "encap")
 	expect(map[DF]string{DFSet: "set", DFUnset: "unset", DFInherit: "inherit"}[t.DF] == data["df"], "df", "df")
 	remote := text4("remote")
 	expect(remote == "" || len(t.Peers) > 0 && t.Peers[0].Remote.String() == remote, "remote", "remote")

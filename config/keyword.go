@@ -9,6 +9,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
@@ -114,6 +115,10 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return all
 			}),
+		choice(Keyword{Name: "encap", Aliases: []string{"type"}, Arg: strings.Join(encapNames(), "|"), Values: encapNames(), Default: defaults().Encap.String(),
+			Usage: "wire format: GENEVE (RFC 8926) or VXLAN (RFC 7348)",
+			More:  "All tunnels on one port have the same."},
+			func(t *Tunnel) *encap.Format { return &t.Encap }, encap.Formats()...),
 		choice(Keyword{Name: "mode", Arg: "l2|l3", Values: []string{"l2", "l3"}, Default: "l2",
 			Usage: "Ethernet frames in a TAP, or IP packets in a TUN"},
 			func(t *Tunnel) *bool { return &t.Device.L3 }, false, true),
@@ -166,7 +171,7 @@ func tunnelKeywords() []entry[Tunnel] {
 		matchKeyword(),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
 			func(t *Tunnel) *string { return &t.Dev }, deviceName),
-		number(Keyword{Name: "dstport", Arg: "PORT", Default: "6081", Usage: "UDP port to listen on and to send to",
+		number(Keyword{Name: "dstport", Arg: "PORT", Usage: "UDP port to listen on and to send to (6081, with encap vxlan 4789)",
 			Min: 1, Max: 65535, want: wantPort},
 			func(t *Tunnel) *uint16 { return &t.DstPort }),
 		custom(Keyword{Name: "srcport", Kind: Pair, Arg: "MIN MAX", Default: "49152 65535", Usage: "range of UDP source ports",
@@ -287,6 +292,14 @@ func tunnelKeywords() []entry[Tunnel] {
 		k := &all[i].Keyword
 		name, _, _ := strings.Cut(k.stands, " ")
 		k.Live = spec.Live(cmp.Or(name, k.Name))
+	}
+	return all
+}
+
+// encapNames are the words of encap.
+func encapNames() (all []string) {
+	for _, f := range encap.Formats() {
+		all = append(all, f.String())
 	}
 	return all
 }
@@ -447,7 +460,7 @@ func socketKeywords() []entry[Socket] {
 				}
 				return []string{s.BusyPoll.String()}
 			}),
-		number(Keyword{Name: "port", Arg: "PORT", Default: "6081", Usage: "dstport of tunnels that have none of their own",
+		number(Keyword{Name: "port", Arg: "PORT", Usage: "dstport of tunnels that have none of their own (that of their encap)",
 			Min: 1, Max: 65535, want: wantPort},
 			func(s *Socket) *uint16 { return &s.Port }),
 		number(Keyword{Name: "ports", Arg: "N", Default: "64", Live: true, Usage: "number of UDP source ports, 1-1024",
@@ -511,7 +524,6 @@ func listenAddress(v string) (string, error) {
 func defaults() Tunnel {
 	return Tunnel{
 		NoVNI:      true, // until there is an id
-		DstPort:    DefaultDstPort,
 		SrcPortMin: DefaultSrcPortMin, SrcPortMax: DefaultSrcPortMax,
 		TTL: DefaultTTL, DF: DFSet, UDPCsum: true,
 		Learning: true, Ageing: DefaultAgeing, MaxAddress: DefaultMaxAddress,
@@ -530,7 +542,7 @@ func defaultConfig() Config {
 func DefaultSocket() Socket { return defaultSocket() }
 
 func defaultSocket() Socket {
-	return Socket{Rcvbuf: DefaultRcvbuf, Port: DefaultDstPort, Ports: DefaultSrcPorts}
+	return Socket{Rcvbuf: DefaultRcvbuf, Ports: DefaultSrcPorts}
 }
 
 func defaultMetrics() Metrics { return Metrics{Peers: 1000} }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,8 +21,8 @@ func Print(cfg Config, all bool) string {
 	section(&b, "[metrics]", metricsKeywords(), cfg.Metrics, defaultMetrics(), all)
 	section(&b, "[hooks]", hookKeywords(), cfg.Hooks, defaultHooks(), all)
 	base := defaults()
-	base.DstPort = cfg.Socket.Port
 	for _, t := range cfg.Tunnels {
+		base.DstPort = cmp.Or(cfg.Socket.Port, t.Encap.Port())
 		peers := t.Peers
 		if slices.ContainsFunc(peers, func(p Peer) bool { return !p.Equal(Peer{Remote: p.Remote}) }) {
 			t.Peers = nil

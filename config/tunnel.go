@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/spec"
 )
 
@@ -24,7 +25,6 @@ const Inherit = spec.Inherit
 
 // Defaults of the keywords.
 const (
-	DefaultDstPort    = 6081 // RFC 8926 section 3.3
 	DefaultTTL        = spec.DefaultTTL
 	DefaultSrcPortMin = 49152 // the dynamic ports of RFC 6335
 	DefaultSrcPortMax = 65535
@@ -72,7 +72,7 @@ type Socket struct {
 	Workers int    // 1-255; 0: auto
 	CPUs    string // that the workers run on, such as 2-5,8; "": any
 	Rcvbuf  int    // of a receive socket, in bytes
-	Port    uint16 // the DstPort of tunnels that do not say otherwise
+	Port    uint16 // the DstPort of tunnels that do not say otherwise; 0: that of their encap
 	Ports   int    // size of the set of source ports
 
 	// BusyPoll is how long a worker looks for more after traffic before it
@@ -123,7 +123,13 @@ func check(t *Tunnel, given func(key string) bool, ports int) (found []spec.Prob
 	if t.Device.L3 {
 		dropL2(t, defaults())
 	}
+	if t.DstPort == 0 {
+		t.DstPort = t.Encap.Port()
+	}
 	t.SrcPorts = min(ports, int(t.SrcPortMax)-int(t.SrcPortMin)+1)
+	if t.Device.L3 && !t.Encap.CarriesIP() {
+		report("mode", 0, "mode l3: encap %s carries Ethernet frames only, encap %s also IP packets", t.Encap, encap.Geneve)
+	}
 	if t.Device.L3 && len(t.VLANs) > 0 {
 		report("vlan", 0, "vlan %s: a mode l3 device has no VLANs", t.VLANs[0])
 	}

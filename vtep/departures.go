@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/netio"
+	"gvtep/vtep/encap"
 )
 
 // departures are the sockets of tunnels that a change removes, or makes anew, and
@@ -38,18 +39,18 @@ func newDepartures(tunnels ...*tunnel) departures {
 
 // beside reports whether s is to be opened beside others that overlap: all
 // of them leave, as it seems now, or are a group's.
-func (all departures) beside(sockets map[netio.ListenOptions]*socket, s *socket) (some bool) {
+func (all departures) beside(sockets map[listening]*socket, s *socket) (some bool) {
 	if all == nil {
 		return false
 	}
 	var leave []*departure
 	for opts, o := range sockets {
-		if !overlap(opts, s.options) {
+		if !overlap(opts.ListenOptions, s.options.ListenOptions) {
 			continue
 		}
 		switch d := all[o]; {
 		case opts.Group.IsValid():
-		case d != nil && d.users == o.users:
+		case all.leaves(o):
 			leave = append(leave, d)
 		default:
 			return false // the kernel refuses, and says why
@@ -62,6 +63,22 @@ func (all departures) beside(sockets map[netio.ListenOptions]*socket, s *socket)
 		}
 	}
 	return some
+}
+
+// leaves reports whether a socket is about to be closed, as it seems now.
+func (all departures) leaves(s *socket) bool {
+	d := all[s]
+	return d != nil && d.users == s.users
+}
+
+// leaving is how many sockets of a port and an encap are about to be closed.
+func (all departures) leaving(port uint16, f encap.Format) (n int) {
+	for s := range all {
+		if s.options.Port == port && s.options.encap == f && all.leaves(s) {
+			n++
+		}
+	}
+	return n
 }
 
 // check finds a socket that stays after all, for a tunnel that was made anew

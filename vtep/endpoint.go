@@ -70,7 +70,8 @@ type Endpoint struct {
 	running   bool
 	closed    bool
 	tunnels   map[string]*tunnel
-	sockets   map[netio.ListenOptions]*socket
+	sockets   map[listening]*socket
+	spoken    map[spoken]int                 // how many of them
 	departing departures                     // nil but during a change
 	owners    map[*forward.PortState]*tunnel // as tunnels, by what their peers know of them
 	admitted
@@ -99,7 +100,8 @@ func New(cfg Config) (*Endpoint, error) {
 		failures:     make(chan error, 1),
 		speakers:     make(chan speaker, speakerQueue),
 		tunnels:      make(map[string]*tunnel),
-		sockets:      make(map[netio.ListenOptions]*socket),
+		sockets:      make(map[listening]*socket),
+		spoken:       make(map[spoken]int),
 		owners:       make(map[*forward.PortState]*tunnel),
 	}
 	if e.log == nil {

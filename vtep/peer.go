@@ -343,7 +343,7 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 	p.Tunnel, p.alone = t.state, []*forward.Peer{p.Peer}
 	p.RemoteBytes, p.RemotePort = string(remote.AsSlice()), p.Dest.Remote.Port()
 	sent := sentTo(cfg, &p.config)
-	if p.Headers, err = headers(cfg.Device.L3, t.headerVNI(p), sent); err != nil {
+	if p.Headers, err = headers(cfg, t.headerVNI(p), sent); err != nil {
 		return err
 	}
 	p.Slots = slots(sent)
@@ -502,16 +502,16 @@ func (t *tunnel) segment(d *domain, shared *forward.Rules) forward.Segment {
 
 // headers makes the headers of datagrams: on an L2 tunnel both are the same, on an L3
 // tunnel the second is for IPv6.
-func headers(l3 bool, vni packet.VNI, sent option.Sent) (h [2][]byte, err error) {
+func headers(cfg *Tunnel, vni packet.VNI, sent option.Sent) (h [2][]byte, err error) {
 	protocols := [2]uint16{packet.EtherTypeEthernet, packet.EtherTypeEthernet}
-	if l3 {
+	if cfg.Device.L3 {
 		protocols = [2]uint16{packet.EtherTypeIPv4, packet.EtherTypeIPv6}
 	}
 	for i, protocol := range protocols {
-		if h[i], err = encap.Geneve.AppendHeader(nil, vni, protocol); err != nil {
+		if h[i], err = cfg.Encap.AppendHeader(nil, vni, protocol); err != nil {
 			return h, err
 		}
-		if h[i], err = encap.Geneve.WithOptions(h[i], string(sent.Set)); err != nil {
+		if h[i], err = cfg.Encap.WithOptions(h[i], string(sent.Set)); err != nil {
 			return h, err
 		}
 	}
@@ -557,14 +557,19 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 			opts.Local = netip.IPv6Unspecified()
 		}
 	}
-	s := e.sockets[opts]
+	key := listening{opts, t.config.Encap}
+	s := e.sockets[key]
 	if s == nil {
+		if err := e.checkPort(key); err != nil {
+			return nil, err
+		}
 		e.lastID++
-		s = newSocket(e.lastID, opts, make([]packet.Counter, e.workers))
+		s = newSocket(e.lastID, key, make([]packet.Counter, e.workers))
 		if err := e.openSocket(s, e.departing.beside(e.sockets, s)); err != nil {
 			return nil, err
 		}
-		e.sockets[opts] = s
+		e.sockets[key] = s
+		e.spoken[spoken{key.Port, key.encap}]++
 	}
 	if !slices.Contains(t.sockets, s) {
 		s.users++
@@ -573,23 +578,46 @@ func (e *Endpoint) listen(t *tunnel, remote, group netip.Addr) (*socket, error) 
 	return s, nil
 }
 
+// checkPort refuses a port on which sockets that stay are for another encap: what arrives
+// does not say what it is.
+func (e *Endpoint) checkPort(l listening) error {
+	for _, f := range encap.Formats() {
+		if f != l.encap && e.spoken[spoken{l.Port, f}] > e.departing.leaving(l.Port, f) {
+			return fmt.Errorf("dstport %d: another tunnel has encap %s there, and one port is for one encap: %w", l.Port, f, unix.EADDRINUSE)
+		}
+	}
+	return nil
+}
+
+// listening is what is listened to, and what is spoken there.
+type listening struct {
+	netio.ListenOptions
+	encap encap.Format
+}
+
+// spoken is what several sockets of one port have in common.
+type spoken struct {
+	port  uint16
+	encap encap.Format
+}
+
 // socket is the receive sockets of one address.
 type socket struct {
 	*forward.Socket
-	options  netio.ListenOptions
+	options  listening
 	listener netio.Listener
 	users    int // tunnels; guarded by Endpoint.mu
 }
 
-func newSocket(id uint32, o netio.ListenOptions, received []packet.Counter) *socket {
-	name := fmt.Sprintf("%s port %d", o.Local, o.Port)
-	return &socket{Socket: &forward.Socket{ID: id, Name: name, Received: received}, options: o}
+func newSocket(id uint32, l listening, received []packet.Counter) *socket {
+	name := fmt.Sprintf("%s port %d", l.Local, l.Port)
+	return &socket{Socket: &forward.Socket{ID: id, Name: name, Encap: l.encap, Received: received}, options: l}
 }
 
 // openSocket opens the receive sockets of s, one for each worker. Beside is
 // that of ListenOptions.
 func (e *Endpoint) openSocket(s *socket, beside bool) error {
-	opts := s.options
+	opts := s.options.ListenOptions
 	opts.Beside = beside
 	l, err := e.underlay.Listen(opts)
 	if err != nil {

@@ -210,6 +210,7 @@ func (e *Endpoint) releaseUnderlay(t *tunnel) {
 	for _, s := range t.sockets {
 		if s.users--; s.users == 0 {
 			delete(e.sockets, s.options)
+			e.spoken[spoken{s.options.Port, s.options.encap}]--
 			s.listener.Close()
 		}
 	}
@@ -221,6 +222,8 @@ func check(cfg *Tunnel) error {
 	switch {
 	case !cfg.VNI.Valid():
 		return fmt.Errorf("id %d: a VNI has 24 bits, 0 to %d: %w", cfg.VNI, packet.MaxVNI, unix.EINVAL)
+	case cfg.Device.L3 && !cfg.Encap.CarriesIP():
+		return fmt.Errorf("encap %s carries Ethernet frames, an L3 tunnel has none: %w", cfg.Encap, unix.EINVAL)
 	case cfg.Device.L3 && isTrunk(cfg):
 		return fmt.Errorf("an L3 tunnel has no VLANs: %w", unix.EINVAL)
 	case cfg.Group.IsValid() && (!cfg.Group.IsMulticast() || cfg.Dev == ""):

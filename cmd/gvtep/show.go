@@ -100,8 +100,8 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	if d.ID != nil {
 		id = fmt.Sprintf("id %d", *d.ID)
 	}
-	first := fmt.Sprintf("%s  GENEVE %s  local %s  mtu %s  %s  %s %d %s",
-		t.Ifname, id, g.Local, mtu, state, kind, g.Queues, plural(g.Queues, "queue"))
+	first := fmt.Sprintf("%s  %s %s  local %s  mtu %s  %s  %s %d %s",
+		t.Ifname, strings.ToUpper(t.LinkInfo.Kind), id, g.Local, mtu, state, kind, g.Queues, plural(g.Queues, "queue"))
 	for _, o := range g.Offload {
 		first += " " + o
 	}

@@ -45,6 +45,7 @@ var tunnelColumns = []column[control.Tunnel]{
 	{"fdb_learned", func(t control.Tunnel) any { return t.Gvtep.FDB.Learned }},
 	{"fdb_static", func(t control.Tunnel) any { return t.Gvtep.FDB.Static }},
 	{"fdb_limit", func(t control.Tunnel) any { return t.Gvtep.FDB.Limit }},
+	{"encap", func(t control.Tunnel) any { return t.LinkInfo.Kind }},
 }
 
 var peerColumns = []column[peerOfTunnel]{

@@ -12,6 +12,7 @@ type Reason uint8
 const (
 	DropShort           Reason = iota // shorter than its headers say
 	DropBadVersion                    // GENEVE version is not 0 (RFC 8926 section 3.4)
+	DropNoVNI                         // VXLAN without its I flag (RFC 7348 section 5)
 	DropControl                       // O bit: a control packet (section 3.4)
 	DropBadOptions                    // an option runs over the option area (section 3.5)
 	DropCriticalOption                // a critical option that we do not know (section 3.5)
@@ -62,7 +63,11 @@ var explanations = [NumReasons]Explanation{
 	DropBadVersion: {"bad_version", true, false,
 		"the GENEVE version is not 0",
 		"something else on the port, such as VXLAN, or a later GENEVE",
-		"compare type and port at the other end"},
+		"compare `encap` and port at both ends"},
+	DropNoVNI: {"no_vni", true, false,
+		"a VXLAN header whose I flag is not set, so that its VNI is not valid",
+		"something else on the port, such as GENEVE",
+		"compare `encap` and port at both ends"},
 	DropControl: {"control", true, false,
 		"a control packet (O bit)",
 		"the other end sends control packets; gvtep knows none",

@@ -1,11 +1,15 @@
 // Package encap is the wire format of a tunnel: what stands between the outer UDP header and
-// the inner frame. It is the one place that tells formats apart.
+// the inner frame, GENEVE or VXLAN. It is the one place that tells formats apart.
+//
+// Both begin with eight bytes, the VNI at the same place in them. Only GENEVE has options and
+// says what its payload is.
 package encap
 
 import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/geneve"
+	"gvtep/vtep/vxlan"
 )
 
 // Format is a wire format. The zero value is GENEVE.
@@ -14,17 +18,32 @@ type Format uint8
 // The formats.
 const (
 	Geneve Format = iota // RFC 8926
+	VXLAN                // RFC 7348
 )
 
-// names are the words for the formats, as in configurations.
-var names = [...]string{Geneve: "geneve"}
+// formats is what there is to say of each.
+var formats = [...]struct {
+	name      string
+	port      uint16
+	carriesIP bool
+}{
+	Geneve: {"geneve", geneve.Port, true},
+	VXLAN:  {"vxlan", vxlan.Port, false},
+}
 
-// String is the word for f.
-func (f Format) String() string { return names[f] }
+// String is the word for f, in configurations and in iproute2.
+func (f Format) String() string { return formats[f].name }
+
+// Port is the UDP port that IANA has given to f.
+func (f Format) Port() uint16 { return formats[f].port }
+
+// CarriesIP reports whether a payload can be an IP packet: a header tells what it is. Else it
+// is always an Ethernet frame.
+func (f Format) CarriesIP() bool { return formats[f].carriesIP }
 
 // Formats are all formats, in the order of their numbers.
 func Formats() []Format {
-	all := make([]Format, len(names))
+	all := make([]Format, len(formats))
 	for i := range all {
 		all[i] = Format(i)
 	}
@@ -56,6 +75,12 @@ func (h Header) Options(datagram []byte) geneve.Options {
 // options may be looked at all the same. Every datagram passes here: nothing is allocated, and
 // what is returned fits registers.
 func (f Format) Parse(datagram []byte) (h Header, err error) {
+	if f == VXLAN {
+		if h.VNI, err = vxlan.Parse(datagram); err == nil {
+			h.Protocol, h.Len = packet.EtherTypeEthernet, vxlan.HeaderLen
+		}
+		return h, err
+	}
 	h.VNI, h.Protocol, h.Len, err = geneve.Scan(datagram)
 	return h, err
 }
@@ -71,12 +96,19 @@ func Reason(err error) count.Reason {
 		return count.DropBadOptions
 	case geneve.ErrCritical:
 		return count.DropCriticalOption
+	case vxlan.ErrNoVNI:
+		return count.DropNoVNI
 	}
 	return count.DropShort
 }
 
-// AppendHeader appends the header of datagrams with a VNI whose payload is of an EtherType.
+// AppendHeader appends the header of datagrams with a VNI whose payload is of an EtherType. It
+// returns dst as it was and an error if the VNI has more than 24 bits. Only a format that
+// CarriesIP has another EtherType than that of Ethernet.
 func (f Format) AppendHeader(dst []byte, vni packet.VNI, protocol uint16) ([]byte, error) {
+	if f == VXLAN {
+		return vxlan.AppendHeader(dst, vni)
+	}
 	return geneve.AppendHeader(dst, geneve.Header{VNI: vni, Protocol: protocol})
 }
 

@@ -26,6 +26,9 @@ import (
 	"gvtep/internal/packet"
 )
 
+// Port is the UDP port that IANA has given to GENEVE (RFC 8926 section 3.3).
+const Port = 6081
+
 // Lengths of the header, in bytes (RFC 8926 section 3.4).
 const (
 	HeaderLen     = 8                         // of the fixed part

@@ -15,17 +15,17 @@ import (
 // forward, and the small packages below.
 func TestWalls(t *testing.T) {
 	const zap, cobra, system = "go.uber.org/zap", "github.com/spf13/cobra", "golang.org/x/sys/unix"
-	const geneve = "gvtep/vtep/geneve" // behind vtep/encap
+	const geneve, vxlan = "gvtep/vtep/geneve", "gvtep/vtep/vxlan" // behind vtep/encap
 	for dir, banned := range map[string][]string{
-		"../../vtep/internal/forward": {"gvtep/vtep", "gvtep/vtep/internal/work", "gvtep/tap", "gvtep/udp", geneve, system, zap, cobra},
-		"../../vtep/internal/work":    {"gvtep/vtep", "gvtep/tap", "gvtep/udp", geneve, zap, cobra},
+		"../../vtep/internal/forward": {"gvtep/vtep", "gvtep/vtep/internal/work", "gvtep/tap", "gvtep/udp", geneve, vxlan, system, zap, cobra},
+		"../../vtep/internal/work":    {"gvtep/vtep", "gvtep/tap", "gvtep/udp", geneve, vxlan, zap, cobra},
 		"../../vtep/count":            {"gvtep/vtep", "gvtep/vtep/internal/forward", "gvtep/internal/netio", system, zap, cobra},
-		"../../vtep":                  {"gvtep/tap", "gvtep/udp", "gvtep/config", "gvtep/cmd/internal/control", geneve, cobra},
+		"../../vtep":                  {"gvtep/tap", "gvtep/udp", "gvtep/config", "gvtep/cmd/internal/control", geneve, vxlan, cobra},
 		"../../internal/netio":        {"gvtep/vtep", "gvtep/tap", "gvtep/udp", system, zap, cobra},
 		"../../tap":                   {"gvtep/vtep", "gvtep/udp", zap, cobra},
 		"../../udp":                   {"gvtep/vtep", "gvtep/tap", zap, cobra},
 		"../../fdb":                   {"gvtep/vtep", "gvtep/internal/netio", system, zap, cobra},
-		"../../config":                {"gvtep/vtep", geneve, zap, cobra},
+		"../../config":                {"gvtep/vtep", geneve, vxlan, zap, cobra},
 	} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(files) == 0 {

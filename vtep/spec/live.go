@@ -15,6 +15,7 @@ type setting struct {
 // the wire, the sockets it listens on, and what a device has from when it is made.
 func fixed() []setting {
 	return []setting{
+		{"encap", func(a, b *Tunnel) bool { return a.Encap == b.Encap }},
 		{"id", func(a, b *Tunnel) bool { return a.VNI == b.VNI && a.NoVNI == b.NoVNI }},
 		{"mode", func(a, b *Tunnel) bool { return a.Device.L3 == b.Device.L3 }},
 		{"local", func(a, b *Tunnel) bool { return given(a.Local) == given(b.Local) }},

@@ -11,6 +11,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/option"
 )
 
@@ -27,6 +28,7 @@ type Device = netio.DeviceOptions
 // Tunnel is the configuration of one tunnel: one device, and one port and segment,
 // or one for each VLAN.
 type Tunnel struct {
+	Encap  encap.Format // on the wire
 	VNI    packet.VNI
 	NoVNI  bool   // a trunk that has no segment for frames without a VLAN tag; VNI is 0
 	VLANs  []VLAN // make it a trunk: VLAN tags from the device choose the segment

@@ -76,7 +76,7 @@ var (
 	reloadOK   = gauge("config_last_reload_successful", "Whether the configuration was loaded when last tried.")
 	reloadTime = gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded, as Unix time.")
 
-	tunnelInfo      = gauge("tunnel_info", "Always 1; settings of a tunnel.", "device", "vni", "mode", "dstport", "netns")
+	tunnelInfo      = gauge("tunnel_info", "Always 1; settings of a tunnel.", "device", "vni", "encap", "mode", "dstport", "netns")
 	tunnelUp        = gauge("tunnel_up", "Whether the device is there and administratively up.", "device", "vni")
 	tunnelMTU       = gauge("tunnel_mtu_bytes", "MTU of the device.", "device", "vni")
 	receivePackets  = counter("receive_packets", "Inner packets received from peers.", "device", "vni")
@@ -219,7 +219,7 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	if cfg.Device.L3 {
 		mode = "l3"
 	}
-	o.put(tunnelInfo, 1, device, vni, mode, fmt.Sprint(cfg.DstPort), cfg.Device.Netns)
+	o.put(tunnelInfo, 1, device, vni, cfg.Encap.String(), mode, fmt.Sprint(cfg.DstPort), cfg.Device.Netns)
 	o.put(tunnelUp, bit(t.Up), device, vni)
 	o.put(tunnelMTU, float64(t.MTU), device, vni)
 	o.put(tooBig, float64(t.TooBig), device, vni)

@@ -47,7 +47,7 @@ func Tunnel(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 	out := control.Tunnel{
 		Ifindex: t.Ifindex, Ifname: cfg.Device.Name, MTU: t.MTU, Master: cfg.Device.Master,
 		Flags: []string{}, LinkType: "ether", Address: t.LLAddr.String(),
-		LinkInfo: control.LinkInfo{Kind: "geneve", Data: infoOf(cfg)},
+		LinkInfo: control.LinkInfo{Kind: cfg.Encap.String(), Data: infoOf(cfg)},
 	}
 	if t.Up {
 		out.Flags = []string{"UP", "LOWER_UP"}
