@@ -397,12 +397,7 @@ func (t *translation) translate(entries []kernelEntry) {
 	for _, k := range switchKeys {
 		// The kernel's devices have a checksum setting also for the family they are not of.
 		other := far.Is4() && strings.HasPrefix(k.word, "udp6") || far.Is6() && k.word == "udpcsum"
-		switch on, ok := data[k.key].(bool); {
-		case !ok || other:
-		case k.word == "udpcsum" && !on:
-			// The kernel's default, which is fast there and slow here (docs/vxlan.md).
-			t.note("udpcsum stays on: without, what is sent costs three times as much, and the other end takes both; set it off if it must be 0")
-		default:
+		if on, ok := data[k.key].(bool); ok && !other {
 			t.set(k.word, onOff(on))
 		}
 	}
