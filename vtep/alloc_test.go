@@ -5,20 +5,30 @@ import (
 
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
+	"gvtep/vtep/encap"
 )
 
 // TestNoAllocations: a worker's round allocates nothing, whichever way the
 // packets go, alone, in trains and as super-frames.
 func TestNoAllocations(t *testing.T) {
+	for _, f := range encap.Formats() {
+		t.Run(f.String(), func(t *testing.T) { noAllocations(t, f) })
+	}
+}
+
+func noAllocations(t *testing.T, f encap.Format) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
-	dev := h.add(testTunnel("gnv0", "192.0.2.2"))
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.Encap = f
+	dev := h.add(cfg)
 	q := dev.queues[0]
 	q.discard = true
 	h.underlay.forget = true
 	r := h.underlay.listeners[0].receivers[0]
 	out := frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "out"))
-	in := good(frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.1", 2, 1, "in")))
+	head, _ := f.AppendHeader(nil, testVNI, packet.EtherTypeEthernet)
+	in := append(head, frame(macA, macB, 0x0800, ipv4(0, "10.99.0.2", "10.99.0.1", 2, 1, "in"))...)
 	super, hdr := tcpSuper(10, 1000)
 	train := packet.Train{From: addr("192.0.2.2"), Ifindex: 2}
 	for range 10 {

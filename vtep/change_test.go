@@ -13,6 +13,7 @@ import (
 
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
+	"gvtep/vtep/encap"
 )
 
 // TestSet changes a tunnel that is there: device, counters, and what was
@@ -274,6 +275,10 @@ func TestExchangeSockets(t *testing.T) {
 		cfg.Local = addr(local)
 		return cfg
 	}
+	vxlan := func(cfg Tunnel) Tunnel {
+		cfg.Encap = encap.VXLAN
+		return cfg
+	}
 	both := func(name string) Tunnel { return testTunnel(name, "192.0.2.2", "fd00::2") }
 	six := func(name string) Tunnel { return testTunnel(name, "fd00::2") }
 	silent := func(name, local string) Tunnel { // nobody is there to be heard
@@ -286,16 +291,20 @@ func TestExchangeSockets(t *testing.T) {
 		change Change
 		refuse bool
 	}{
-		"any for one":              {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.2")}}, false},
-		"one for any":              {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("b", "0.0.0.0", "192.0.2.2")}}, false},
-		"two for any":              {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.9", "192.0.2.2")}, Change{Remove: []string{"a", "b"}, Add: []Tunnel{on("c", "0.0.0.0", "192.0.2.2")}}, false},
-		"one stays":                {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.9", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("c", "0.0.0.0", "192.0.2.2")}}, true},
-		"another user":             {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2"), on("b", "0.0.0.0", "192.0.2.3")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("c", "192.0.2.1", "192.0.2.2")}}, true},
-		"beside":                   {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Add: []Tunnel{on("c", "192.0.2.1", "192.0.2.2")}}, true},
-		"a family is given up":     {[]Tunnel{both("a")}, Change{Set: []Tunnel{six("a")}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.2")}}, false},
-		"a family is kept":         {[]Tunnel{both("a")}, Change{Set: []Tunnel{both("a")}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.3")}}, true},
-		"it is taken up later":     {[]Tunnel{both("a"), silent("b", "192.0.2.1")}, Change{Set: []Tunnel{on("b", "192.0.2.1", "192.0.2.3"), both("a")}}, true},
-		"it is given up after all": {[]Tunnel{both("a"), silent("b", "192.0.2.1")}, Change{Set: []Tunnel{on("b", "192.0.2.1", "192.0.2.3"), six("a")}}, false},
+		"any for one":                    {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.2")}}, false},
+		"one for any":                    {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("b", "0.0.0.0", "192.0.2.2")}}, false},
+		"two for any":                    {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.9", "192.0.2.2")}, Change{Remove: []string{"a", "b"}, Add: []Tunnel{on("c", "0.0.0.0", "192.0.2.2")}}, false},
+		"one stays":                      {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.9", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("c", "0.0.0.0", "192.0.2.2")}}, true},
+		"another user":                   {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2"), on("b", "0.0.0.0", "192.0.2.3")}, Change{Remove: []string{"a"}, Add: []Tunnel{on("c", "192.0.2.1", "192.0.2.2")}}, true},
+		"beside":                         {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Add: []Tunnel{on("c", "192.0.2.1", "192.0.2.2")}}, true},
+		"another encap in its place":     {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Remove: []string{"a"}, Add: []Tunnel{vxlan(on("b", "0.0.0.0", "192.0.2.2"))}}, false},
+		"another encap beside":           {[]Tunnel{on("a", "0.0.0.0", "192.0.2.2")}, Change{Add: []Tunnel{vxlan(on("c", "0.0.0.0", "192.0.2.2"))}}, true},
+		"another encap, another address": {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2")}, Change{Add: []Tunnel{vxlan(on("c", "192.0.2.9", "192.0.2.2"))}}, true},
+		"another encap, and one stays":   {[]Tunnel{on("a", "192.0.2.1", "192.0.2.2"), on("b", "192.0.2.1", "192.0.2.3")}, Change{Remove: []string{"a"}, Add: []Tunnel{vxlan(on("c", "192.0.2.1", "192.0.2.2"))}}, true},
+		"a family is given up":           {[]Tunnel{both("a")}, Change{Set: []Tunnel{six("a")}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.2")}}, false},
+		"a family is kept":               {[]Tunnel{both("a")}, Change{Set: []Tunnel{both("a")}, Add: []Tunnel{on("b", "192.0.2.1", "192.0.2.3")}}, true},
+		"it is taken up later":           {[]Tunnel{both("a"), silent("b", "192.0.2.1")}, Change{Set: []Tunnel{on("b", "192.0.2.1", "192.0.2.3"), both("a")}}, true},
+		"it is given up after all":       {[]Tunnel{both("a"), silent("b", "192.0.2.1")}, Change{Set: []Tunnel{on("b", "192.0.2.1", "192.0.2.3"), six("a")}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, new(memWire), 1, "192.0.2.1", "192.0.2.9", "fd00::1")

@@ -18,9 +18,9 @@ import (
 const wireguardGo = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
 
 // contenderNames are all that there are. "busypoll" is gvtep, told to look for
-// packets that long before it sleeps. "relay" is no tunnel, but what one in a
+// packets that long before it sleeps, and "gvtep-vxlan" is gvtep with VXLAN's header. "relay" is no tunnel, but what one in a
 // process cannot do without (relay.go).
-var contenderNames = []string{"gvtep", "busypoll", "relay", "vxlan", "raw", "wireguard"}
+var contenderNames = []string{"gvtep", "gvtep-vxlan", "busypoll", "relay", "vxlan", "raw", "wireguard"}
 
 // contender is one way between two hosts.
 type contender struct {
@@ -44,7 +44,8 @@ type contender struct {
 func build(ctx context.Context, dir string, o options) ([]contender, error) {
 	var out []contender
 	program := o.gvtep
-	if program == "" && (slices.Contains(o.contenders, "gvtep") || slices.Contains(o.contenders, "busypoll")) {
+	ours := func(name string) bool { return name == "gvtep" || name == "gvtep-vxlan" || name == "busypoll" }
+	if program == "" && slices.ContainsFunc(o.contenders, ours) {
 		program = filepath.Join(dir, "gvtep")
 		logf("building gvtep")
 		if err := goTool(ctx, dir, "build", "-trimpath", "-o", program, "./cmd/gvtep"); err != nil {
@@ -59,6 +60,10 @@ func build(ctx context.Context, dir string, o options) ([]contender, error) {
 		switch name {
 		case "gvtep":
 			out = append(out, gvtep(name, program, o.extra))
+		case "gvtep-vxlan":
+			c := gvtep(name, program, append(slices.Clone(o.extra), "--encap", "vxlan"))
+			c.second, c.many, c.upMany = nil, nil, nil // as with GENEVE
+			out = append(out, c)
 		case "busypoll":
 			c := gvtep(name, program, append(slices.Clone(o.extra), "--busypoll", "3ms"))
 			c.many, c.upMany = nil, nil // idle tunnels are the same
