@@ -20,7 +20,7 @@ func TestParseOptions(t *testing.T) {
 		{args: "--only udp64,tcp4,tcp4 --labs wire,veth", runs: 9, secs: 3, only: "tcp4,udp64", labs: "veth,wire"},
 		{args: "--only tcp2", want: "--only tcp2: want some of tcp1,"},
 		{args: "--labs air", want: "--labs air: want some of veth,wire"},
-		{args: "--contenders ipsec", want: "want some of gvtep,busypoll,relay,vxlan,raw,wireguard"},
+		{args: "--contenders ipsec", want: "want some of gvtep,gvtep-vxlan,busypoll,relay,vxlan,raw,wireguard"},
 		{args: "--runs 0", want: "want at least 1"},
 		{args: "tcp1", want: `unexpected word "tcp1"`},
 	}
