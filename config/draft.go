@@ -284,9 +284,25 @@ func (d *Draft) Amend(cfg *Config) error {
 	return nil
 }
 
+// kernelOnly is what to do instead of a word of "ip link add ... type vxlan" that stands for
+// nothing here; "": it is none.
+func kernelOnly(word string) string {
+	switch word {
+	case "external", "vnifilter":
+		return "a TAP has no metadata per packet, use one tunnel for each VNI, or vlan"
+	case "proxy":
+		return "use neigh_suppress on, which answers ARP and ND"
+	case "l2miss", "l3miss":
+		return "leave it out; gvtep monitor tells what happens"
+	case "gbp", "gpe", "rsc", "remcsumtx", "remcsumrx", "localbypass", "flowlabel":
+		return "leave it out, gvtep has none of this"
+	}
+	return ""
+}
+
 func (d *Draft) unknown(word string) error {
-	if word == "external" || word == "noexternal" {
-		return fmt.Errorf("%s: a TAP has no metadata per packet, use one tunnel for each VNI, or vlan", word)
+	if instead := kernelOnly(strings.TrimPrefix(word, "no")); instead != "" {
+		return fmt.Errorf("%s: %s", word, instead)
 	}
 	if near := Closest(word, slices.Sorted(maps.Keys(d.words))); near != "" {
 		return fmt.Errorf("unknown keyword %q: did you mean %s?", word, near)

@@ -1,4 +1,4 @@
-// Package vtep is the GENEVE tunnel endpoint (RFC 8926): it carries frames
+// Package vtep is the tunnel endpoint (GENEVE or VXLAN, package encap): it carries frames
 // between tunnel devices and peers on the underlay.
 //
 // An Endpoint has tunnels. Each has a device, a segment (its VNI, forwarding

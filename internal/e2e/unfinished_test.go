@@ -37,16 +37,8 @@ func (h *host) kernelPeer(dev string, id, mtu int, near, far string, addresses .
 		geneve  = 0x00006558 // version 0, no options, Ethernet
 		payload = 14 + 20 + 8
 	)
-	v := &netlink.Vxlan{
-		LinkAttrs: netlink.NewLinkAttrs(), VxlanId: id, Port: 6081, VtepDevIndex: h.index("veth0"),
-		SrcAddr: net.ParseIP(near), Group: net.ParseIP(far), Learning: true,
-	}
-	v.Name, v.MTU = dev, mtu
-	if err := h.nl.LinkAdd(v); err != nil {
-		skip(h.t, "this kernel has no VXLAN device: %v", err)
-	}
-	h.address(dev, addresses...)
-	h.up(dev)
+	h.vxlanPort(6081, dev, id, near, far, addresses...)
+	h.must("mtu", h.nl.LinkSetMTU(h.link(dev), mtu))
 	exchange := func(from, to uint32) []instruction {
 		word := int32(binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, to)))
 		return []instruction{

@@ -136,7 +136,7 @@ type Tunnel struct {
 
 // LinkInfo has iproute2's nesting.
 type LinkInfo struct {
-	Kind string   `json:"info_kind"` // "geneve"
+	Kind string   `json:"info_kind"` // "geneve" or "vxlan"
 	Data InfoData `json:"info_data"`
 }
 
