@@ -228,6 +228,7 @@ func TestErrors(t *testing.T) {
 		{short + "mode l3 remote 203.0.113.2", "remote 203.0.113.1: a mode l3 tunnel with several remotes needs routes for each: networks such as 10.1.0.0/16, or any, or none"},
 		{short + "mode l3 master br0", "master br0: a mode l3 device cannot join a bridge"},
 		{short + "mode l3 encap vxlan", "mode l3: encap vxlan carries Ethernet frames only, encap geneve also IP packets"},
+		{short + "encap vxlan options ff01:01:", "options: encap vxlan has none, encap geneve has"},
 		{short + "type vxlan encap geneve", "encap is given twice"},
 		{"abcdefghijklmnop id 1 remote 192.0.2.1", `device name "abcdefghijklmnop" has 16 bytes, at most 15 are possible`},
 		{"gnv%d id 1 remote 192.0.2.1", `device name "gnv%d" contains '%'`},
