@@ -37,6 +37,7 @@ type TunnelState struct {
 	Ifindex int
 	LLAddr  packet.MAC
 	MTU     int // of the device
+	Queues  int // of the device
 	MTUAuto bool
 	Accept  []netip.Prefix // from where anybody may speak
 	Failed  bool           // the device was deleted under us
@@ -155,6 +156,40 @@ func (e *Endpoint) State() State {
 	return s
 }
 
+// Tunnel returns one tunnel as it is now. Its cost does not depend on the others.
+func (e *Endpoint) Tunnel(name string) (TunnelState, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return TunnelState{}, err
+	}
+	return t.report(e), nil
+}
+
+// Config returns the configuration of one tunnel that runs. It is shared: what its slices
+// have must not be changed.
+func (e *Endpoint) Config(name string) (Tunnel, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.tunnel(name)
+	if err != nil {
+		return Tunnel{}, err
+	}
+	return t.config, nil
+}
+
+// Configs returns the configurations of all tunnels, sorted by name; see Config.
+func (e *Endpoint) Configs() []Tunnel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]Tunnel, 0, len(e.tunnels))
+	for _, t := range e.sorted() {
+		all = append(all, t.config)
+	}
+	return all
+}
+
 // report is the tunnel as it is now.
 func (t *tunnel) report(e *Endpoint) TunnelState {
 	d, seg := t.device.State(), t.port.Segment
@@ -162,7 +197,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	broken, unmet := deviceFaults(t.port)
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
-		MTU: d.MTU, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
+		MTU: d.MTU, Queues: e.workers, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
 		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.ToldTooBig.Load(),
 	}
 	s.Stats = t.gone

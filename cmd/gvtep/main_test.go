@@ -152,7 +152,7 @@ func fakeState(ready bool) vtep.State {
 			TTL: 64, DF: vtep.DFSet, UDPCsum: true, Learning: true, Ageing: 300 * time.Second, MaxAddress: 4096,
 			Device: netio.DeviceOptions{Name: "gnv0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.1/24")}},
 		},
-		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Up: true, MTU: 1450, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
+		Ifindex: 7, LLAddr: packet.MAC{2, 0, 0, 0, 0, 1}, Up: true, MTU: 1450, Queues: 2, MTUAuto: true, Since: begin.Add(-51 * time.Hour),
 		Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6 | packet.OffloadUSO,
 		Stats:   count.Stats{RxPackets: 30, RxBytes: 3000, TxPackets: 40, TxBytes: 4000, TxFlood: 5},
 		Peers:   []vtep.PeerState{peer("leaf2", "192.0.2.2", 400*time.Millisecond), peer("", "192.0.2.3", 0)},
@@ -177,7 +177,7 @@ func fakeState(ready bool) vtep.State {
 			Dev: "eth0", TTL: vtep.Inherit, TOS: vtep.Inherit, DF: vtep.DFUnset, ZeroCsum6: true, VLANDrop: true, L2ControlPass: true,
 			Device: netio.DeviceOptions{Name: "gnv3", L3: true, Netns: "blue", Persist: true},
 		},
-		Ifindex: 8, MTU: 1400, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
+		Ifindex: 8, MTU: 1400, Queues: 2, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
 	}
 	gnv3.Peers[0].Flood, gnv3.Peers[0].Routes = false, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/48")}
 	s := vtep.State{
@@ -252,12 +252,28 @@ func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
 func (f fakeSource) Tunnels() (out []control.Tunnel) {
 	s := fakeState(f.ready)
 	for i := range s.Tunnels {
-		out = append(out, view.Tunnel(&s.Tunnels[i], s.Workers, begin))
+		out = append(out, view.Tunnel(&s.Tunnels[i], begin))
 	}
 	return out
 }
 
-func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
+func (f fakeSource) Tunnel(name string) (control.Tunnel, error) {
+	var names []string
+	for _, t := range f.Tunnels() {
+		if t.Ifname == name {
+			return t, nil
+		}
+		names = append(names, t.Ifname)
+	}
+	return control.Tunnel{}, control.NoTunnel(name, names)
+}
+
+func (f fakeSource) FDB(filter control.FDBFilter) ([]control.FDBEntry, error) {
+	if filter.Dev != "" {
+		if _, err := f.Tunnel(filter.Dev); err != nil {
+			return nil, err
+		}
+	}
 	s := fakeState(f.ready)
 	gnv0, gnv3 := &s.Tunnels[0].Config, &s.Tunnels[1].Config
 	remote, other := netip.MustParseAddrPort("192.0.2.2:6081"), netip.MustParseAddrPort("192.0.2.3:6099")
@@ -279,11 +295,15 @@ func (f fakeSource) FDB(filter control.FDBFilter) []control.FDBEntry {
 	}
 	return slices.DeleteFunc(all, func(e control.FDBEntry) bool {
 		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != *e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst
-	})
+	}), nil
 }
 
 func (f fakeSource) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
-	all := slices.DeleteFunc(f.FDB(control.FDBFilter{Dev: dev}), func(e control.FDBEntry) bool { return e.MAC != mac })
+	all, err := f.FDB(control.FDBFilter{Dev: dev})
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(e control.FDBEntry) bool { return e.MAC != mac })
 	if len(all) == 0 {
 		return nil, errNotFound
 	}
@@ -292,7 +312,8 @@ func (f fakeSource) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 
 // FDBFlush takes the flood list for all there is.
 func (f fakeSource) FDBFlush(dev string, _ control.FDBFlush) (int, error) {
-	return len(f.FDB(control.FDBFilter{Dev: dev})), nil
+	all, err := f.FDB(control.FDBFilter{Dev: dev})
+	return len(all), err
 }
 
 // Events are one of each kind, and then the daemon has no more to say.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +30,11 @@ var ErrEnded = errors.New("it ended before it answered")
 type NotFoundError struct{ Text string }
 
 func (e *NotFoundError) Error() string { return e.Text }
+
+// NoTunnel is the NotFoundError for a name that is none of those of the tunnels.
+func NoTunnel(name string, tunnels []string) error {
+	return &NotFoundError{fmt.Sprintf("no tunnel %q, there is: %s", name, strings.Join(tunnels, ", "))}
+}
 
 // Client asks a daemon. Its zero value is of no use. Its methods may be called
 // concurrently.

@@ -94,11 +94,14 @@ func (fake) VLANs(dev string, stats bool) ([]VLAN, error) {
 	if stats {
 		return []VLAN{{First: 10, ID: 5010, Gvtep: &VLANDetail{Traffic{1000, 10}, Traffic{2000, 20}, FDBCount{Learned: 1, Limit: 4096}}}}, told(dev)
 	}
+	if _, err := (fake{}).Tunnel(dev); err != nil {
+		return nil, err
+	}
 	return []VLAN{{First: 10, Last: 19, ID: 5010, LastID: 5019}, {First: 30, ID: 7}}, told(dev)
 }
 func (fake) FDBSet(dev string, _ FDBWrite) error        { return told(dev) }
 func (fake) FDBDelete(dev string, w FDBWrite) error     { return told(dev) }
-func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) { return f.FDB(FDBFilter{Dev: dev}), told(dev) }
+func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) { return f.FDB(FDBFilter{Dev: dev}) }
 
 // FDBFlush counts what it is told.
 func (fake) FDBFlush(dev string, f FDBFlush) (int, error) {
@@ -189,9 +192,25 @@ func (fake) Tunnels() []Tunnel {
 	return []Tunnel{v4, v6}
 }
 
-func (f fake) FDB(filter FDBFilter) []FDBEntry {
+func (f fake) Tunnel(name string) (Tunnel, error) {
+	var names []string
+	for _, t := range f.Tunnels() {
+		if t.Ifname == name {
+			return t, nil
+		}
+		names = append(names, t.Ifname)
+	}
+	return Tunnel{}, NoTunnel(name, names)
+}
+
+func (f fake) FDB(filter FDBFilter) ([]FDBEntry, error) {
 	if f.entries > 0 {
-		return make([]FDBEntry, f.entries)
+		return make([]FDBEntry, f.entries), nil
+	}
+	if filter.Dev != "" {
+		if _, err := f.Tunnel(filter.Dev); err != nil {
+			return nil, err
+		}
 	}
 	one, two := 1, 2
 	all := []FDBEntry{
@@ -208,7 +227,7 @@ func (f fake) FDB(filter FDBFilter) []FDBEntry {
 		}
 		out = append(out, e)
 	}
-	return out
+	return out, nil
 }
 
 // start serves src on a socket of its own until the test ends.
@@ -303,6 +322,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/fdb?dev=gnv9", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/fdb?vni=16777216", 400, `{"error":"vni 16777216: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?vlan=4095", 400, `{"error":"vlan 4095: a VLAN ID is 1 to 4094"}` + "\n"},
+		{"GET", "/v1/tunnels/gnv9/fdb/02:00:00:00:00:01", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/tunnels/gnv9/vlans", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"POST", "/v1/tunnels/gnv0/vlans", 400, `{"error":"not the JSON of a control.VLANWrite: EOF"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/vlans/10?id=5010", 200, "{}\n"},
@@ -366,7 +386,8 @@ func TestClient(t *testing.T) {
 	vni := uint32(0)
 	for _, f := range []FDBFilter{{}, {Dev: "gnv0"}, {VLAN: 10}, {VNI: &vni}, {Dst: netip.MustParseAddr("203.0.113.1")}, {Dev: "gnv6", VNI: &vni}} {
 		es, err := c.FDB(ctx, f)
-		check(fmt.Sprintf("FDB %+v", f), err, fake{}.FDB(f), es)
+		want, _ := fake{}.FDB(f)
+		check(fmt.Sprintf("FDB %+v", f), err, want, es)
 	}
 	for _, stats := range []bool{false, true} {
 		got, err := c.VLANs(ctx, "gnv0", stats)

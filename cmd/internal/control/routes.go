@@ -79,25 +79,22 @@ var watched = []route{
 var routes = []route{
 	{"GET", "/v1/status", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.Status(r.URL.Query().Has("details")), nil })},
 	{"GET", "/v1/tunnels", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.Tunnels(), nil })},
-	{"GET", "/v1/tunnels/{dev}", anybody, reads(ofTunnel(func(_ Source, t Tunnel, _ *http.Request) (any, error) { return t, nil }))},
-	{"GET", "/v1/tunnels/{dev}/peers", anybody, reads(ofTunnel(func(_ Source, t Tunnel, _ *http.Request) (any, error) { return t.Gvtep.Peers, nil }))},
-	{"GET", "/v1/tunnels/{dev}/fdb", anybody, reads(ofTunnel(func(s Source, t Tunnel, _ *http.Request) (any, error) { return s.FDB(FDBFilter{Dev: t.Ifname}), nil }))},
+	{"GET", "/v1/tunnels/{dev}", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.Tunnel(dev(r)) })},
+	{"GET", "/v1/tunnels/{dev}/peers", anybody, reads(func(s Source, r *http.Request) (any, error) {
+		t, err := s.Tunnel(dev(r))
+		return t.Gvtep.Peers, err
+	})},
+	{"GET", "/v1/tunnels/{dev}/fdb", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.FDB(FDBFilter{Dev: dev(r)}) })},
 	{"GET", "/v1/tunnels/{dev}/fdb/{mac}", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.FDBGet(dev(r), r.PathValue("mac")) })},
-	{"GET", "/v1/tunnels/{dev}/vlans", anybody, reads(ofTunnel(func(s Source, t Tunnel, r *http.Request) (any, error) {
-		return s.VLANs(t.Ifname, r.URL.Query().Has("stats"))
-	}))},
+	{"GET", "/v1/tunnels/{dev}/vlans", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.VLANs(dev(r), r.URL.Query().Has("stats")) })},
 	{"GET", "/v1/fdb", anybody, reads(func(s Source, r *http.Request) (any, error) {
 		var f FDBFilter
 		q := r.URL.Query()
 		maps.DeleteFunc(q, func(_ string, values []string) bool { return values[0] == "" }) // they choose nothing
-		err := parseQuery(q, f.query())
-		if err == nil && f.Dev != "" {
-			_, err = findTunnel(s, f.Dev)
-		}
-		if err != nil {
+		if err := parseQuery(q, f.query()); err != nil {
 			return nil, err
 		}
-		return s.FDB(f), nil
+		return s.FDB(f)
 	})},
 	{"GET", "/v1/log/level", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.LogLevel(), nil })},
 	{"GET", "/v1/events", anybody, (*server).events},
@@ -181,28 +178,6 @@ func takes[T any](f func(Source, *http.Request, T) error) func(*server, http.Res
 		}
 		return done, f(s, r, wanted)
 	})
-}
-
-// ofTunnel looks the tunnel up first.
-func ofTunnel(f func(Source, Tunnel, *http.Request) (any, error)) func(Source, *http.Request) (any, error) {
-	return func(s Source, r *http.Request) (any, error) {
-		t, err := findTunnel(s, dev(r))
-		if err != nil {
-			return nil, err
-		}
-		return f(s, t, r)
-	}
-}
-
-func findTunnel(s Source, name string) (Tunnel, error) {
-	names := []string{}
-	for _, t := range s.Tunnels() {
-		if t.Ifname == name {
-			return t, nil
-		}
-		names = append(names, t.Ifname)
-	}
-	return Tunnel{}, &NotFoundError{fmt.Sprintf("no tunnel %q, there is: %s", name, strings.Join(names, ", "))}
 }
 
 // outcome answers with what f returns, or says why there is nothing.

@@ -17,8 +17,11 @@ type Source interface {
 	// Status has its Go only if details are wanted.
 	Status(details bool) Status
 	Tunnels() []Tunnel
+	// Tunnel returns one, at a cost that does not depend on how many there are; a name
+	// that there is not is a *NotFoundError (NoTunnel), here and below.
+	Tunnel(name string) (Tunnel, error)
 	// FDB returns the entries that pass the filter.
-	FDB(FDBFilter) []FDBEntry
+	FDB(FDBFilter) ([]FDBEntry, error)
 	// Reload loads the configuration anew, all of it or nothing. Errors that
 	// are not an *InvalidError mean that it cannot be done now.
 	Reload(ReloadRequest) (Reload, error)

@@ -22,7 +22,7 @@ func TestHookReadsEnv(t *testing.T) {
 	}
 	dir := t.TempDir()
 	d := &daemon{Options: Options{Log: zap.NewNop(), Manager: m, Hooks: true}}
-	r := &reloader{running: config.Config{Hooks: config.Hooks{Up: []string{"/bin/true"}, Down: []string{"/bin/false"}}}}
+	r := &reloader{process: config.Config{Hooks: config.Hooks{Up: []string{"/bin/true"}, Down: []string{"/bin/false"}}}}
 	a := newAttendant(d, nil, nil, r, dir)
 	a.programs.queue = make(chan happening) // each is taken at once, or not at all
 	seen := make(chan error)

@@ -17,9 +17,9 @@ import (
 	"gvtep/vtep"
 )
 
-// What people change in a running process becomes part of r.running, with
-// which a later reload compares its files. Entries of the table that were made
-// by hand and are no entries of the configuration stay until they are removed.
+// What people change in a running process becomes part of the configuration that the
+// endpoint has, with which a later reload compares its files. Entries of the table that
+// were made by hand and are no entries of the configuration stay until they are removed.
 
 // Errors in the words of the kernel, which scripts look for.
 var (
@@ -44,19 +44,13 @@ func usage(err error) error {
 	return &control.UsageError{Text: err.Error()}
 }
 
-// find returns where a tunnel is in the configuration. r.mu is held.
-func (r *reloader) find(name string) (int, error) {
-	i := slices.IndexFunc(r.running.Tunnels, func(t config.Tunnel) bool { return t.Device.Name == name })
-	if i < 0 {
-		return i, fmt.Errorf("%w (there is no tunnel %s)", errNotFound, name)
+// find returns the configuration of a tunnel.
+func (r *reloader) find(name string) (config.Tunnel, error) {
+	t, err := r.endpoint.Config(name)
+	if errors.Is(err, unix.ENOENT) {
+		err = fmt.Errorf("%w (there is no tunnel %s)", errNotFound, name)
 	}
-	return i, nil
-}
-
-// keep makes t the i-th tunnel of the configuration. r.mu is held.
-func (r *reloader) keep(i int, t config.Tunnel) {
-	r.running.Tunnels = slices.Clone(r.running.Tunnels)
-	r.running.Tunnels[i] = t
+	return t, err
 }
 
 // logged logs what became of a change.
@@ -76,12 +70,11 @@ func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
 	if _, err := r.find(w.Name); err == nil {
 		return fmt.Errorf("%w (there is a tunnel of this name)", errExists)
 	}
-	t, err := config.ParseTunnel(w.Name, w.Keywords, r.running.Socket, "gvtep run --help")
+	t, err := config.ParseTunnel(w.Name, w.Keywords, r.process.Socket, "gvtep run --help")
 	if err != nil {
 		return usage(err)
 	}
 	if err = r.endpoint.Add(t); err == nil {
-		r.running.Tunnels = append(slices.Clip(r.running.Tunnels), t)
 		r.daemon.warn([]config.Tunnel{t})
 	}
 	return r.logged("tunnel add", w.Name, withoutName(err, w.Name))
@@ -102,14 +95,10 @@ func withoutName(err error, name string) error {
 func (r *reloader) TunnelDelete(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i, err := r.find(name)
-	if err != nil {
+	if _, err := r.find(name); err != nil {
 		return err
 	}
-	if err = r.endpoint.Remove(name); err == nil {
-		r.running.Tunnels = slices.Delete(slices.Clone(r.running.Tunnels), i, i+1)
-	}
-	return r.logged("tunnel del", name, withoutName(err, name))
+	return r.logged("tunnel del", name, withoutName(r.endpoint.Remove(name), name))
 }
 
 func (r *reloader) TunnelSet(w control.TunnelWrite) error {
@@ -123,17 +112,16 @@ func (r *reloader) TunnelSet(w control.TunnelWrite) error {
 func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i, err := r.find(name)
+	before, err := r.find(name)
 	if err != nil {
 		return err
 	}
-	before := r.running.Tunnels[i]
 	t := before
 	t.Peers = slices.Clone(t.Peers)
 	if err := change(&t); err != nil {
 		return err
 	}
-	if err := config.Check(&t, r.running.Socket.Ports); err != nil {
+	if err := config.Check(&t, r.process.Socket.Ports); err != nil {
 		return usage(err)
 	}
 	changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}})
@@ -145,9 +133,7 @@ func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) er
 			return fmt.Errorf("%s: Device or resource busy (it cannot change while the tunnel is there: tunnel del, tunnel add)", k.Key)
 		}
 	}
-	if err = r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}}); err == nil {
-		r.keep(i, t)
-	}
+	err = r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}})
 	return r.logged(what, name, withoutName(err, name))
 }
 
@@ -327,27 +313,19 @@ func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 }
 
 // table changes the forwarding table of a tunnel, and the configuration as far
-// as it has the entry, or the flood list, that changed. Without an address any
-// entry may have.
+// as it has the entry that changed. Without an address any entry may have.
 func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i, err := r.find(dev)
+	t, err := r.find(dev)
 	if err != nil {
 		return err
 	}
-	t := r.running.Tunnels[i]
 	if err := r.logged(what, dev, change(&t)); err != nil {
 		return withoutName(err, dev)
 	}
 	if mac != nil && mac.IsZero() {
-		for _, s := range r.endpoint.State().Tunnels {
-			if s.Config.Device.Name == dev {
-				t.Peers = s.Config.Peers
-			}
-		}
-		r.keep(i, t)
-		return nil
+		return nil // the flood list is the peers, which the endpoint has changed
 	}
 	var entries []config.Entry
 	looked := map[config.Entry]bool{}
@@ -365,7 +343,6 @@ func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.
 		return nil
 	}
 	t.Entries = entries
-	r.keep(i, t)
 	return r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}})
 }
 

@@ -136,7 +136,7 @@ func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kern
 		d.notify("STOPPING=1")
 		beside.cancel()
 	})()
-	reload := &reloader{daemon: d, endpoint: ep, path: d.Path, running: d.Config, loaded: true, loadedAt: time.Now()}
+	reload := &reloader{daemon: d, endpoint: ep, path: d.Path, process: withoutTunnels(d.Config), loaded: true, loadedAt: time.Now()}
 	attendant := newAttendant(d, ep, kernel, reload, dir)
 	reload.changed = attendant.poke
 	d.door.Open(newSource(reload))

@@ -26,8 +26,8 @@ type reloader struct {
 
 	one     sync.Mutex // held by one reload at a time, also while it reads files
 	mu      sync.Mutex
-	path    string // "": there is none
-	running config.Config
+	path    string        // "": there is none
+	process config.Config // what runs, without the tunnels: these the endpoint has
 	// Whether the configuration was loaded when last tried, and when it was.
 	loaded   bool
 	loadedAt time.Time
@@ -38,7 +38,7 @@ type reloader struct {
 func (r *reloader) hooksConfig() *config.Hooks {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h := r.running.Hooks
+	h := r.process.Hooks
 	return &h
 }
 
@@ -66,7 +66,7 @@ func (r *reloader) config() string {
 func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.loaded, r.loadedAt, r.running.Metrics.Peers
+	return r.loaded, r.loadedAt, r.process.Metrics.Peers
 }
 
 // Reload makes the differences between what runs and what the files say, all
@@ -127,7 +127,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.daemon.Named || cfg.Instance == "" {
-		cfg.Instance = r.running.Instance
+		cfg.Instance = r.process.Instance
 	}
 	running, dead, faults := r.drift(cfg)
 	changes := config.Diff(running, cfg)
@@ -139,7 +139,6 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 		if err := r.endpoint.Apply(vtep.Change{Remove: dead}); err != nil {
 			return control.Reload{}, err
 		}
-		r.running = running
 	}
 
 	if err := r.apply(changes); err != nil {
@@ -154,22 +153,19 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if err := r.endpoint.Restore(others...); err != nil {
 		r.daemon.Log.Warn("a device is not as configured", zap.NamedError("err", err))
 	}
-	now := cfg
-	now.Tunnels = slices.Clone(cfg.Tunnels)
-	at := make(map[string]int, len(now.Tunnels))
-	for i, t := range now.Tunnels {
-		at[t.Device.Name] = i
-	}
-	for _, t := range changes.Changed {
-		now.Tunnels[at[t.Now.Device.Name]] = t.Now
-	}
 	r.daemon.Logging.Configure(cfg.Log.Level)
 	r.endpoint.SetBusyPoll(cfg.Socket.BusyPoll)
-	r.running, r.path = config.KeepProcess(r.running, now), path
+	r.process, r.path = withoutTunnels(config.KeepProcess(r.process, cfg)), path
 	out.Applied = true
 	r.daemon.warn(changes.Added)
 	r.daemon.warnHooks(&cfg.Hooks)
 	return out, nil
+}
+
+// withoutTunnels is cfg without its tunnels.
+func withoutTunnels(cfg config.Config) config.Config {
+	cfg.Tunnels = nil
+	return cfg
 }
 
 // drift compares the devices of the tunnels of cfg with what they should be. A
@@ -180,21 +176,21 @@ func (r *reloader) drift(cfg config.Config) (running config.Config, dead []strin
 	for _, t := range cfg.Tunnels {
 		stays[t.Device.Name] = true
 	}
-	gone := map[string]bool{}
+	running = r.process
 	for _, t := range r.endpoint.State().Tunnels {
 		name := t.Config.Device.Name
+		if !stays[name] || !t.Failed {
+			running.Tunnels = append(running.Tunnels, t.Config)
+		} else {
+			dead = append(dead, name)
+		}
 		if !stays[name] {
 			continue
-		}
-		if t.Failed {
-			dead, gone[name] = append(dead, name), true
 		}
 		for _, fault := range t.Faults {
 			faults = append(faults, control.DeviceFault{Ifname: name, Fault: fault})
 		}
 	}
-	running = r.running
-	running.Tunnels = slices.DeleteFunc(slices.Clone(running.Tunnels), func(t config.Tunnel) bool { return gone[t.Device.Name] })
 	return running, dead, faults
 }
 

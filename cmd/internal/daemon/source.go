@@ -62,19 +62,41 @@ func (s *source) Tunnels() []control.Tunnel {
 	state, now := s.endpoint.State(), time.Now()
 	tunnels := make([]control.Tunnel, len(state.Tunnels))
 	for i := range state.Tunnels {
-		tunnels[i] = view.Tunnel(&state.Tunnels[i], state.Workers, now)
+		tunnels[i] = view.Tunnel(&state.Tunnels[i], now)
 	}
 	return tunnels
 }
 
-func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
-	tunnels := map[string]*vtep.Tunnel{}
-	for _, t := range s.endpoint.State().Tunnels {
-		tunnels[t.Config.Device.Name] = &t.Config
+func (s *source) Tunnel(name string) (control.Tunnel, error) {
+	state, err := s.endpoint.Tunnel(name)
+	if err != nil {
+		return control.Tunnel{}, s.noTunnel(name)
 	}
+	return view.Tunnel(&state, time.Now()), nil
+}
+
+// noTunnel says which names there are instead.
+func (s *source) noTunnel(name string) error {
+	var names []string
+	for _, t := range s.endpoint.Configs() {
+		names = append(names, t.Device.Name)
+	}
+	return control.NoTunnel(name, names)
+}
+
+func (s *source) FDB(f control.FDBFilter) ([]control.FDBEntry, error) {
+	tunnels := map[string]*vtep.Tunnel{}
 	var names []string
 	if f.Dev != "" {
-		names = []string{f.Dev}
+		t, err := s.endpoint.Config(f.Dev)
+		if err != nil {
+			return nil, s.noTunnel(f.Dev)
+		}
+		names, tunnels[f.Dev] = []string{f.Dev}, &t
+	} else {
+		for _, t := range s.endpoint.Configs() {
+			tunnels[t.Device.Name] = &t
+		}
 	}
 	entries := []control.FDBEntry{}
 	for _, e := range s.endpoint.FDB(names...) {
@@ -85,7 +107,7 @@ func (s *source) FDB(f control.FDBFilter) []control.FDBEntry {
 		}
 		entries = append(entries, view.Entry(&e, t))
 	}
-	return entries
+	return entries, nil
 }
 
 // concerns reports whether an entry is one of a segment: the flood list is one
@@ -105,17 +127,17 @@ func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
+	t, err := s.endpoint.Config(dev)
+	if err != nil {
+		return nil, s.noTunnel(dev)
+	}
 	found, err := s.endpoint.Entry(dev, a)
 	if err != nil || len(found) == 0 {
 		return nil, errNotFound
 	}
-	entries := []control.FDBEntry{}
-	for _, t := range s.endpoint.State().Tunnels {
-		for i := range found {
-			if t.Config.Device.Name == dev {
-				entries = append(entries, view.Entry(&found[i], &t.Config))
-			}
-		}
+	entries := make([]control.FDBEntry, len(found))
+	for i := range found {
+		entries[i] = view.Entry(&found[i], &t)
 	}
 	return entries, nil
 }
@@ -123,16 +145,15 @@ func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 // VLANs returns the VLANs of a trunk: ranges, or each with its counters.
 func (s *source) VLANs(dev string, stats bool) ([]control.VLAN, error) {
 	if !stats {
-		for _, t := range s.endpoint.State().Tunnels {
-			if t.Config.Device.Name == dev {
-				return append([]control.VLAN{}, view.VLANs(t.Config.VLANs)...), nil
-			}
+		t, err := s.endpoint.Config(dev)
+		if err != nil {
+			return nil, s.noTunnel(dev)
 		}
-		return nil, errNotFound
+		return append([]control.VLAN{}, view.VLANs(t.VLANs)...), nil
 	}
 	found, err := s.endpoint.VLANs(dev)
 	if err != nil {
-		return nil, errNotFound
+		return nil, s.noTunnel(dev)
 	}
 	all := make([]control.VLAN, len(found))
 	for i, v := range found {

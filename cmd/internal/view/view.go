@@ -42,7 +42,7 @@ func Status(s vtep.State, instance, version string, now time.Time) control.Statu
 }
 
 // Tunnel is one tunnel.
-func Tunnel(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
+func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 	cfg := &t.Config
 	out := control.Tunnel{
 		Ifindex: t.Ifindex, Ifname: cfg.Device.Name, MTU: t.MTU, Master: cfg.Device.Master,
@@ -64,7 +64,7 @@ func Tunnel(t *vtep.TunnelState, workers int, now time.Time) control.Tunnel {
 	*g = control.TunnelDetail{
 		Mode: "l2", TTL: fmt.Sprint(cfg.TTL), TOS: fmt.Sprintf("%#x", cfg.TOS), Local: netip.AddrPortFrom(cfg.Local, cfg.DstPort).String(),
 		Dev: cfg.Dev, Netns: cfg.Device.Netns, SrcPortMin: cfg.SrcPortMin, SrcPortMax: cfg.SrcPortMax, Mark: cfg.Mark,
-		MTUAuto: t.MTUAuto, Addresses: []string{}, Persist: cfg.Device.Persist, Queues: workers,
+		MTUAuto: t.MTUAuto, Addresses: []string{}, Persist: cfg.Device.Persist, Queues: t.Queues,
 		Offload: Offloads(t.Offload), Since: t.Since, Uptime: seconds(now.Sub(t.Since)),
 		Learning: cfg.Learning, Ageing: seconds(cfg.Ageing), L2Control: "drop", VLANTags: "pass",
 		Flood: !cfg.NoFlood, McastFlood: !cfg.NoMcastFlood, BcastFlood: !cfg.NoBcastFlood, BUMLimit: cfg.BUMLimit,
