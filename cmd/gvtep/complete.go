@@ -39,7 +39,7 @@ type words []word
 
 // word is one of them.
 type word struct {
-	names  []string // its spellings
+	names  []string // its spellings; none: not a word but a value of source, given first
 	usage  string
 	values int        // how many values follow it
 	source candidates // for values; nil: nobody knows
@@ -104,6 +104,7 @@ func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 // complete goes along the words given and offers what can come next.
 func (w words) complete(c *completion, args []string) (out []string) {
 	given := map[string]bool{}
+	begins := len(args) == 0
 	for len(args) > 0 {
 		i := slices.IndexFunc(w, func(k word) bool { return slices.Contains(k.names, args[0]) })
 		args = args[1:]
@@ -121,6 +122,12 @@ func (w words) complete(c *completion, args []string) (out []string) {
 		args = args[k.values:]
 	}
 	for _, k := range w {
+		if k.names == nil {
+			if begins {
+				out = append(out, k.source(c)...)
+			}
+			continue
+		}
 		if given[k.names[0]] && !k.many {
 			continue
 		}

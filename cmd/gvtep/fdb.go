@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -20,170 +19,142 @@ import (
 var errNotFound = reworded{"No such file or directory", unix.ENOENT}
 
 func (a *app) fdbCmd() *cobra.Command {
-	const filter = "[dev NAME] [dst ADDR] [vni VNI] [vlan VID] [state STATE] [dynamic]"
-	const example = `  gvtep fdb
-  gvtep -s fdb dst 203.0.113.1
-  gvtep -j fdb | jq -r '.[]|select(.state=="").mac'`
-	show := &cobra.Command{
-		Use: "show " + filter, Aliases: []string{"list"}, Args: cobra.ArbitraryArgs,
-		Example: "  gvtep fdb show dev gnv0\n  gvtep -j fdb show dev gnv0 | jq -r '.[]|select(.state==\"\").mac'",
-		Short:   "show forwarding entries; -d adds those behind our own device",
-	}
-	show.RunE = func(cmd *cobra.Command, args []string) error {
-		q, err := parseFDB(args)
-		if err != nil {
-			return inCommand(cmd, err)
-		}
-		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
-			return a.showFDB(ctx, c, q)
-		})(cmd, args)
-	}
-	fdb := &cobra.Command{
-		Use: "fdb [show] " + filter, Example: example,
-		Short: "show which MAC address is behind which peer",
-		Args:  cobra.ArbitraryArgs,
-	}
-	fdb.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 && !slices.Contains(fdbWords, args[0]) {
-			return unknownCommand(cmd, args[0])
-		}
-		show.SetContext(cmd.Context())
-		return show.RunE(show, args)
-	}
-	filters := func() words {
-		return words{
-			{names: []string{"dev"}, usage: "of this tunnel", values: 1, source: (*completion).tunnelNames},
-			{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
-			{names: []string{"vni"}, usage: "of the tunnel of this VNI", values: 1, source: (*completion).vnis},
-			{names: []string{"vlan"}, usage: "of this VLAN of a trunk", values: 1},
-			{names: []string{"state"}, usage: "permanent, static or dynamic", values: 1, source: oneOf(fdbStates...)},
-			{names: []string{"dynamic"}, usage: "learned ones only"},
-		}
-	}
-	fdb.ValidArgsFunction, show.ValidArgsFunction = a.completingWords(filters), a.completingWords(filters)
-	fdb.AddCommand(show)
-	fdb.AddCommand(a.fdbVerbs()...)
-	return fdb
+	isFilter := func(word string) bool { return slices.Contains(fdbWords, word) }
+	return a.object("fdb [show] "+fdbFilter, "show which MAC address is behind which peer",
+		"fdb\n-s fdb dst 203.0.113.1\n-j fdb | jq -r '.[]|select(.state==\"\").mac'", isFilter, a.fdbVerbs())
 }
 
-// fdbVerbs are the commands that change a table of the running process, and get.
-func (a *app) fdbVerbs() (all []*cobra.Command) {
-	const what = "LLADDR: an Ethernet address"
-	check := func(args []string) error {
-		mac, _, rest, err := target(args, what)
+const fdbFilter = "[dev NAME] [dst ADDR] [vni VNI] [vlan VID] [state STATE] [dynamic]"
+
+func (a *app) fdbVerbs() []verb {
+	const (
+		to    = "[dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]"
+		entry = "LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] " + to
+		is    = "[[no]permanent] [[no]static] [[no]dynamic] [[no]sticky] [[no]extern_learn]"
+	)
+	known := []candidates{(*completion).addresses}
+	return []verb{
+		{
+			names: "show list", args: fdbFilter, short: "show forwarding entries; -d adds those behind our own device",
+			examples: "fdb show dev gnv0\n-j fdb show dev gnv0 | jq -r '.[]|select(.state==\"\").mac'",
+			read:     a.readFDBShow, words: filterWords,
+		}, {
+			names: "add", args: entry, short: "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list",
+			examples: "fdb add 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static",
+			read:     readEntry("add", (*control.Client).FDBSet), at: known, words: entryWords,
+		}, {
+			names: "append", args: entry, short: "add a destination to a group address or to the flood list",
+			examples: "fdb append 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3",
+			read:     readEntry("append", (*control.Client).FDBSet), at: known, words: entryWords,
+		}, {
+			names: "replace", args: entry, short: "add an entry, or replace the one that exists",
+			examples: "fdb replace 02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn",
+			read:     readEntry("replace", (*control.Client).FDBSet), at: known, words: entryWords,
+		}, {
+			names: "del delete", args: "LLADDR dev NAME " + to, short: "remove an entry, or one of its destinations",
+			examples: "fdb del 02:00:00:00:02:10 dev gnv0\nfdb del 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3",
+			read:     readEntry("", (*control.Client).FDBDelete), at: known, words: entryWords,
+		}, {
+			names: "get", args: "LLADDR dev NAME [vlan VID] [src_vni VNI]", short: "show the entry of one MAC address, on a trunk in each VLAN",
+			examples: "fdb get 02:00:00:00:02:10 dev gnv0\n-j fdb get 02:00:00:00:02:10 dev gnv0 | jq -r '.[].dst'",
+			read:     a.readFDBGet, at: known,
+		}, {
+			names: "flush", args: "dev NAME [dst ADDR] [vni VNI] [vlan VID] [src_vni VNI] [port PORT] " + is, short: "remove the entries that match, but for the flood list",
+			examples: "fdb flush dev gnv0 dst 192.0.2.2 dynamic\nfdb flush dev gnv0 nopermanent nostatic",
+			read:     a.readFDBFlush, words: flushWords,
+		},
+	}
+}
+
+const wantLLADDR = "LLADDR: an Ethernet address"
+
+// readEntry reads "LLADDR dev NAME" and an entry, for a verb of FDBWrite.
+func readEntry(verb string, send func(*control.Client, context.Context, string, control.FDBWrite) error) func([]string) (ask, error) {
+	return func(args []string) (ask, error) {
+		mac, dev, rest, err := target(args, wantLLADDR)
 		if err == nil {
 			_, err = config.ParseEntry(mac, rest)
 		}
-		return err
+		return func(ctx context.Context, c *control.Client) error {
+			return about(mac, send(c, ctx, dev, control.FDBWrite{Verb: verb, MAC: mac, Keywords: rest}))
+		}, err
 	}
-	for _, v := range []struct{ verb, short, example string }{
-		{"add", "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static"},
-		{"append", "add a destination to a group address or to the flood list", "00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"},
-		{"replace", "add an entry, or replace the one that exists", "02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn"},
-	} {
-		verb, short := v.verb, v.short
-		cmd := a.verb(verb+" LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] [dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]", short, check,
-			func(ctx context.Context, c *control.Client, args []string) error {
-				mac, dev, rest, err := target(args, what)
-				if err == nil {
-					err = about(mac, c.FDBSet(ctx, dev, control.FDBWrite{Verb: verb, MAC: mac, Keywords: rest}))
-				}
-				return err
-			})
-		cmd.Example = "  gvtep fdb " + verb + " " + v.example
-		cmd.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
-		all = append(all, cmd)
-	}
-	del := a.verb("del LLADDR dev NAME [dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]", "remove an entry, or one of its destinations", check,
-		func(ctx context.Context, c *control.Client, args []string) error {
-			mac, dev, rest, err := target(args, what)
-			if err == nil {
-				err = about(mac, c.FDBDelete(ctx, dev, control.FDBWrite{MAC: mac, Keywords: rest}))
-			}
-			return err
-		})
-	del.Aliases = []string{"delete"}
-	del.Example = "  gvtep fdb del 02:00:00:00:02:10 dev gnv0\n  gvtep fdb del 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3"
-	del.ValidArgsFunction = a.completingWords(entryWords, (*completion).addresses)
-	get := a.verb("get LLADDR dev NAME [vlan VID] [src_vni VNI]", "show the entry of one MAC address, on a trunk in each VLAN",
-		func(args []string) error {
-			_, _, rest, err := target(args, what)
-			for i := 0; err == nil && i < len(rest); i += 2 {
-				if rest[i] != "vlan" && rest[i] != "src_vni" {
-					return fmt.Errorf("unexpected word %q: gvtep fdb get --help tells more", rest[i])
-				}
-			}
-			return cmp.Or(err, check(args))
-		},
-		func(ctx context.Context, c *control.Client, args []string) error {
-			mac, dev, rest, err := target(args, what)
-			if err != nil {
-				return err
-			}
-			entries, err := c.FDBGet(ctx, dev, mac)
-			if err != nil {
-				return about(mac, err)
-			}
-			of, err := config.ParseEntry(mac, rest)
-			if err != nil {
-				return err
-			}
-			entries = slices.DeleteFunc(entries, func(e control.FDBEntry) bool {
-				return of.VLAN != 0 && of.VLAN != e.VLAN || of.HasSrcVNI && (e.Gvtep == nil || e.Gvtep.ID == nil || *e.Gvtep.ID != uint32(of.SrcVNI))
-			})
-			if len(entries) == 0 {
-				return about(mac, refused(errNotFound))
-			}
-			return a.printFDB(entries, fdbQuery{}, true)
-		})
-	flush := a.verb("flush dev NAME [dst ADDR] [vni VNI] [vlan VID] [src_vni VNI] [port PORT] [[no]permanent] [[no]static] [[no]dynamic] [[no]sticky] [[no]extern_learn]",
-		"remove the entries that match, but for the flood list",
-		func(args []string) error {
-			_, _, rest, err := target(args, "")
-			if err == nil {
-				_, err = parseFlush(rest)
-			}
-			return err
-		},
-		func(ctx context.Context, c *control.Client, args []string) error {
-			_, dev, rest, err := target(args, "")
-			if err != nil {
-				return err
-			}
-			f, err := parseFlush(rest)
-			if err != nil {
-				return err
-			}
-			n, err := c.FDBFlush(ctx, dev, f)
-			switch {
-			case err != nil:
-				return err
-			case a.json:
-				return a.printJSON(control.Flushed{Flushed: n})
-			}
-			_, err = fmt.Fprintf(a.out, "Flushed %d entries.\n", n) // as bridge says it
-			return err
-		})
-	get.Example = "  gvtep fdb get 02:00:00:00:02:10 dev gnv0\n  gvtep -j fdb get 02:00:00:00:02:10 dev gnv0 | jq -r '.[].dst'"
-	get.ValidArgsFunction = a.completingWords(func() words { return words{onTunnel} }, (*completion).addresses)
-	flush.Example = "  gvtep fdb flush dev gnv0 dst 192.0.2.2 dynamic\n  gvtep fdb flush dev gnv0 nopermanent nostatic"
-	flush.ValidArgsFunction = a.completingWords(func() words {
-		w := words{
-			onTunnel,
-			{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
-			{names: []string{"vni"}, usage: "sent with this VNI", values: 1, source: (*completion).vnis},
-			{names: []string{"port"}, usage: "sent to this port", values: 1, source: (*completion).nothing},
-		}
-		for _, is := range control.FlushWords {
-			w = append(w, word{names: []string{is, "no" + is}, usage: is + " ones"})
-		}
-		return w
-	})
-	return append(all, del, get, flush)
 }
 
-// onTunnel is what every verb on peers and entries needs.
-var onTunnel = word{names: []string{"dev"}, usage: "of this tunnel", values: 1, source: (*completion).tunnelNames}
+func (a *app) readFDBShow(args []string) (ask, error) {
+	q, err := parseFDB(args)
+	return func(ctx context.Context, c *control.Client) error { return a.showFDB(ctx, c, q) }, err
+}
+
+func (a *app) readFDBGet(args []string) (ask, error) {
+	mac, dev, rest, err := target(args, wantLLADDR)
+	for i := 0; err == nil && i < len(rest); i += 2 {
+		if rest[i] != "vlan" && rest[i] != "src_vni" {
+			err = noMore("fdb get", rest[i:])
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	of, err := config.ParseEntry(mac, rest)
+	return func(ctx context.Context, c *control.Client) error {
+		entries, err := c.FDBGet(ctx, dev, mac)
+		if err != nil {
+			return about(mac, err)
+		}
+		entries = slices.DeleteFunc(entries, func(e control.FDBEntry) bool {
+			return of.VLAN != 0 && of.VLAN != e.VLAN || of.HasSrcVNI && (e.Gvtep == nil || e.Gvtep.ID == nil || *e.Gvtep.ID != uint32(of.SrcVNI))
+		})
+		if len(entries) == 0 {
+			return about(mac, refused(errNotFound))
+		}
+		return a.printFDB(entries, fdbQuery{}, true)
+	}, err
+}
+
+func (a *app) readFDBFlush(args []string) (ask, error) {
+	_, dev, rest, err := target(args, "")
+	if err != nil {
+		return nil, err
+	}
+	f, err := parseFlush(rest)
+	return func(ctx context.Context, c *control.Client) error {
+		n, err := c.FDBFlush(ctx, dev, f)
+		switch {
+		case err != nil:
+			return err
+		case a.json:
+			return a.printJSON(control.Flushed{Flushed: n})
+		}
+		_, err = fmt.Fprintf(a.out, "Flushed %d entries.\n", n) // as bridge says it
+		return err
+	}, err
+}
+
+// filterWords are those of fdb show.
+func filterWords() words {
+	return words{
+		onTunnel,
+		{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
+		{names: []string{"vni"}, usage: "of the tunnel of this VNI", values: 1, source: (*completion).vnis},
+		{names: []string{"vlan"}, usage: "of this VLAN of a trunk", values: 1},
+		{names: []string{"state"}, usage: "permanent, static or dynamic", values: 1, source: oneOf(fdbStates...)},
+		{names: []string{"dynamic"}, usage: "learned ones only"},
+	}
+}
+
+func flushWords() words {
+	w := words{
+		onTunnel,
+		{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
+		{names: []string{"vni"}, usage: "sent with this VNI", values: 1, source: (*completion).vnis},
+		{names: []string{"port"}, usage: "sent to this port", values: 1, source: (*completion).nothing},
+	}
+	for _, is := range control.FlushWords {
+		w = append(w, word{names: []string{is, "no" + is}, usage: is + " ones"})
+	}
+	return w
+}
 
 func entryWords() words { return append(words{onTunnel}, keywordWords(config.EntryKeywords())...) }
 

@@ -12,78 +12,55 @@ import (
 )
 
 func (a *app) peerCmd() *cobra.Command {
-	show := &cobra.Command{Use: "show [dev NAME]", Aliases: []string{"list"}, Short: "show peers", Args: cobra.ArbitraryArgs,
-		Example: "  gvtep peer show dev gnv0\n  gvtep -j peer show | jq -r '.[]|select(.last_seen==null).remote'"}
-	show.ValidArgsFunction = a.completingWords(func() words { return words{onTunnel} })
-	show.RunE = func(cmd *cobra.Command, args []string) error {
-		dev := ""
-		if len(args) > 0 {
-			var rest []string
-			var err error
-			if _, dev, rest, err = target(args, ""); err == nil && len(rest) > 0 {
-				err = fmt.Errorf("unknown word %q: want dev NAME", rest[0])
-			}
-			if err != nil {
-				return inCommand(cmd, err)
-			}
-		}
-		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error { return a.showPeers(ctx, c, dev) })(cmd, args)
-	}
-	const what = "ADDR: the address of a peer"
-	check := func(args []string) error {
-		addr, _, rest, err := target(args, what)
-		if err == nil {
-			_, err = config.ParsePeer(config.Peer{}, addr, rest)
-		}
-		return err
-	}
-	write := func(do func(*control.Client) func(context.Context, string, control.PeerWrite) error) func(context.Context, *control.Client, []string) error {
-		return func(ctx context.Context, c *control.Client, args []string) error {
-			addr, dev, rest, err := target(args, what)
-			if err == nil {
-				err = about(addr, do(c)(ctx, dev, control.PeerWrite{Remote: addr, Keywords: rest}))
-			}
-			return err
-		}
-	}
-	const settings = " ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [bum_limit PPS] [routes PREFIX,...]"
-	add := a.verb("add"+settings, "add a peer to a running tunnel", check,
-		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerAdd }))
-	set := a.verb("set"+settings, "change a peer of a running tunnel", check,
-		write(func(c *control.Client) func(context.Context, string, control.PeerWrite) error { return c.PeerSet }))
-	add.Example = "  gvtep peer add 203.0.113.2 dev gnv0 routes 10.2.0.0/16,fd02::/48"
-	for _, cmd := range []*cobra.Command{add, set} {
-		cmd.Long = `Routes are the networks behind a peer of a mode l3 tunnel. The longest prefix
+	return a.object("peer [show|add|set|del]", "show, add, change and remove peers of running tunnels", "peer", isDev, a.peerVerbs())
+}
+
+func (a *app) peerVerbs() []verb {
+	const settings = "ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [bum_limit PPS] [routes PREFIX,...]"
+	const routes = `Routes are the networks behind a peer of a mode l3 tunnel. The longest prefix
 decides which peer a packet goes to, and which peer may send it. Routes replace
 those that the peer had. A prefix moves from the peer that has it, in one step.
 "any" is 0.0.0.0/0 and ::/0, "none" removes all routes of the peer.`
-	}
-	del := a.verb("del ADDR dev NAME", "remove a peer from a running tunnel",
-		func(args []string) error {
-			_, _, rest, err := target(args, what)
-			if err == nil && len(rest) > 0 {
-				err = fmt.Errorf("unexpected word %q: gvtep peer del --help tells more", rest[0])
-			}
-			if err == nil {
-				err = check(args)
-			}
-			return err
-		},
-		func(ctx context.Context, c *control.Client, args []string) error {
-			addr, dev, _, err := target(args, what)
-			if err == nil {
-				err = about(addr, c.PeerDelete(ctx, dev, addr))
-			}
-			return err
-		})
-	del.Aliases = []string{"delete"}
 	peerWords := func() words { return append(words{onTunnel}, keywordWords(config.PeerKeywords())...) }
-	add.Example, add.ValidArgsFunction = "  gvtep peer add 203.0.113.2 dev gnv0 name leaf3 port 6082 noflood", a.completingWords(peerWords, (*completion).nothing)
-	set.Example, set.ValidArgsFunction = "  gvtep peer set 203.0.113.2 dev gnv0 flood", a.completingWords(peerWords, (*completion).peers)
-	del.Example, del.ValidArgsFunction = "  gvtep peer del 203.0.113.2 dev gnv0", a.completingWords(func() words { return words{onTunnel} }, (*completion).peers)
-	cmd := group("peer [show|add|set|del]", "show, add, change and remove peers of running tunnels", func(w string) bool { return w == "dev" }, show, add, set, del)
-	cmd.Example, cmd.ValidArgsFunction = "  gvtep peer", show.ValidArgsFunction
-	return cmd
+	return []verb{
+		{
+			names: "show list", args: "[dev NAME]", short: "show peers",
+			examples: "peer show dev gnv0\n-j peer show | jq -r '.[]|select(.last_seen==null).remote'",
+			read:     perhapsOf(a.showPeers),
+		}, {
+			names: "add", args: settings, short: "add a peer to a running tunnel", long: routes,
+			examples: "peer add 203.0.113.2 dev gnv0 name leaf3 port 6082 noflood",
+			read:     readPeer((*control.Client).PeerAdd, ""), at: []candidates{(*completion).nothing}, words: peerWords,
+		}, {
+			names: "set", args: settings, short: "change a peer of a running tunnel", long: routes,
+			examples: "peer set 203.0.113.2 dev gnv0 flood",
+			read:     readPeer((*control.Client).PeerSet, ""), at: []candidates{(*completion).peers}, words: peerWords,
+		}, {
+			names: "del delete", args: "ADDR dev NAME", short: "remove a peer from a running tunnel",
+			examples: "peer del 203.0.113.2 dev gnv0",
+			read: readPeer(func(c *control.Client, ctx context.Context, dev string, w control.PeerWrite) error {
+				return c.PeerDelete(ctx, dev, w.Remote)
+			}, "peer del"),
+			at: []candidates{(*completion).peers},
+		},
+	}
+}
+
+// readPeer reads "ADDR dev NAME" and the settings of a peer, for which the command bare has no
+// place.
+func readPeer(send func(*control.Client, context.Context, string, control.PeerWrite) error, bare string) func([]string) (ask, error) {
+	return func(args []string) (ask, error) {
+		addr, dev, rest, err := target(args, "ADDR: the address of a peer")
+		if err == nil && bare != "" {
+			err = noMore(bare, rest)
+		}
+		if err == nil {
+			_, err = config.ParsePeer(config.Peer{}, addr, rest)
+		}
+		return func(ctx context.Context, c *control.Client) error {
+			return about(addr, send(c, ctx, dev, control.PeerWrite{Remote: addr, Keywords: rest}))
+		}, err
+	}
 }
 
 // peerOfTunnel is an element of "gvtep -j peer".

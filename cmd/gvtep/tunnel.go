@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,118 +15,107 @@ import (
 )
 
 func (a *app) tunnelCmd() *cobra.Command {
-	show := a.tunnelShowCmd()
-	name := func(args []string) error {
-		if len(args) == 0 {
-			return errors.New("no NAME")
-		}
-		return config.CheckDevice(args[0])
+	verbs := a.tunnelVerbs()
+	var names []string
+	for _, v := range verbs {
+		names = append(names, strings.Fields(v.names)...)
 	}
-	add := a.verb("add NAME KEYWORDS", "add a tunnel to the running process; it lasts until the process ends",
-		func(args []string) error {
-			if err := name(args); err != nil {
-				return err
-			}
-			_, err := config.ParseTunnel(args[0], args[1:], config.DefaultSocket(), "gvtep run --help")
-			return err
-		},
-		func(ctx context.Context, c *control.Client, args []string) error {
-			return c.TunnelAdd(ctx, control.TunnelWrite{Name: args[0], Keywords: args[1:]})
-		})
-	add.Example = "  gvtep tunnel add gnv1 type geneve id 101 remote 203.0.113.1"
-	set := a.verb("set NAME KEYWORDS", "change keywords of a running tunnel",
-		func(args []string) error {
-			if err := name(args); err != nil {
-				return err
-			}
-			if len(args) == 1 {
-				return errors.New("no KEYWORDS: gvtep run --help lists them")
-			}
-			_, err := config.AmendTunnel(config.Tunnel{}, args[1:], "gvtep run --help")
-			return err
-		},
-		func(ctx context.Context, c *control.Client, args []string) error {
-			return c.TunnelSet(ctx, control.TunnelWrite{Name: args[0], Keywords: args[1:]})
-		})
-	set.Example = "  gvtep tunnel set gnv1 ttl 9 remote 203.0.113.1 remote 203.0.113.2"
-	del := a.verb("del NAME", "remove a running tunnel",
-		func(args []string) error {
-			if len(args) > 1 {
-				return fmt.Errorf("unexpected word %q: gvtep tunnel del --help tells more", args[1])
-			}
-			return name(args)
-		},
-		func(ctx context.Context, c *control.Client, args []string) error { return c.TunnelDelete(ctx, args[0]) })
-	del.Aliases = []string{"delete"}
-	del.Example = "  gvtep tunnel del gnv1"
-	del.ValidArgsFunction = a.completing((*completion).tunnelNames)
-	add.ValidArgsFunction = a.completingWords(func() words { return keywordWords(config.TunnelKeywords()) }, (*completion).nothing)
-	set.ValidArgsFunction = a.completingWords(func() words {
-		live := slices.DeleteFunc(config.TunnelKeywords(), func(k config.Keyword) bool { return !k.Live })
-		return keywordWords(live)
-	}, (*completion).tunnelNames)
-	state := func(word, short string) *cobra.Command {
-		cmd := a.verb(word+" NAME", short,
-			func(args []string) error {
-				if len(args) > 1 {
-					return fmt.Errorf("unexpected word %q: gvtep tunnel %s --help tells more", args[1], word)
-				}
-				return name(args)
-			},
-			func(ctx context.Context, c *control.Client, args []string) error {
-				keyword := map[string]string{"up": "up", "down": "noup"}[word]
-				return c.TunnelSet(ctx, control.TunnelWrite{Name: args[0], Keywords: []string{keyword}})
-			})
-		cmd.Example = "  gvtep tunnel " + word + " gnv1"
-		cmd.ValidArgsFunction = a.completing((*completion).tunnelNames)
-		return cmd
-	}
-	up, down := state("up", "bring the device of a running tunnel up, as ip link set up"), state("down", "take the device of a running tunnel down: nothing passes until it is up again")
-	cmd := group("tunnel [show|add|set|up|down|del]", "show, add, change and remove tunnels of the running process", func(word string) bool {
-		// What is no verb, nor nearly one, is a name.
-		return config.Closest(word, []string{"show", "list", "add", "set", "up", "down", "del", "delete"}) == ""
-	}, show, add, set, up, down, del)
-	cmd.Aliases, cmd.Example, cmd.ValidArgsFunction = []string{"link", "t"}, "  gvtep tunnel\n  gvtep -d tunnel show gnv0", show.ValidArgsFunction
+	// What is no verb, nor nearly one, is the name of a tunnel to show.
+	isName := func(word string) bool { return config.Closest(word, names) == "" }
+	cmd := a.object("tunnel [show|add|set|up|down|del]", "show, add, change and remove tunnels of the running process", "tunnel\n-d tunnel show gnv0", isName, verbs)
+	cmd.Aliases = []string{"link", "t"}
 	return cmd
 }
 
-// tunnelShowCmd is gvtep show with the filters of ip link show.
-func (a *app) tunnelShowCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "show [NAME] [id VNI] [up]", Aliases: []string{"list"}, Args: cobra.ArbitraryArgs,
-		Short:   "show tunnels, as gvtep show does",
-		Example: "  gvtep tunnel show gnv0\n  gvtep -j tunnel show id 100 up",
+func (a *app) tunnelVerbs() []verb {
+	named, none := []candidates{(*completion).tunnelNames}, func() words { return nil }
+	remove := func(ctx context.Context, c *control.Client, w control.TunnelWrite) error {
+		return c.TunnelDelete(ctx, w.Name)
 	}
-	cmd.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-		filters := func() words {
-			return words{
-				{names: []string{"id", "vni"}, usage: "with this VNI", values: 1, source: (*completion).vnis},
-				{names: []string{"up"}, usage: "whose device is up"},
-			}
+	become := func(keyword string) sendTunnel {
+		return func(ctx context.Context, c *control.Client, w control.TunnelWrite) error {
+			return c.TunnelSet(ctx, control.TunnelWrite{Name: w.Name, Keywords: []string{keyword}})
 		}
-		if len(args) > 0 {
-			return a.completingWords(filters)(c, args, typed)
-		}
-		names, directive := a.completing((*completion).tunnelNames)(c, args, typed)
-		more, _ := a.completingWords(filters)(c, args, typed)
-		return append(names, more...), directive
 	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		f, err := parseTunnelFilter(args)
-		if err != nil {
-			return inCommand(cmd, err)
-		}
-		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error {
-			all, err := tunnelsNamed(ctx, c, f.name)
-			if err != nil {
+	return []verb{
+		{
+			names: "show list", args: "[NAME] [id VNI] [up]", short: "show tunnels, as gvtep show does", // with the filters of ip link show
+			examples: "tunnel show gnv0\n-j tunnel show id 100 up",
+			read:     a.readTunnelShow,
+			words: func() words {
+				return words{
+					{source: (*completion).tunnelNames},
+					{names: []string{"id", "vni"}, usage: "with this VNI", values: 1, source: (*completion).vnis},
+					{names: []string{"up"}, usage: "whose device is up"},
+				}
+			},
+		}, {
+			names: "add", args: "NAME KEYWORDS", short: "add a tunnel to the running process; it lasts until the process ends",
+			examples: "tunnel add gnv1 type geneve id 101 remote 203.0.113.1",
+			read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelAdd(ctx, w) }, func(w control.TunnelWrite) error {
+				_, err := config.ParseTunnel(w.Name, w.Keywords, config.DefaultSocket(), "gvtep run --help")
 				return err
-			}
-			return a.printTunnels(slices.DeleteFunc(all, func(t control.Tunnel) bool {
-				return f.up && !slices.Contains(t.Flags, "UP") || f.id >= 0 && !carries(t, uint32(f.id))
-			}))
-		})(cmd, args)
+			}),
+			at: []candidates{(*completion).nothing}, words: func() words { return keywordWords(config.TunnelKeywords()) },
+		}, {
+			names: "set", args: "NAME KEYWORDS", short: "change keywords of a running tunnel",
+			examples: "tunnel set gnv1 ttl 9 remote 203.0.113.1 remote 203.0.113.2",
+			read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelSet(ctx, w) }, func(w control.TunnelWrite) error {
+				if len(w.Keywords) == 0 {
+					return errors.New("no KEYWORDS: gvtep run --help lists them")
+				}
+				_, err := config.AmendTunnel(config.Tunnel{}, w.Keywords, "gvtep run --help")
+				return err
+			}),
+			at: named, words: func() words {
+				return keywordWords(slices.DeleteFunc(config.TunnelKeywords(), func(k config.Keyword) bool { return !k.Live }))
+			},
+		}, {
+			names: "up", args: "NAME", short: "bring the device of a running tunnel up, as ip link set up",
+			examples: "tunnel up gnv1", read: readTunnel(become("up"), bare("tunnel up")), at: named, words: none,
+		}, {
+			names: "down", args: "NAME", short: "take the device of a running tunnel down: nothing passes until it is up again",
+			examples: "tunnel down gnv1", read: readTunnel(become("noup"), bare("tunnel down")), at: named, words: none,
+		}, {
+			names: "del delete", args: "NAME", short: "remove a running tunnel",
+			examples: "tunnel del gnv1", read: readTunnel(remove, bare("tunnel del")), at: named, words: none,
+		},
 	}
-	return cmd
+}
+
+type sendTunnel func(context.Context, *control.Client, control.TunnelWrite) error
+
+// readTunnel reads "NAME KEYWORDS".
+func readTunnel(send sendTunnel, check func(control.TunnelWrite) error) func([]string) (ask, error) {
+	return func(args []string) (ask, error) {
+		if len(args) == 0 {
+			return nil, errors.New("no NAME")
+		}
+		w := control.TunnelWrite{Name: args[0], Keywords: args[1:]}
+		err := config.CheckDevice(w.Name)
+		if err == nil {
+			err = check(w)
+		}
+		return func(ctx context.Context, c *control.Client) error { return send(ctx, c, w) }, err
+	}
+}
+
+// bare is the check of a verb without keywords.
+func bare(command string) func(control.TunnelWrite) error {
+	return func(w control.TunnelWrite) error { return noMore(command, w.Keywords) }
+}
+
+func (a *app) readTunnelShow(args []string) (ask, error) {
+	f, err := parseTunnelFilter(args)
+	return func(ctx context.Context, c *control.Client) error {
+		all, err := tunnelsNamed(ctx, c, f.name)
+		if err != nil {
+			return err
+		}
+		return a.printTunnels(slices.DeleteFunc(all, func(t control.Tunnel) bool {
+			return f.up && !slices.Contains(t.Flags, "UP") || f.id >= 0 && !carries(t, uint32(f.id))
+		}))
+	}, err
 }
 
 // carries reports whether a VNI is the tunnel's own, or that of one of its VLANs.

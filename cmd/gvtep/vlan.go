@@ -15,51 +15,10 @@ import (
 // VLANs of a trunk, in the words of "bridge vlan".
 
 func (a *app) vlanCmd() *cobra.Command {
-	show := &cobra.Command{
-		Use: "show [dev NAME]", Aliases: []string{"list", "tunnelshow"}, Short: "show the segment of each VLAN of a trunk; -s adds counters",
-		Args:              cobra.ArbitraryArgs,
-		Example:           "  gvtep vlan show dev gnvtrunk\n  gvtep -j vlan show | jq -r '.[].tunnels[].tunid'",
-		ValidArgsFunction: a.completingWords(func() words { return words{onTunnel} }),
-	}
-	show.RunE = func(cmd *cobra.Command, args []string) error {
-		dev := ""
-		if len(args) > 0 {
-			var rest []string
-			var err error
-			if _, dev, rest, err = target(args, ""); err == nil && len(rest) > 0 {
-				err = fmt.Errorf("unknown word %q: want dev NAME", rest[0])
-			}
-			if err != nil {
-				return inCommand(cmd, err)
-			}
-		}
-		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error { return a.showVLANs(ctx, c, dev) })(cmd, args)
-	}
-	check := func(add bool) func([]string) error {
-		return func(args []string) error {
-			_, _, err := parseVLANWords(args, add)
-			return err
-		}
-	}
-	add := a.verb("add dev NAME vid VID[-VID] tunnel_info id VNI[-VNI]", "make each of these VLANs of a running tunnel a segment of its own", check(true),
-		func(ctx context.Context, c *control.Client, args []string) error {
-			dev, w, err := parseVLANWords(args, true)
-			if err != nil {
-				return err
-			}
-			return about("vid "+w.VID, c.VLANAdd(ctx, dev, w))
-		})
-	add.Example = "  gvtep vlan add dev gnvtrunk vid 10-19 tunnel_info id 5010-5019"
-	del := a.verb("del dev NAME vid VID[-VID] [tunnel_info id VNI[-VNI]]", "remove VLANs from a running tunnel", check(false),
-		func(ctx context.Context, c *control.Client, args []string) error {
-			dev, w, err := parseVLANWords(args, false)
-			if err != nil {
-				return err
-			}
-			return about("vid "+w.VID, c.VLANDelete(ctx, dev, w))
-		})
-	del.Aliases = []string{"delete"}
-	del.Example = "  gvtep vlan del dev gnvtrunk vid 12"
+	return a.object("vlan [show|add|del]", "show, add and remove VLANs of trunks", "vlan\n-s vlan dev gnvtrunk", isDev, a.vlanVerbs())
+}
+
+func (a *app) vlanVerbs() []verb {
 	grammar := func() words {
 		return words{
 			onTunnel,
@@ -68,10 +27,28 @@ func (a *app) vlanCmd() *cobra.Command {
 			{names: []string{"id"}, usage: "as many VNIs, VNI or VNI-VNI", values: 1},
 		}
 	}
-	add.ValidArgsFunction, del.ValidArgsFunction = a.completingWords(grammar), a.completingWords(grammar)
-	cmd := group("vlan [show|add|del]", "show, add and remove VLANs of trunks", func(w string) bool { return w == "dev" }, show, add, del)
-	cmd.Example, cmd.ValidArgsFunction = "  gvtep vlan\n  gvtep -s vlan dev gnvtrunk", show.ValidArgsFunction
-	return cmd
+	return []verb{
+		{
+			names: "show list tunnelshow", args: "[dev NAME]", short: "show the segment of each VLAN of a trunk; -s adds counters",
+			examples: "vlan show dev gnvtrunk\n-j vlan show | jq -r '.[].tunnels[].tunid'",
+			read:     perhapsOf(a.showVLANs),
+		}, {
+			names: "add", args: "dev NAME vid VID[-VID] tunnel_info id VNI[-VNI]", short: "make each of these VLANs of a running tunnel a segment of its own",
+			examples: "vlan add dev gnvtrunk vid 10-19 tunnel_info id 5010-5019",
+			read:     readVLAN((*control.Client).VLANAdd, true), words: grammar,
+		}, {
+			names: "del delete", args: "dev NAME vid VID[-VID] [tunnel_info id VNI[-VNI]]", short: "remove VLANs from a running tunnel",
+			examples: "vlan del dev gnvtrunk vid 12",
+			read:     readVLAN((*control.Client).VLANDelete, false), words: grammar,
+		},
+	}
+}
+
+func readVLAN(send func(*control.Client, context.Context, string, control.VLANWrite) error, add bool) func([]string) (ask, error) {
+	return func(args []string) (ask, error) {
+		dev, w, err := parseVLANWords(args, add)
+		return func(ctx context.Context, c *control.Client) error { return about("vid "+w.VID, send(c, ctx, dev, w)) }, err
+	}
 }
 
 // parseVLANWords reads "dev NAME vid VID[-VID] tunnel_info id VNI[-VNI]", of
