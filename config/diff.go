@@ -111,7 +111,7 @@ func Diff(from, to Config) Changes {
 			keys = append(keys, KeyChange{"ports", itoa(before.SrcPorts), itoa(t.SrcPorts), true})
 		}
 		keys = append(keys, changedItems("peer ", peers, before.Peers, t.Peers, Peer.Equal, func(p *Peer) netip.Addr { return p.Remote })...)
-		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, idOf)...)
+		keys = append(keys, changedItems("fdb ", entries, before.Entries, t.Entries, func(a, b Entry) bool { return a == b }, (*Entry).ID)...)
 		if len(keys) > 0 {
 			now := *t
 			keepFixed(tunnels, &now, before)

@@ -12,12 +12,13 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/spec"
 )
 
 // Import turns what iproute2 says of the kernel's vxlan and geneve devices into
 // the text of a configuration: the output of "ip -d -j link show" or "ip -d -j
 // addr show" (the keys are those of iproute2's ip/iplink_vxlan.c and
-// ip/iplink_geneve.c), and of "bridge -j fdb show", in any number and order.
+// ip/iplink_packet.c), and of "bridge -j fdb show", in any number and order.
 // What cannot be carried over stands there as a comment; a device that cannot
 // at all is a comment only. It is an error if no tunnel is left; the text says
 // why also then.
@@ -393,7 +394,7 @@ func (t *translation) translate(entries []kernelEntry) {
 		t.set("ttl", v)
 	}
 	t.ports(text("port"), data["port_range"])
-	_, far := farOf(&t.tunnel)
+	_, far := spec.Far(&t.tunnel)
 	for _, k := range switchKeys {
 		// The kernel's devices have a checksum setting also for the family they are not of.
 		other := far.Is4() && strings.HasPrefix(k.word, "udp6") || far.Is6() && k.word == "udpcsum"
@@ -516,7 +517,7 @@ func (t *translation) unknown(data map[string]any) {
 // is a port of have no dst and stay there.
 func (t *translation) table(entries []kernelEntry) {
 	learned, behind := 0, []netip.Addr{}
-	peers, there := map[netip.Addr]int{}, map[entryID]Entry{} // what there is: where among the peers, and by its ID
+	peers, there := map[netip.Addr]int{}, map[spec.EntryID]Entry{} // what there is: where among the peers, and by its ID
 	for i, p := range t.tunnel.Peers {
 		peers[p.Remote] = i
 	}
@@ -569,13 +570,13 @@ func (t *translation) table(entries []kernelEntry) {
 		if e.VNI != nil && *e.VNI >= 0 && *e.VNI < 1<<24 {
 			entry.VNI, entry.HasVNI = packet.VNI(*e.VNI), true
 		}
-		if other, twice := there[idOf(&entry)]; twice {
+		if other, twice := there[entry.ID()]; twice {
 			if other != entry {
 				t.note("not carried over: %s dst %s, of which there is one already, dst %s", name, dst, other.Remote)
 			}
 			continue
 		}
-		there[idOf(&entry)] = entry
+		there[entry.ID()] = entry
 		t.tunnel.Entries = append(t.tunnel.Entries, entry)
 		behind = append(behind, dst)
 	}

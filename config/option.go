@@ -1,10 +1,8 @@
 package config
 
 import (
-	"slices"
 	"strings"
 
-	"gvtep/vtep/encap"
 	"gvtep/vtep/option"
 )
 
@@ -44,30 +42,4 @@ func matchKeyword() entry[Tunnel] {
 			}
 			return all
 		})
-}
-
-// checkOptions is the part of check for options.
-func checkOptions(t *Tunnel, report func(key string, nth int, format string, args ...any)) {
-	if !t.Encap.HasOptions() {
-		given := t.Options.Set != "" || slices.ContainsFunc(t.Peers, func(p Peer) bool { return p.Options.Set != "" })
-		switch {
-		case given:
-			report("options", 0, "options: encap %s has none, encap %s has", t.Encap, encap.Geneve)
-		case len(t.OptionRules) > 0:
-			report("match", 0, "match: encap %s has no options, encap %s has", t.Encap, encap.Geneve)
-		}
-		return
-	}
-	look := func(key string, nth int, sent option.Sent) {
-		for _, s := range sent.Slots() {
-			if t.Device.L3 && s.From != option.FromDSCP {
-				report(key, nth, "options %s: a mode l3 packet has no VLAN and no MAC address", strings.Join(option.Default().Words(sent), ","))
-				return
-			}
-		}
-	}
-	look("options", 0, t.Options)
-	for i, p := range t.Peers {
-		look("remote", i, p.Options)
-	}
 }

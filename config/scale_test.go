@@ -45,7 +45,7 @@ func BenchmarkCheck(b *testing.B) {
 			}
 			for b.Loop() {
 				again := t
-				if err := Check(&again, 64); err != nil {
+				if err := completed(&again); err != nil {
 					b.Fatal(err)
 				}
 			}

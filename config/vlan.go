@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
@@ -109,7 +108,7 @@ func DeleteVLANs(t *Tunnel, first, last uint16) bool {
 // HasVLAN reports whether all of v is mapped so.
 func HasVLAN(t *Tunnel, v VLAN) bool {
 	there := 0
-	for vid, vni := range segmentsOf(t) {
+	for vid, vni := range spec.Segments(t) {
 		if v.First <= vid && vid <= v.Last && vni == v.VNI+packet.VNI(vid-v.First) {
 			there++
 		}
@@ -130,60 +129,8 @@ func tidyVLANs(all []VLAN) []VLAN {
 	return tidy
 }
 
-// segments yields all segments of a tunnel: VLAN ID and VNI, without a VLAN
-// first.
-func segmentsOf(t *Tunnel) iter.Seq2[uint16, packet.VNI] {
-	return func(yield func(uint16, packet.VNI) bool) {
-		if !t.NoVNI && !yield(0, t.VNI) {
-			return
-		}
-		for _, v := range t.VLANs {
-			for vid := v.First; vid <= v.Last; vid++ {
-				if !yield(vid, v.VNI+packet.VNI(vid-v.First)) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // Place finds out in which VLAN an entry is, which may say so by its src_vni.
-func Place(t *Tunnel, e *Entry) error { return placementOf(t).place(e) }
-
-// placement is the VLANs of a tunnel by their VNI, and which there are.
-type placement struct {
-	byVNI map[packet.VNI]uint16
-	there set[uint16]
-}
-
-func placementOf(t *Tunnel) placement {
-	p := placement{map[packet.VNI]uint16{}, set[uint16]{}}
-	for vid, vni := range segmentsOf(t) {
-		p.byVNI[vni] = vid
-		p.there.add(vid)
-	}
-	return p
-}
-
-// place is Place of one of many entries.
-func (p placement) place(e *Entry) error {
-	vid, known := p.byVNI[e.SrcVNI]
-	_, there := p.there[e.VLAN]
-	switch {
-	case e.HasSrcVNI && known && e.VLAN != 0 && e.VLAN != vid:
-		return fmt.Errorf("vlan %d is not where src_vni %d is", e.VLAN, e.SrcVNI)
-	case e.HasSrcVNI && known:
-		e.VLAN, e.SrcVNI, e.HasSrcVNI = vid, 0, false
-		return nil
-	case !e.HasSrcVNI && there:
-		return nil
-	case e.HasSrcVNI:
-		return fmt.Errorf("src_vni %d: the tunnel has no such segment", e.SrcVNI)
-	case e.VLAN != 0:
-		return fmt.Errorf("vlan %d: the tunnel has no such VLAN", e.VLAN)
-	}
-	return fmt.Errorf("in which VLAN? The trunk has no id of its own: add vlan VID or src_vni VNI")
-}
+func Place(t *Tunnel, e *Entry) error { return spec.PlacesOf(t).Place(e) }
 
 func setVLAN(t *Tunnel, v string) error {
 	vid, id, ok := strings.Cut(v, ":")

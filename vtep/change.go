@@ -2,15 +2,14 @@ package vtep
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
+	"gvtep/vtep/spec"
 )
 
 // Change is a set of changes that take effect together.
@@ -24,9 +23,9 @@ type Change struct {
 // was before. If a worker hangs meanwhile the change is made, and Health has the worker. Tunnels that it does not name lose no packet, and those that it
 // changes keep their device, their table and their counters.
 //
-// Errors of the kernel unwrap to their errno; a tunnel that is there already
-// is unix.EEXIST, one that is not unix.ENOENT, and a setting that cannot
-// change while the tunnel is there unix.EBUSY.
+// Errors are a *spec.Error that names the tunnel. Those of the kernel unwrap to their errno; a
+// tunnel that is there already is unix.EEXIST, one that is not unix.ENOENT, and a setting that
+// cannot change while the tunnel is there unix.EBUSY.
 func (e *Endpoint) Apply(c Change) error {
 	e.askAhead(func() (all []question) {
 		for _, tunnels := range [][]Tunnel{c.Set, c.Add} {
@@ -81,7 +80,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 	for _, name := range c.Remove {
 		t, ok := e.tunnels[name]
 		if !ok {
-			return fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
+			return spec.NoTunnel(name)
 		}
 		e.leave(t)
 		removed = append(removed, t)
@@ -91,10 +90,10 @@ func (e *Endpoint) apply(c Change) (err error) {
 		name := cfg.Device.Name
 		t, ok := e.tunnels[name]
 		if !ok {
-			return fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
+			return spec.NoTunnel(name)
 		}
-		if err := check(&cfg); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err := check(&cfg, &t.config); err != nil {
+			return spec.About(name, err)
 		}
 		delete(e.tunnels, name)
 		old = append(old, t)
@@ -104,7 +103,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.mu.progress()
 		t, err := e.reconfigure(old[i], cfg)
 		if err != nil {
-			return fmt.Errorf("%s: %w", cfg.Device.Name, err)
+			return spec.About(cfg.Device.Name, err)
 		}
 		changed, replaced = append(changed, t), append(replaced, old[i])
 	}
@@ -116,7 +115,7 @@ func (e *Endpoint) apply(c Change) (err error) {
 	}
 	for i, t := range changed {
 		if err := e.conflicts(t, replaced[i]); err != nil {
-			return fmt.Errorf("%s: %w", t.config.Device.Name, err)
+			return spec.About(t.config.Device.Name, err)
 		}
 		e.enter(t)
 	}
@@ -124,14 +123,14 @@ func (e *Endpoint) apply(c Change) (err error) {
 		e.mu.progress()
 		name := cfg.Device.Name
 		if _, ok := e.tunnels[name]; ok {
-			return fmt.Errorf("%s: a tunnel of this name is there already: %w", name, errExists)
+			return spec.Exists("there is a tunnel " + name)
 		}
-		if err := check(&cfg); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err := check(&cfg, nil); err != nil {
+			return spec.About(name, err)
 		}
 		t, err := e.open(cfg)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return spec.About(name, err)
 		}
 		opened = append(opened, t)
 		e.enter(t)

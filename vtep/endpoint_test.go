@@ -153,16 +153,18 @@ func TestDatagrams(t *testing.T) {
 		{name: "V12f 14 bytes inside", bytes: good(inner[:14]), want: inner[:14]},
 		{name: "V13a protocol", bytes: datagram(0, 0, 0x88b5, testVNI, nil, inner), reason: count.DropBadProtocol},
 		{name: "V14a IPv4 on L2", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: count.DropBadProtocol},
-		{name: "V14a IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) { c.Device.L3 = true }},
-		{name: "V14b IPv6 on L3", bytes: datagram(0, 0, 0x86dd, testVNI, nil, ip6), want: ip6, adjust: func(c *Tunnel) { c.Device.L3 = true }},
-		{name: "V14c IPv6 as IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, ip6), reason: count.DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "V14a IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: l3},
+		{name: "V14b IPv6 on L3", bytes: datagram(0, 0, 0x86dd, testVNI, nil, ip6), want: ip6, adjust: l3},
+		{name: "V14c IPv6 as IPv4 on L3", bytes: datagram(0, 0, 0x0800, testVNI, nil, ip6), reason: count.DropBadProtocol, adjust: l3},
 		{name: "a source that is routed to its peer", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), want: inner[14:], adjust: func(c *Tunnel) {
-			c.Device.L3, c.Peers[0].Routes = true, []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}
+			l3(c)
+			c.Peers[0].Routes = []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}
 		}},
 		{name: "a source that is not", bytes: datagram(0, 0, 0x0800, testVNI, nil, inner[14:]), reason: count.DropBadSource, adjust: func(c *Tunnel) {
-			c.Device.L3, c.Peers[0].Routes = true, []netip.Prefix{netip.MustParsePrefix("10.98.0.0/24")}
+			l3(c)
+			c.Peers[0].Routes = []netip.Prefix{netip.MustParsePrefix("10.98.0.0/24")}
 		}},
-		{name: "Ethernet on L3", bytes: good(inner), reason: count.DropBadProtocol, adjust: func(c *Tunnel) { c.Device.L3 = true }},
+		{name: "Ethernet on L3", bytes: good(inner), reason: count.DropBadProtocol, adjust: l3},
 		{name: "V15a other VNI", bytes: datagram(0, 0, 0x6558, testVNI+1, nil, inner), reason: count.DropUnknownVNI},
 		{name: "V16a group source", bytes: good(swap(inner, 6, 0x03)), reason: count.DropBadSourceMAC},
 		{name: "V16c zero source", bytes: good(swap(inner, 6, 0, 0, 0, 0, 0, 0)), reason: count.DropBadSourceMAC},
@@ -1001,3 +1003,6 @@ func TestLiveChange(t *testing.T) {
 	<-done
 	<-done
 }
+
+// l3 makes a tunnel one for IP packets.
+func l3(c *Tunnel) { c.Device.L3, c.Device.LLAddr = true, packet.MAC{} }

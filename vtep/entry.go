@@ -3,15 +3,13 @@ package vtep
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/spec"
 )
 
 // tableEntry is an entry as the table has it.
@@ -133,18 +131,7 @@ const (
 	EntryReplace             // instead of what is there
 )
 
-// Errors in the words of the kernel, which scripts look for.
-var (
-	errExists   = fmt.Errorf("%w%w", fdb.ErrExists, silent{unix.EEXIST})
-	errNotFound = fmt.Errorf("%w%w", fdb.ErrNotFound, silent{unix.ENOENT})
-)
-
-// silent is an errno that is there to be found by errors.Is, not to be read.
-type silent struct{ unix.Errno }
-
-func (silent) Error() string { return "" }
-
-func (s silent) Unwrap() error { return s.Errno }
+var errExists, errNotFound = spec.Exists(""), spec.NotFound("")
 
 // entryDestination is where an entry of t points to.
 func (t *tunnel) entryDestination(e Entry) forward.Destination {
@@ -188,10 +175,8 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	_, known := t.domain(entry.VLAN).fdb.Get(entry.MAC, e.clock())
 	d := t.entryDestination(entry)
 	switch {
-	case verb == EntryAdd && known:
-		return errExists
-	case verb == EntryAppend && known && !entry.MAC.IsGroup():
-		return fmt.Errorf("%w (append is for 00:00:00:00:00:00 and group addresses; use replace)", errExists)
+	case known && (verb == EntryAdd || verb == EntryAppend && !entry.MAC.IsGroup()):
+		return spec.Exists("append is for 00:00:00:00:00:00 and group addresses; use replace")
 	case verb == EntryAppend && slices.ContainsFunc(have, func(o Entry) bool { return t.entryDestination(o) == d }):
 		return errExists
 	}
@@ -206,19 +191,19 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 func checkEntry(cfg *Tunnel, entry *Entry) error {
 	switch r := entry.Remote; {
 	case cfg.Device.L3:
-		return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
+		return spec.Wrong("an L3 tunnel has no forwarding table")
 	case !entry.MAC.IsZero() && !hasSegment(cfg, entry.VLAN):
-		return noSegment(entry.VLAN)
+		return spec.NoSegment(entry.VLAN)
 	case entry.Local && r.IsValid():
-		return fmt.Errorf("local and dst exclude each other: %w", unix.EINVAL)
+		return spec.Wrong("local and dst exclude each other")
 	case entry.Local:
 		return nil
 	case !r.IsValid() || r.IsUnspecified():
-		return fmt.Errorf("dst is missing: want the address of a VTEP: %w", unix.EINVAL)
+		return spec.Wrong("dst is missing: want the address of a VTEP")
 	case cfg.Local.IsValid() && cfg.Local.Is4() != r.Is4():
-		return fmt.Errorf("dst %s and local %s are of different families: %w", r, cfg.Local, unix.EINVAL)
+		return spec.Wrong("dst %s and local %s are of different families", r, cfg.Local)
 	case entry.HasVNI && !entry.VNI.Valid():
-		return fmt.Errorf("vni %d: want 0 to %d: %w", entry.VNI, packet.MaxVNI, unix.EINVAL)
+		return spec.Wrong("vni %d: want 0 to %d", entry.VNI, packet.MaxVNI)
 	}
 	return nil
 }
@@ -227,14 +212,6 @@ func checkEntry(cfg *Tunnel, entry *Entry) error {
 func hasSegment(cfg *Tunnel, vid uint16) bool {
 	_, ok := vniOf(cfg, vid)
 	return ok
-}
-
-// noSegment says that there is none.
-func noSegment(vid uint16) error {
-	if vid == 0 {
-		return fmt.Errorf("of which VLAN? The trunk has no id of its own: add vlan VID: %w", unix.EINVAL)
-	}
-	return fmt.Errorf("the tunnel has no vlan %d: %w", vid, unix.EINVAL)
 }
 
 // setEntries makes list the entries for an address, none if it is empty. One entry of a
@@ -316,7 +293,7 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 		return err
 	}
 	if !hasSegment(&t.config, entry.VLAN) {
-		return noSegment(entry.VLAN)
+		return spec.NoSegment(entry.VLAN)
 	}
 	now, table := e.clock(), t.domain(entry.VLAN).fdb
 	have, ok := table.Get(entry.MAC, now)
@@ -395,7 +372,7 @@ func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
 func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 	return e.Update(name, func(cfg *Tunnel) error {
 		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 {
-			return fmt.Errorf("local, vni, vlan, src_vni and via are not for the flood list, which is one for the tunnel: %w", unix.EINVAL)
+			return spec.Wrong("local, vni, vlan, src_vni and via are not for the flood list, which is one for the tunnel")
 		}
 		if err := checkEntry(cfg, &entry); err != nil {
 			return err
@@ -404,7 +381,7 @@ func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 		floods := slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return !p.NoFlood })
 		switch {
 		case verb == EntryAdd && floods:
-			return fmt.Errorf("%w (use append for one more remote)", errExists)
+			return spec.Exists("use append for one more remote")
 		case verb == EntryReplace:
 			cfg.Peers = slices.DeleteFunc(slices.Clone(cfg.Peers), func(p Peer) bool { return !p.NoFlood })
 			at = slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.Remote == entry.Remote })
@@ -427,7 +404,7 @@ func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 func (e *Endpoint) dropFlood(name string, entry Entry) error {
 	return e.Update(name, func(cfg *Tunnel) error {
 		if cfg.Device.L3 {
-			return fmt.Errorf("an L3 tunnel has no forwarding table: %w", unix.EINVAL)
+			return spec.Wrong("an L3 tunnel has no forwarding table")
 		}
 		rest := slices.DeleteFunc(slices.Clone(cfg.Peers), func(p Peer) bool {
 			return !p.NoFlood && (!entry.Remote.IsValid() || p.Remote == entry.Remote)
@@ -447,7 +424,7 @@ func (e *Endpoint) tunnel(name string) (*tunnel, error) {
 	}
 	t, ok := e.tunnels[name]
 	if !ok {
-		return nil, fmt.Errorf("%s: no such tunnel: %w", name, unix.ENOENT)
+		return nil, spec.NoTunnel(name)
 	}
 	return t, nil
 }

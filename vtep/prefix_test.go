@@ -16,7 +16,7 @@ import (
 // l3Tunnel is a tunnel with peers 192.0.2.2, .3 and so on, with these routes.
 func l3Tunnel(routes ...[]string) Tunnel {
 	cfg := testTunnel("gnv0")
-	cfg.Device.L3 = true
+	l3(&cfg)
 	for i, texts := range routes {
 		p := Peer{Remote: netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + i)}), Routes: []netip.Prefix{}}
 		for _, text := range texts {

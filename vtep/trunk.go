@@ -1,18 +1,14 @@
 package vtep
 
 import (
-	"fmt"
 	"slices"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
-	"gvtep/vtep/spec"
 )
 
 // A trunk is a device with many ports: each of its VLANs is one, and meets a
@@ -52,27 +48,6 @@ func vidsOf(cfg *Tunnel) map[uint16]struct{} {
 		}
 	}
 	return all
-}
-
-// checkVLANs refuses a map that is none.
-func checkVLANs(cfg *Tunnel) error {
-	vids, vnis := map[uint16]bool{}, map[packet.VNI]bool{}
-	if !cfg.NoVNI {
-		vnis[cfg.VNI] = true
-	}
-	for _, r := range cfg.VLANs {
-		if r.First < 1 || r.First > r.Last || r.Last > spec.MaxVID || !r.LastVNI().Valid() {
-			return fmt.Errorf("vlan %d-%d with id %d: want VLAN IDs from 1 to %d, and VNIs up to %d: %w", r.First, r.Last, r.VNI, spec.MaxVID, packet.MaxVNI, unix.EINVAL)
-		}
-		for vid := r.First; vid <= r.Last; vid++ {
-			vni := r.VNI + packet.VNI(vid-r.First)
-			if vids[vid] || vnis[vni] {
-				return fmt.Errorf("vlan %d with id %d: one of them is given twice: %w", vid, vni, errExists)
-			}
-			vids[vid], vnis[vni] = true, true
-		}
-	}
-	return nil
 }
 
 // domain is what lives on of a segment when the configuration changes.

@@ -364,7 +364,7 @@ func TestTrunkConflicts(t *testing.T) {
 	entry := testTrunk("gnv0", "192.0.2.2")
 	entry.Entries = []Entry{{MAC: macB, VLAN: 9, Remote: addr("192.0.2.2")}}
 	l3 := testTrunk("gnv0", "192.0.2.2")
-	l3.Device.L3 = true
+	l3.Device.L3, l3.Device.LLAddr = true, packet.MAC{}
 	for _, cfg := range []Tunnel{own, entry, l3} {
 		if h.Add(cfg) == nil {
 			t.Errorf("%+v: accepted", cfg.VLANs)

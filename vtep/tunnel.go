@@ -4,9 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
@@ -123,7 +122,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 // reconfigure opens what a tunnel needs for another configuration.
 func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
 	if fixed := spec.Fixed(&old.config, &cfg); fixed != "" {
-		return nil, fmt.Errorf("%s cannot be changed while the tunnel is there: remove it and add it again: %w", fixed, unix.EBUSY)
+		return nil, spec.Busy(fixed)
 	}
 	return e.change(old, func(t *tunnel) {
 		t.config, t.mtuAuto = cfg, cfg.Device.MTU == 0
@@ -217,52 +216,22 @@ func (e *Endpoint) releaseUnderlay(t *tunnel) {
 	t.ports, t.sockets = nil, nil
 }
 
-// check refuses what cannot work, whoever asks for it.
-func check(cfg *Tunnel) error {
-	switch {
-	case !cfg.VNI.Valid():
-		return fmt.Errorf("id %d: a VNI has 24 bits, 0 to %d: %w", cfg.VNI, packet.MaxVNI, unix.EINVAL)
-	case cfg.Device.L3 && !cfg.Encap.CarriesIP():
-		return fmt.Errorf("encap %s carries Ethernet frames, an L3 tunnel has none: %w", cfg.Encap, unix.EINVAL)
-	case cfg.Device.L3 && isTrunk(cfg):
-		return fmt.Errorf("an L3 tunnel has no VLANs: %w", unix.EINVAL)
-	case cfg.Group.IsValid() && (!cfg.Group.IsMulticast() || cfg.Dev == ""):
-		return fmt.Errorf("group %s: want a multicast address, and dev: %w", cfg.Group, unix.EINVAL)
-	case cfg.Device.L3 && (cfg.Group.IsValid() || len(cfg.Accept) > 0):
-		return fmt.Errorf("an L3 tunnel has remotes, no group and no accept: %w", unix.EINVAL)
-	case cfg.SrcPortMin == 0 || cfg.SrcPortMin > cfg.SrcPortMax || cfg.SrcPorts < 1:
-		return fmt.Errorf("srcport %d %d: want a range within 1-65535: %w", cfg.SrcPortMin, cfg.SrcPortMax, unix.EINVAL)
-	case cfg.DstPort == 0:
-		return fmt.Errorf("dstport 0: want 1-65535: %w", unix.EINVAL)
+// check refuses what cannot work, whoever asks for it. old is the version that runs, or nil:
+// of the entries that it has there can be a million, and they were checked.
+func check(cfg, old *Tunnel) error {
+	found := spec.Check(cfg)
+	if old == nil || !slices.Equal(cfg.VLANs, old.VLANs) || cfg.Local != old.Local || !sameArray(cfg.Entries, old.Entries) {
+		found = append(found, spec.CheckEntries(cfg)...)
 	}
-	if err := checkVLANs(cfg); err != nil {
-		return err
-	}
-	vids := vidsOf(cfg)
-	for i := range cfg.Entries {
-		vid := cfg.Entries[i].VLAN
-		if _, ok := vids[vid]; !ok {
-			return fmt.Errorf("fdb %s: %w", cfg.Entries[i].MAC, noSegment(vid))
-		}
-	}
-	for _, p := range cfg.Peers {
-		switch r := p.Remote; {
-		case !r.IsValid() || r.IsUnspecified() || r.IsMulticast() || r.Is4In6() || r == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-			return fmt.Errorf("remote %s: want the unicast address of another host: %w", r, unix.EINVAL)
-		case cfg.Local.IsValid() && cfg.Local.Is4() != r.Is4():
-			return fmt.Errorf("local %s and remote %s are of different families: %w", cfg.Local, r, unix.EINVAL)
-		case cfg.Local == r:
-			return fmt.Errorf("remote %s is the local address: %w", r, unix.EINVAL)
-		}
-	}
-	if problems := spec.CheckRoutes(cfg); len(problems) > 0 {
-		var errno error = unix.EINVAL
-		if problems[0].Taken {
-			errno = errExists
-		}
-		return fmt.Errorf("%s: %w", problems[0].Text, errno)
+	if len(found) > 0 {
+		return found[0].Err()
 	}
 	return nil
+}
+
+// sameArray reports whether two lists are one, without a look at their elements.
+func sameArray[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // settleNeighbours brings the table that neigh_suppress answers from in line

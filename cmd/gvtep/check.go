@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gvtep/config"
+	"gvtep/vtep/spec"
 )
 
 // confDir is where the service has its configurations.
@@ -25,7 +26,7 @@ func loadConfig(path string, amend func(*config.Config) error) (config.Config, e
 	var faults config.Errors
 	switch {
 	case errors.As(err, &faults):
-		return cfg, reworded{fmt.Sprintf("%d %s in the configuration", len(faults), plural(len(faults), "error")), err}
+		return cfg, &spec.Error{Text: fmt.Sprintf("%d %s in the configuration", len(faults), plural(len(faults), "error")), Cause: err}
 	case err != nil:
 		return cfg, fmt.Errorf("%s: %w", path, unwrapPath(err))
 	case amend != nil:

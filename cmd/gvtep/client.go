@@ -12,6 +12,7 @@ import (
 
 	"gvtep/cmd/internal/control"
 	"gvtep/config"
+	"gvtep/vtep/spec"
 )
 
 // asking makes the RunE of a command that asks the daemon: with a client, a
@@ -51,7 +52,7 @@ func inCommand(cmd *cobra.Command, err error) error {
 		return nil
 	}
 	if invalid := new(control.InvalidError); errors.As(err, &invalid) {
-		err = reworded{fmt.Sprintf("%d %s in the configuration, nothing is changed", invalid.Faults, plural(invalid.Faults, "error")), err}
+		err = &spec.Error{Text: fmt.Sprintf("%d %s in the configuration, nothing is changed", invalid.Faults, plural(invalid.Faults, "error")), Cause: err}
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = exitError{exitTimeout, fmt.Errorf("timed out: %w", err)}

@@ -9,14 +9,11 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"gvtep/cmd/internal/control"
 	"gvtep/config"
+	"gvtep/vtep/spec"
 )
-
-// errNotFound has the words of the kernel, which scripts look for.
-var errNotFound = reworded{"No such file or directory", unix.ENOENT}
 
 func (a *app) fdbCmd() *cobra.Command {
 	isFilter := func(word string) bool { return slices.Contains(fdbWords, word) }
@@ -106,7 +103,7 @@ func (a *app) readFDBGet(args []string) (ask, error) {
 			return of.VLAN != 0 && of.VLAN != e.VLAN || of.HasSrcVNI && (e.Gvtep == nil || e.Gvtep.ID == nil || *e.Gvtep.ID != uint32(of.SrcVNI))
 		})
 		if len(entries) == 0 {
-			return about(mac, refused(errNotFound))
+			return about(mac, refused(spec.NotFound("")))
 		}
 		return a.printFDB(entries, fdbQuery{}, true)
 	}, err

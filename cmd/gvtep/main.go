@@ -202,22 +202,3 @@ func exitCode(err error) int {
 	}
 	return exitUsage
 }
-
-// reworded is an error with another text.
-type reworded struct {
-	text string
-	error
-}
-
-func (e reworded) Error() string { return e.text }
-func (e reworded) Unwrap() error { return e.error }
-
-// withoutPrefix drops what the line says already, such as the name of the
-// device, from the beginning of an error.
-func withoutPrefix(err error, prefix string) error {
-	text := err.Error()
-	for strings.HasPrefix(text, prefix) {
-		text = text[len(prefix):]
-	}
-	return reworded{text, err}
-}

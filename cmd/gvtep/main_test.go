@@ -32,6 +32,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
+	"gvtep/vtep/spec"
 )
 
 var update = flag.Bool("update", false, "write what the scripts expect anew")
@@ -305,7 +306,7 @@ func (f fakeSource) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 	}
 	all = slices.DeleteFunc(all, func(e control.FDBEntry) bool { return e.MAC != mac })
 	if len(all) == 0 {
-		return nil, errNotFound
+		return nil, spec.NotFound("")
 	}
 	return all, nil
 }

@@ -7,14 +7,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+
 	"gvtep/cmd/internal/build"
 	"gvtep/cmd/internal/control"
 	"gvtep/cmd/internal/daemon"
 	"gvtep/cmd/internal/logging"
 	"gvtep/cmd/internal/service"
 	"gvtep/config"
-
-	"github.com/spf13/cobra"
+	"gvtep/vtep/spec"
 )
 
 // runFlags are the flags of gvtep run, and the keywords that were given.
@@ -86,7 +87,7 @@ func (a *app) run(cmd *cobra.Command, f *runFlags, args []string) error {
 		err = refused(daemon.Run(ctx, o))
 	}
 	if err != nil {
-		return fmt.Errorf("run %s: %w", name, withoutPrefix(err, name+": "))
+		return fmt.Errorf("run %w", spec.About(name, err))
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func TestWalls(t *testing.T) {
 		},
 		"../gvtep": {
 			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/logging", "cmd/internal/service",
-			"config", "vtep/count",
+			"config", "vtep/count", "vtep/spec",
 		},
 	}
 	dirs, _ := filepath.Glob("*/*.go")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -15,26 +14,12 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/spec"
 )
 
 // What people change in a running process becomes part of the configuration that the
 // endpoint has, with which a later reload compares its files. Entries of the table that
 // were made by hand and are no entries of the configuration stay until they are removed.
-
-// Errors in the words of the kernel, which scripts look for.
-var (
-	errExists   = worded{"File exists", unix.EEXIST}
-	errNotFound = worded{"No such file or directory", unix.ENOENT}
-)
-
-// worded is an error with another text.
-type worded struct {
-	text string
-	error
-}
-
-func (e worded) Error() string { return e.text }
-func (e worded) Unwrap() error { return e.error }
 
 // usage marks an error as one of wrong words.
 func usage(err error) error {
@@ -44,31 +29,25 @@ func usage(err error) error {
 	return &control.UsageError{Text: err.Error()}
 }
 
-// find returns the configuration of a tunnel.
-func (r *reloader) find(name string) (config.Tunnel, error) {
-	t, err := r.endpoint.Config(name)
-	if errors.Is(err, unix.ENOENT) {
-		err = fmt.Errorf("%w (there is no tunnel %s)", errNotFound, name)
-	}
-	return t, err
-}
-
-// logged logs what became of a change.
-func (r *reloader) logged(what, name string, err error) error {
-	if err != nil {
-		r.daemon.Log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
-	} else {
+// done logs what became of a change, and returns its error for those who named the tunnel.
+func (r *reloader) done(what, name string, err error) error {
+	if err == nil {
 		r.changed()
 		r.daemon.Log.Info("changed", zap.String("what", what), zap.String("device", name))
+		return nil
 	}
-	return err
+	r.daemon.Log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
+	if wrong := new(spec.Error); errors.As(err, &wrong) && wrong.Errno == unix.EINVAL {
+		return usage(spec.Reason(wrong))
+	}
+	return spec.Reason(err)
 }
 
 func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, err := r.find(w.Name); err == nil {
-		return fmt.Errorf("%w (there is a tunnel of this name)", errExists)
+	if _, err := r.endpoint.Config(w.Name); err == nil {
+		return spec.Exists("there is a tunnel of this name")
 	}
 	t, err := config.ParseTunnel(w.Name, w.Keywords, r.process.Socket, "gvtep run --help")
 	if err != nil {
@@ -77,28 +56,13 @@ func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
 	if err = r.endpoint.Add(t); err == nil {
 		r.daemon.warn([]config.Tunnel{t})
 	}
-	return r.logged("tunnel add", w.Name, withoutName(err, w.Name))
-}
-
-// withoutName drops the name of the tunnel, which the line says already.
-func withoutName(err error, name string) error {
-	if err == nil {
-		return nil
-	}
-	text := err.Error()
-	for strings.HasPrefix(text, name+": ") {
-		text = text[len(name)+2:]
-	}
-	return worded{text, err}
+	return r.done("tunnel add", w.Name, err)
 }
 
 func (r *reloader) TunnelDelete(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, err := r.find(name); err != nil {
-		return err
-	}
-	return r.logged("tunnel del", name, withoutName(r.endpoint.Remove(name), name))
+	return r.done("tunnel del", name, r.endpoint.Remove(name))
 }
 
 func (r *reloader) TunnelSet(w control.TunnelWrite) error {
@@ -112,7 +76,7 @@ func (r *reloader) TunnelSet(w control.TunnelWrite) error {
 func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before, err := r.find(name)
+	before, err := r.endpoint.Config(name)
 	if err != nil {
 		return err
 	}
@@ -121,20 +85,11 @@ func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) er
 	if err := change(&t); err != nil {
 		return err
 	}
-	if err := config.Check(&t, r.process.Socket.Ports); err != nil {
-		return usage(err)
-	}
-	changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}})
-	if changes.Empty() {
+	config.Complete(&t, r.process.Socket.Ports)
+	if changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}}); changes.Empty() {
 		return nil
 	}
-	for _, k := range changes.Changed[0].Keys {
-		if !k.Live {
-			return fmt.Errorf("%s: Device or resource busy (it cannot change while the tunnel is there: tunnel del, tunnel add)", k.Key)
-		}
-	}
-	err = r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}})
-	return r.logged(what, name, withoutName(err, name))
+	return r.done(what, name, r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}}))
 }
 
 func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
@@ -144,7 +99,7 @@ func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
 			return usage(err)
 		}
 		if peerIndex(t, p.Remote) >= 0 {
-			return errExists
+			return spec.Exists("")
 		}
 		t.Peers = append(t.Peers, p)
 		takeRoutes(t, len(t.Peers)-1)
@@ -160,7 +115,7 @@ func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
 		}
 		i := peerIndex(t, p.Remote)
 		if i < 0 {
-			return errNotFound
+			return spec.NotFound("")
 		}
 		if t.Peers[i], err = config.ParsePeer(t.Peers[i], w.Remote, w.Keywords); err == nil {
 			takeRoutes(t, i)
@@ -188,7 +143,7 @@ func (r *reloader) PeerDelete(dev, addr string) error {
 		}
 		i := peerIndex(t, p.Remote)
 		if i < 0 {
-			return errNotFound
+			return spec.NotFound("")
 		}
 		t.Peers = slices.Delete(t.Peers, i, i+1)
 		return nil
@@ -202,7 +157,7 @@ func (r *reloader) VLANAdd(dev string, w control.VLANWrite) error {
 			return usage(err)
 		}
 		if err := config.AddVLAN(t, v); err != nil {
-			return fmt.Errorf("%w (%w)", errExists, err)
+			return spec.Exists(err.Error())
 		}
 		return nil
 	})
@@ -220,11 +175,11 @@ func (r *reloader) VLANDelete(dev string, w control.VLANWrite) error {
 				return usage(err)
 			}
 			if !config.HasVLAN(t, v) {
-				return fmt.Errorf("%w (not all of them have these ids)", errNotFound)
+				return spec.NotFound("not all of them have these ids")
 			}
 		}
 		if !config.DeleteVLANs(t, first, last) {
-			return fmt.Errorf("%w (not all of them are there)", errNotFound)
+			return spec.NotFound("not all of them are there")
 		}
 		return nil
 	})
@@ -252,11 +207,7 @@ func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
 		if e.MAC.IsZero() && e.Port == t.DstPort {
 			e.Port = 0
 		}
-		err := r.endpoint.SetEntry(dev, verb, e)
-		if verb == vtep.EntryAdd && errors.Is(err, unix.EEXIST) && !e.MAC.IsZero() {
-			err = fmt.Errorf("%w (append is for 00:00:00:00:00:00 and group addresses; use replace)", errExists)
-		}
-		return err
+		return r.endpoint.SetEntry(dev, verb, e)
 	})
 }
 
@@ -280,11 +231,7 @@ func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
 		if err := place(t, &e); err != nil {
 			return err
 		}
-		err := r.endpoint.DeleteEntry(dev, e)
-		if errors.Is(err, fdb.ErrNotFound) {
-			err = errNotFound
-		}
-		return err
+		return r.endpoint.DeleteEntry(dev, e)
 	})
 }
 
@@ -317,12 +264,12 @@ func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t, err := r.find(dev)
+	t, err := r.endpoint.Config(dev)
 	if err != nil {
 		return err
 	}
-	if err := r.logged(what, dev, change(&t)); err != nil {
-		return withoutName(err, dev)
+	if err := r.done(what, dev, change(&t)); err != nil {
+		return err
 	}
 	if mac != nil && mac.IsZero() {
 		return nil // the flood list is the peers, which the endpoint has changed

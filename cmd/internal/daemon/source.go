@@ -15,6 +15,7 @@ import (
 	"gvtep/cmd/internal/view"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/spec"
 )
 
 // source tells the control socket what the endpoint is doing. What changes
@@ -133,7 +134,7 @@ func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 	}
 	found, err := s.endpoint.Entry(dev, a)
 	if err != nil || len(found) == 0 {
-		return nil, errNotFound
+		return nil, spec.NotFound("")
 	}
 	entries := make([]control.FDBEntry, len(found))
 	for i := range found {
