@@ -93,6 +93,8 @@ func TestWords(t *testing.T) {
 		{"gnv0 id 100 accept 203.0.113.0/24 accept 198.51.100.7", func(t *Tunnel) {
 			t.Peers, t.Accept = nil, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.7/32")}
 		}},
+		{"gnv0 id 100 remote none", func(t *Tunnel) { t.Peers, t.Local = []Peer{}, netip.Addr{} }},
+		{"gnv0 id 100 remote none local 192.0.2.1", func(t *Tunnel) { t.Peers, t.Local = []Peer{}, netip.MustParseAddr("192.0.2.1") }},
 		{"gnv0 id 100 accept any", func(t *Tunnel) { t.Peers, t.Accept, t.Local = nil, []netip.Prefix{any4, any6}, netip.Addr{} }},
 		{short + "accept any", func(t *Tunnel) { t.Accept = []netip.Prefix{any4, any6} }},
 		{short + "flood off mcast_flood off bcast_flood off", func(t *Tunnel) { t.NoFlood, t.NoMcastFlood, t.NoBcastFlood = true, true, true }},
@@ -192,6 +194,8 @@ func TestErrors(t *testing.T) {
 		{short + "group ff08::1 dev eth0", "group ff08::1 and remote 203.0.113.1 are of different families"},
 		{short + "group ff01::1", "group ff01::1: it does not leave the host, want one of a larger scope"},
 		{short + "mode l3 group 239.1.1.1 dev eth0", "group 239.1.1.1: a mode l3 tunnel does not flood, it goes to remotes"},
+		{short + "remote none", "remote none: none stands alone"},
+		{"gnv0 id 100 remote none remote 203.0.113.1", "remote 203.0.113.1: none stands alone"},
 		{short + "accept all", "accept all: want a prefix such as 192.0.2.0/24, or any"},
 		{short + "accept 10.0.0.1/8", "accept 10.0.0.1/8: there are bits behind the prefix, try 10.0.0.0/8"},
 		{short + "accept 10.0.0.0/8 accept 10.0.0.0/8", "accept 10.0.0.0/8: given twice"},

@@ -135,23 +135,10 @@ func tunnelKeywords() []entry[Tunnel] {
 				}
 				return []string{t.Local.String()}
 			}).copying(func(to, from *Tunnel) { to.Local = from.Local }),
-		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR",
+		custom(Keyword{Name: "remote", Kind: List, Arg: "ADDR|none",
 			Usage: "address of a peer",
-			More:  "Each peer is on the flood list. Without local, some peers may be IPv4 and others IPv6."},
-			func(t *Tunnel, v string) error {
-				a, err := remote(v)
-				if err == nil {
-					t.Peers = append(t.Peers, Peer{Remote: a})
-				}
-				return err
-			},
-			func(t *Tunnel) []string {
-				var all []string
-				for _, p := range t.Peers {
-					all = append(all, p.Remote.String())
-				}
-				return all
-			}),
+			More:  "Each peer is on the flood list. Without local, some peers may be IPv4 and others IPv6. With none, the tunnel starts without peers, and a controller adds them while it runs."},
+			setRemote, getRemote),
 		custom(Keyword{Name: "group", Arg: "ADDR", Usage: "multicast address to send flooded frames to, on the underlay device dev",
 			More: "Remotes and hosts in accept may send to it. With neither, all hosts on the networks of dev may."},
 			setGroup,
@@ -631,6 +618,37 @@ func setAccept(t *Tunnel, v string) (err error) {
 }
 
 func getAccept(t *Tunnel) []string { return prefixTexts(t.Accept) }
+
+// setRemote adds a peer. An empty list is not none at all: it says that there is to be nobody.
+func setRemote(t *Tunnel, v string) error {
+	empty := t.Peers != nil && len(t.Peers) == 0
+	switch {
+	case empty || v == noRemote && t.Peers != nil:
+		return wrong("none stands alone")
+	case v == noRemote:
+		t.Peers = []Peer{}
+		return nil
+	}
+	a, err := remote(v)
+	if err == nil {
+		t.Peers = append(t.Peers, Peer{Remote: a})
+	}
+	return err
+}
+
+func getRemote(t *Tunnel) []string {
+	if t.Peers != nil && len(t.Peers) == 0 {
+		return []string{noRemote}
+	}
+	var all []string
+	for _, p := range t.Peers {
+		all = append(all, p.Remote.String())
+	}
+	return all
+}
+
+// noRemote says of a tunnel that it has no peer yet.
+const noRemote = "none"
 
 // noRoutes says of a peer that nothing is behind it.
 const noRoutes = "none"
