@@ -147,38 +147,6 @@ type Destination struct {
 	Via    string     // underlay device; "": as the route says
 }
 
-// Rules are what the segments of one tunnel share.
-type Rules struct {
-	// Nexthops is indexed by fdb.Nexthop; fdb.Local has none.
-	Nexthops [][]*Peer
-	Flood    []*Peer
-	// Limited are the peers with a BUM limit of their own.
-	Limited []*Peer
-	// Of an L3 tunnel: who has which routes or, without routes, the one peer.
-	prefixes *prefixes
-	Single   []*Peer
-
-	Learning bool
-	// Of outer headers. What is inherited is the inner packet's; ttl is then for those
-	// that are not IP.
-	TTL, TOS                          uint8
-	InheritTTL, InheritTOS, InheritDF bool
-	UnsetDF                           bool
-	L2ControlPass                     bool
-	Locked                            bool
-	Groups                            bool // the table has entries for group addresses
-	Accept                            []netip.Prefix
-
-	NoFlood, NoMcastFlood, NoBcastFlood bool
-
-	// Options decides about packets from peers by their options; nil: all go on that have
-	// no critical ones. OptionHits are by worker and rule.
-	Options    *option.Policy
-	OptionHits [][]atomic.Uint64
-
-	Drops []count.DropCounters // by worker
-}
-
 // Peer is a remote VTEP of one segment.
 type Peer struct {
 	ID      int32 // never reused
