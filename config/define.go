@@ -12,17 +12,7 @@ import (
 
 // tunnel reads a [[tunnel]], which is several if its id is a range.
 func (l *loader) tunnel(f *file, n *node) {
-	t := l.base
-	t.Peers, t.Device.Addresses = slices.Clone(t.Peers), nil
-	if n.table.get("accept") != nil {
-		t.Accept = nil
-	}
-	if n.table.get("neigh") != nil {
-		t.Neighbours = nil
-	}
-	if n.table.get("remote") != nil || n.table.get("peer") != nil {
-		t.Peers = nil
-	}
+	t := l.inherit(n)
 	named := false
 	at := map[string][]span{} // where a keyword has its values
 	ids := span{-1, -1}       // both ends of a range
@@ -91,6 +81,27 @@ func (l *loader) tunnel(f *file, n *node) {
 		l.fault(f, d.place("id", 0).at, "id: more than %d tunnels", maxTunnels)
 		return
 	}
+	l.each(d, t, ids)
+}
+
+// inherit is what a tunnel has before its own keys are read.
+func (l *loader) inherit(n *node) Tunnel {
+	t := l.base
+	t.Peers, t.Device.Addresses = slices.Clone(t.Peers), nil
+	if n.table.get("accept") != nil {
+		t.Accept = nil
+	}
+	if n.table.get("neigh") != nil {
+		t.Neighbours = nil
+	}
+	if n.table.get("remote") != nil || n.table.get("peer") != nil {
+		t.Peers = nil
+	}
+	return t
+}
+
+// each adds a tunnel for each id of a range.
+func (l *loader) each(d definition, t Tunnel, ids span) {
 	template := t.Device.Name
 	for id := ids.from; id <= ids.to; id++ {
 		t.VNI, t.NoVNI = packet.VNI(id), false
@@ -121,6 +132,9 @@ func (l *loader) ids(f *file, v *node, e *entry[Tunnel]) span {
 
 // peers reads the [[tunnel.peer]] of a tunnel.
 func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
+	if t.Peers != nil && len(t.Peers) == 0 {
+		l.fault(f, v.key, "peer: remote none stands alone")
+	}
 	for _, item := range l.items(f, v, "peer") {
 		var p Peer
 		var where *node

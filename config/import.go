@@ -549,26 +549,9 @@ func (t *translation) table(entries []kernelEntry) {
 			t.flooded(e, dst, peers)
 			continue
 		}
-		entry := defaultEntry()
-		if entry.MAC, err = entryAddress(e.MAC); err != nil {
-			t.note("not carried over: %s: %s", name, err)
+		entry, ok := t.entry(e, name, dst)
+		if !ok {
 			continue
-		}
-		entry.Remote = dst
-		if e.Via != "" {
-			if entry.Via, err = deviceName(e.Via); err != nil {
-				t.note("not carried over: %s via %s: %s", name, plain(e.Via), err)
-				continue
-			}
-		}
-		if e.State == "static" {
-			entry.State = fdb.Static
-		}
-		if e.Port > 0 && e.Port < 1<<16 {
-			entry.Port = uint16(e.Port)
-		}
-		if e.VNI != nil && *e.VNI >= 0 && *e.VNI < 1<<24 {
-			entry.VNI, entry.HasVNI = packet.VNI(*e.VNI), true
 		}
 		if other, twice := there[entry.ID()]; twice {
 			if other != entry {
@@ -597,6 +580,33 @@ func (t *translation) table(entries []kernelEntry) {
 			t.given["remote"] = true
 		}
 	}
+}
+
+// entry is an entry of the kernel's as one of ours, if it can be. name is what notes call it.
+func (t *translation) entry(e kernelEntry, name string, dst netip.Addr) (entry Entry, ok bool) {
+	entry = defaultEntry()
+	var err error
+	if entry.MAC, err = entryAddress(e.MAC); err != nil {
+		t.note("not carried over: %s: %s", name, err)
+		return entry, false
+	}
+	entry.Remote = dst
+	if e.Via != "" {
+		if entry.Via, err = deviceName(e.Via); err != nil {
+			t.note("not carried over: %s via %s: %s", name, plain(e.Via), err)
+			return entry, false
+		}
+	}
+	if e.State == "static" {
+		entry.State = fdb.Static
+	}
+	if e.Port > 0 && e.Port < 1<<16 {
+		entry.Port = uint16(e.Port)
+	}
+	if e.VNI != nil && *e.VNI >= 0 && *e.VNI < 1<<24 {
+		entry.VNI, entry.HasVNI = packet.VNI(*e.VNI), true
+	}
+	return entry, true
 }
 
 // flooded makes a peer of an entry of the flood list. peers is where the peers

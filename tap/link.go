@@ -46,17 +46,8 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 	if link.Queues > o.Queues {
 		return busy(o.Name) // somebody else came since find
 	}
-	wasUp := link.RawFlags&unix.IFF_UP != 0
 	if from != there {
-		err := s.do("move to namespace "+o.Netns, func() error {
-			return from.LinkSetNsFd(link, int(there.ns))
-		}, func() error {
-			if err := there.LinkSetNsFd(link, int(here)); err != nil || !wasUp {
-				return err
-			}
-			return from.LinkSetUp(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: o.Name}})
-		})
-		if err != nil {
+		if err := s.move(link, from, there, here); err != nil {
 			return err
 		}
 		if link, err = there.device(o.Name); err != nil {
@@ -65,10 +56,49 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 	}
 
 	was := *link.Attrs()
+	steps, err := s.steps(link, was, there)
+	if err != nil {
+		return err
+	}
+	for _, st := range steps {
+		if !st.wanted {
+			continue
+		}
+		if err := s.do(st.what, st.do, st.undo); err != nil {
+			return err
+		}
+	}
+	return d.compare(there, was.Index)
+}
+
+// move moves the device to the namespace where it is wanted.
+func (s *setup) move(link *netlink.Tuntap, from, there *conn, here netns.NsHandle) error {
+	wasUp := link.RawFlags&unix.IFF_UP != 0
+	return s.do("move to namespace "+s.o.Netns, func() error {
+		return from.LinkSetNsFd(link, int(there.ns))
+	}, func() error {
+		if err := there.LinkSetNsFd(link, int(here)); err != nil || !wasUp {
+			return err
+		}
+		return from.LinkSetUp(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: s.o.Name}})
+	})
+}
+
+// step is one setting of a device, and how to take it back.
+type step struct {
+	wanted   bool
+	what     string
+	do, undo func() error
+}
+
+// steps are the settings of a device that was as was, in the order that matters.
+func (s *setup) steps(link *netlink.Tuntap, was netlink.LinkAttrs, there *conn) ([]step, error) {
+	o := s.o
 	var master netlink.Link
+	var err error
 	if o.Master != "" {
 		if master, err = there.LinkByName(o.Master); err != nil {
-			return fmt.Errorf("%s: no bridge %s to join: %w", o.Name, o.Master, unix.ENODEV)
+			return nil, fmt.Errorf("%s: no bridge %s to join: %w", o.Name, o.Master, unix.ENODEV)
 		}
 	}
 	isolated := false
@@ -81,11 +111,6 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 	noqueue := &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: was.Index, Parent: netlink.HANDLE_ROOT},
 		QdiscType:  "noqueue",
-	}
-	type step struct {
-		wanted   bool
-		what     string
-		do, undo func() error
 	}
 	steps := []step{
 		// The default for a multi-queue device is mq with 256 children.
@@ -107,7 +132,7 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 			func() error { return there.addAddress(link, p, cmp.Or(o.MTU, was.MTU)) },
 			func() error { return there.AddrDel(link, address(p)) }})
 	}
-	steps = append(steps,
+	return append(steps,
 		step{master != nil && master.Attrs().Index != was.MasterIndex, "join " + o.Master,
 			func() error { return there.LinkSetMaster(link, master) },
 			func() error { return there.LinkSetMasterByIndex(link, was.MasterIndex) }},
@@ -123,16 +148,7 @@ func (s *setup) configure(from, there *conn, here netns.NsHandle) error {
 		step{!o.Down && was.RawFlags&unix.IFF_UP == 0, "up",
 			func() error { return there.LinkSetUp(link) },
 			func() error { return there.LinkSetDown(link) }},
-	)
-	for _, st := range steps {
-		if !st.wanted {
-			continue
-		}
-		if err := s.do(st.what, st.do, st.undo); err != nil {
-			return err
-		}
-	}
-	return d.compare(there, was.Index)
+	), nil
 }
 
 // errPresent says that a step found its work done by others: no undo.

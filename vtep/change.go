@@ -9,6 +9,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
+	"gvtep/vtep/internal/forward"
 	"gvtep/vtep/spec"
 )
 
@@ -49,120 +50,158 @@ func (e *Endpoint) Apply(c Change) error {
 	return err
 }
 
-func (e *Endpoint) apply(c Change) (err error) {
+func (e *Endpoint) apply(c Change) error {
 	if e.closed {
 		return errClosed
 	}
 	if err := e.stuckError(); err != nil {
 		return err
 	}
-
-	// Open all that is new beside what is there. Nothing is taken away yet, so
-	// that going back is only closing again.
-	var opened, changed, replaced, removed []*tunnel
-	committed := false
-	before := e.tunnels
-	e.tunnels = maps.Clone(before)
-	owners, letIn := maps.Clone(e.owners), e.admitted.copy()
-	defer func() {
-		if committed {
-			return
-		}
-		e.tunnels, e.owners, e.admitted, e.departing = before, owners, letIn, nil
-		err = errors.Join(err, e.closeTunnels(opened))
-		for _, t := range changed {
-			e.releaseUnderlay(t)
-		}
-		for i, t := range replaced {
-			t.dress(changed[i]) // the first error is the one that counts
-		}
-	}()
-	for _, name := range c.Remove {
-		t, ok := e.tunnels[name]
-		if !ok {
-			return spec.NoTunnel(name)
-		}
-		e.leave(t)
-		removed = append(removed, t)
+	x := e.begin()
+	if err := x.make(c); err != nil {
+		return x.undo(err)
 	}
-	var old []*tunnel
-	for _, cfg := range c.Set {
-		name := cfg.Device.Name
-		t, ok := e.tunnels[name]
+	x.finish()
+	return nil
+}
+
+// transaction is a change under way. It opens all that is new beside what is there, and takes
+// nothing away until it is finished: undoing it is only closing again. Endpoint.mu is held
+// from its beginning to its end.
+type transaction struct {
+	*Endpoint
+	// What there was before.
+	tunnelsBefore  map[string]*tunnel
+	ownersBefore   map[*forward.PortState]*tunnel
+	admittedBefore admitted
+
+	opened, removed   []*tunnel
+	replaced, changed []*tunnel // what there was, and in the same order what takes its place
+}
+
+func (e *Endpoint) begin() *transaction {
+	x := &transaction{Endpoint: e, tunnelsBefore: e.tunnels, ownersBefore: maps.Clone(e.owners), admittedBefore: e.admitted.copy()}
+	e.tunnels = maps.Clone(e.tunnels)
+	return x
+}
+
+// make prepares all of a change.
+func (x *transaction) make(c Change) error {
+	for _, name := range c.Remove {
+		t, ok := x.tunnels[name]
 		if !ok {
 			return spec.NoTunnel(name)
 		}
-		if err := check(&cfg, &t.config); err != nil {
+		x.leave(t)
+		x.removed = append(x.removed, t)
+	}
+	if err := x.set(c.Set); err != nil {
+		return err
+	}
+	for i := range c.Add {
+		if err := x.add(c.Add[i]); err != nil {
+			return err
+		}
+	}
+	return x.departing.check()
+}
+
+// set makes other versions of tunnels.
+func (x *transaction) set(all []Tunnel) error {
+	var old []*tunnel
+	for i := range all {
+		name := all[i].Device.Name
+		t, ok := x.tunnels[name]
+		if !ok {
+			return spec.NoTunnel(name)
+		}
+		if err := check(&all[i], &t.config); err != nil {
 			return spec.About(name, err)
 		}
-		delete(e.tunnels, name)
+		delete(x.tunnels, name)
 		old = append(old, t)
 	}
-	e.departing = newDepartures(slices.Concat(removed, old)...)
-	for i, cfg := range c.Set {
-		e.mu.progress()
-		t, err := e.reconfigure(old[i], cfg)
+	x.departing = newDepartures(slices.Concat(x.removed, old)...)
+	for i, cfg := range all {
+		x.mu.progress()
+		t, err := x.reconfigure(old[i], cfg)
 		if err != nil {
 			return spec.About(cfg.Device.Name, err)
 		}
-		changed, replaced = append(changed, t), append(replaced, old[i])
+		x.changed, x.replaced = append(x.changed, t), append(x.replaced, old[i])
 	}
 	// What goes leaves everywhere before the first that comes enters: what one tunnel gives up
 	// another may take, whatever their order.
-	for _, t := range changed {
-		e.owners[t.state] = t
-		e.admitted.remove(t.left)
+	for _, t := range x.changed {
+		x.owners[t.state] = t
+		x.admitted.remove(t.left)
 	}
-	for i, t := range changed {
-		if err := e.conflicts(t, replaced[i]); err != nil {
+	for i, t := range x.changed {
+		if err := x.conflicts(t, x.replaced[i]); err != nil {
 			return spec.About(t.config.Device.Name, err)
 		}
-		e.enter(t)
+		x.enter(t)
 	}
-	for _, cfg := range c.Add {
-		e.mu.progress()
-		name := cfg.Device.Name
-		if _, ok := e.tunnels[name]; ok {
-			return spec.Exists("there is a tunnel " + name)
-		}
-		if err := check(&cfg, nil); err != nil {
-			return spec.About(name, err)
-		}
-		t, err := e.open(cfg)
-		if err != nil {
-			return spec.About(name, err)
-		}
-		opened = append(opened, t)
-		e.enter(t)
-	}
+	return nil
+}
 
-	if err := e.departing.check(); err != nil {
-		return err
+// add opens a tunnel.
+func (x *transaction) add(cfg Tunnel) error {
+	x.mu.progress()
+	name := cfg.Device.Name
+	if _, ok := x.tunnels[name]; ok {
+		return spec.Exists("there is a tunnel " + name)
 	}
-	e.departing = nil
-	committed = true
-	e.pool.Afterwards(func() {
-		for i, t := range changed {
-			e.settle(t, replaced[i])
+	if err := check(&cfg, nil); err != nil {
+		return spec.About(name, err)
+	}
+	t, err := x.open(cfg)
+	if err != nil {
+		return spec.About(name, err)
+	}
+	x.opened = append(x.opened, t)
+	x.enter(t)
+	return nil
+}
+
+// undo goes back to what there was before, and returns err, which is why.
+func (x *transaction) undo(err error) error {
+	x.tunnels, x.owners, x.admitted, x.departing = x.tunnelsBefore, x.ownersBefore, x.admittedBefore, nil
+	err = errors.Join(err, x.closeTunnels(x.opened))
+	for _, t := range x.changed {
+		x.releaseUnderlay(t)
+	}
+	for i, t := range x.replaced {
+		t.dress(x.changed[i]) // the first error is the one that counts
+	}
+	return err
+}
+
+// finish hands the change over to the workers. What only they use is closed when all of them
+// have taken it over.
+func (x *transaction) finish() {
+	x.departing = nil
+	x.pool.Afterwards(func() {
+		for i, t := range x.changed {
+			x.settle(t, x.replaced[i])
 		}
-		if err := e.closeTunnels(removed); err != nil {
-			e.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
+		if err := x.closeTunnels(x.removed); err != nil {
+			x.log.Warn("a removed tunnel was not closed cleanly", zap.NamedError("err", err))
 		}
-		for _, t := range removed {
+		for _, t := range x.removed {
 			for i := range t.drops {
-				e.goneDrops.Add(&t.drops[i])
+				x.goneDrops.Add(&t.drops[i])
 			}
 		}
 	})
-	e.mu.progress()
-	e.commit()
-	for _, t := range append(opened, changed...) {
-		e.takeAnswers(t)
+	x.mu.progress()
+	x.commit()
+	for _, t := range append(x.opened, x.changed...) {
+		x.takeAnswers(t)
 	}
-	e.tell(opened, "new")
-	e.tell(changed, "changed")
-	e.tell(removed, "deleted")
-	return nil
+	x.tell(x.opened, "new")
+	x.tell(x.changed, "changed")
+	x.tell(x.removed, "deleted")
 }
 
 // Update changes the configuration of one tunnel; see Apply.
