@@ -43,7 +43,7 @@ func TestSet(t *testing.T) {
 			len(h.devices.opened), dev.closed, s.Stats.RxPackets, s.Peers[0].Stats.RxPackets, s.FDB.Limit)
 	}
 	known := func(mac packet.MAC) bool {
-		return slices.ContainsFunc(h.FDB(), func(e FDBEntry) bool { return e.MAC == mac })
+		return slices.ContainsFunc(entriesOf(h.Endpoint), func(e FDBEntry) bool { return e.MAC == mac })
 	}
 	if !known(macB) || known(macC) {
 		t.Errorf("address of the peer that stayed known: %v, of the one that went: %v; want true, false", known(macB), known(macC))

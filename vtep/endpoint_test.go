@@ -299,9 +299,9 @@ func TestTwoEndpoints(t *testing.T) {
 		devB.queues[0].feed(memFrame{bytes: back})
 		arrives(t, devA, back)
 
-		entry := slices.IndexFunc(a.FDB(), func(e FDBEntry) bool { return e.MAC == macB && e.Remote.Addr() == addr(family[1]) })
+		entry := slices.IndexFunc(entriesOf(a.Endpoint), func(e FDBEntry) bool { return e.MAC == macB && e.Remote.Addr() == addr(family[1]) })
 		if entry < 0 {
-			t.Errorf("A did not learn %s at %s: %v", macB, family[1], a.FDB())
+			t.Errorf("A did not learn %s at %s: %v", macB, family[1], entriesOf(a.Endpoint))
 		}
 		s := a.State().Tunnels[0]
 		want := count.Stats{RxPackets: 1, RxBytes: uint64(len(back)), TxPackets: 1, TxBytes: uint64(len(there)), TxFlood: 1, TxFloodBytes: uint64(len(there))}

@@ -3,6 +3,7 @@ package vtep
 import (
 	"cmp"
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 
@@ -332,7 +333,7 @@ func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, e
 		d := &t.domains[i]
 		n += d.fdb.Flush(e.clock(), func(entry fdb.Entry) bool {
 			found := false
-			for _, fe := range t.describe(d, entry) {
+			for fe := range t.describe(d, entry) {
 				found = found || match(&fe)
 			}
 			if found {
@@ -359,7 +360,7 @@ func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
 	var all []FDBEntry
 	for i := range t.domains {
 		if entry, ok := t.domains[i].fdb.Get(mac, e.clock()); ok {
-			all = append(all, t.describe(&t.domains[i], entry)...)
+			all = slices.AppendSeq(all, t.describe(&t.domains[i], entry))
 		}
 	}
 	if all == nil {
@@ -505,24 +506,27 @@ func (t *tunnel) nameSets() {
 
 // describe resolves the nexthop of an entry in a domain: one for each
 // destination.
-func (t *tunnel) describe(d *domain, entry fdb.Entry) []FDBEntry {
-	fe := FDBEntry{Entry: entry, Tunnel: t.port.Name, VLAN: d.vid, ID: d.vni}
-	peers := t.port.Segment.NexthopPeers(entry.Nexthop)
-	if entry.Nexthop == fdb.Local || len(peers) == 0 {
-		fe.Local = true
-		return []FDBEntry{fe}
-	}
-	all := make([]FDBEntry, 0, len(peers))
-	for _, p := range peers {
-		fe.Remote = p.Dest.Remote
-		fe.VNI, fe.Via = d.vni, p.Dest.Via
-		if p.Dest.HasVNI {
-			fe.VNI = p.Dest.VNI
+func (t *tunnel) describe(d *domain, entry fdb.Entry) iter.Seq[FDBEntry] {
+	return func(yield func(FDBEntry) bool) {
+		fe := FDBEntry{Entry: entry, Tunnel: t.port.Name, VLAN: d.vid, ID: d.vni}
+		peers := t.port.Segment.NexthopPeers(entry.Nexthop)
+		if entry.Nexthop == fdb.Local || len(peers) == 0 {
+			fe.Local = true
+			yield(fe)
+			return
 		}
-		fe.OtherVNI, fe.OtherPort = p.Dest.HasVNI, p.Dest.Remote.Port() != t.config.DstPort
-		all = append(all, fe)
+		for _, p := range peers {
+			fe.Remote = p.Dest.Remote
+			fe.VNI, fe.Via = d.vni, p.Dest.Via
+			if p.Dest.HasVNI {
+				fe.VNI = p.Dest.VNI
+			}
+			fe.OtherVNI, fe.OtherPort = p.Dest.HasVNI, p.Dest.Remote.Port() != t.config.DstPort
+			if !yield(fe) {
+				return
+			}
+		}
 	}
-	return all
 }
 
 // floodList is the flood list as entries of the zero address.

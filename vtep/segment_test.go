@@ -210,8 +210,8 @@ func TestEntryPeers(t *testing.T) {
 			l.wantOut(fmt.Sprintf("%+v", tc), l.out(tc.mac, macA), tc.remote)
 		}
 	}
-	if n := len(l.FDB()); n != 2 {
-		t.Errorf("%d entries at the end, want the flood list's 2: %v", n, l.FDB())
+	if n := len(entriesOf(l.Endpoint)); n != 2 {
+		t.Errorf("%d entries at the end, want the flood list's 2: %v", n, entriesOf(l.Endpoint))
 	}
 }
 
@@ -320,10 +320,10 @@ func TestAccept(t *testing.T) {
 	h.underlay.inject(addr("192.0.2.77"), 6081, 0, 2, len(hello)+8, good(hello))
 	arrives(t, dev, hello)
 	known := func() bool {
-		return slices.ContainsFunc(h.FDB(), func(e FDBEntry) bool { return e.MAC == macC && e.Remote.Addr() == addr("192.0.2.77") })
+		return slices.ContainsFunc(entriesOf(h.Endpoint), func(e FDBEntry) bool { return e.MAC == macC && e.Remote.Addr() == addr("192.0.2.77") })
 	}
 	if !known() {
-		t.Errorf("the first frame taught nothing: %v", h.FDB())
+		t.Errorf("the first frame taught nothing: %v", entriesOf(h.Endpoint))
 	}
 	s := h.State()
 	if s.Drops.Rx[count.DropUnknownPeer] != 1 {

@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -233,26 +234,44 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	return s
 }
 
-// FDB returns the forwarding tables' entries, those of one tunnel after those
-// of another, with the flood lists as entries of the zero address. It is those of the
-// tunnels that are named, or of all. No change waits for it: versions of a tunnel do not
+// FDB yields the forwarding tables' entries with the configuration of their tunnel, those of one
+// tunnel after those of another, with the flood lists as entries of the zero address. It is those
+// of the tunnels that are named, or of all. No change waits for it: versions of a tunnel do not
 // change, and a table takes care of itself.
-func (e *Endpoint) FDB(names ...string) []FDBEntry {
+func (e *Endpoint) FDB(names ...string) iter.Seq2[*Tunnel, FDBEntry] {
 	e.mu.Lock()
 	tunnels, now := e.sorted(), e.clock()
 	e.mu.Unlock()
-	var all []FDBEntry
-	for _, t := range tunnels {
-		if len(names) > 0 && !slices.Contains(names, t.port.Name) {
-			continue
-		}
-		all = append(all, t.floodList()...)
-		for i := range t.domains {
-			d := &t.domains[i]
-			for entry := range d.fdb.All(now) {
-				all = append(all, t.describe(d, entry)...)
+	return func(yield func(*Tunnel, FDBEntry) bool) {
+		for _, t := range tunnels {
+			if len(names) > 0 && !slices.Contains(names, t.port.Name) {
+				continue
+			}
+			for entry := range t.everything(now) {
+				if !yield(&t.config, entry) {
+					return
+				}
 			}
 		}
 	}
-	return all
+}
+
+// everything yields the flood list and the tables of a tunnel.
+func (t *tunnel) everything(now int64) iter.Seq[FDBEntry] {
+	return func(yield func(FDBEntry) bool) {
+		for _, entry := range t.floodList() {
+			if !yield(entry) {
+				return
+			}
+		}
+		for i := range t.domains {
+			for entry := range t.domains[i].fdb.All(now) {
+				for described := range t.describe(&t.domains[i], entry) {
+					if !yield(described) {
+						return
+					}
+				}
+			}
+		}
+	}
 }

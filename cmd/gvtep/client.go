@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 
@@ -94,6 +96,49 @@ func (a *app) printJSON(v any) error {
 		enc.SetIndent("", "    ")
 	}
 	return enc.Encode(v)
+}
+
+// jsonArray prints an array as printJSON does, element by element.
+type jsonArray struct {
+	out    io.Writer
+	pretty bool
+	line   bytes.Buffer
+	any    bool
+}
+
+func (a *app) jsonArray(out io.Writer) *jsonArray { return &jsonArray{out: out, pretty: a.pretty} }
+
+func (j *jsonArray) add(v any) error {
+	begin, between := "[", ","
+	j.line.Reset()
+	enc := json.NewEncoder(&j.line)
+	enc.SetEscapeHTML(false)
+	if j.pretty {
+		begin, between = "[\n    ", ",\n    "
+		enc.SetIndent("    ", "    ")
+	}
+	if j.any {
+		begin = between
+	}
+	j.any = true
+	j.line.WriteString(begin)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := j.out.Write(bytes.TrimSuffix(j.line.Bytes(), []byte("\n")))
+	return err
+}
+
+func (j *jsonArray) end() error {
+	text := "[]\n"
+	switch {
+	case j.any && j.pretty:
+		text = "\n]\n"
+	case j.any:
+		text = "]\n"
+	}
+	_, err := io.WriteString(j.out, text)
+	return err
 }
 
 // unwrapPath is the reason of an error about a file whose name was said already.

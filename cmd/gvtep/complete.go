@@ -236,12 +236,12 @@ func (c *completion) addresses() (macs []string) {
 	if c.client == nil {
 		return nil
 	}
-	entries, err := c.client.FDB(c.ctx, control.FDBFilter{Dev: c.dev()})
+	err := c.client.FDB(c.ctx, control.FDBFilter{Dev: c.dev()}, func(e control.FDBEntry) error {
+		macs = append(macs, described(e.MAC, e.Dst))
+		return nil
+	})
 	if err != nil {
 		return nil
-	}
-	for _, e := range entries {
-		macs = append(macs, described(e.MAC, e.Dst))
 	}
 	slices.Sort(macs)
 	return slices.Compact(macs)

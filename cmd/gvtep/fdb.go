@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -267,35 +269,61 @@ func parseVNI(word, value string) (*uint32, error) {
 }
 
 func (a *app) showFDB(ctx context.Context, c *control.Client, q fdbQuery) error {
-	entries, err := c.FDB(ctx, q.FDBFilter)
-	if err != nil {
-		return err
+	out := newSpool(a.out)
+	p := a.fdbPrinter(out, q, a.details)
+	err := c.FDB(ctx, q.FDBFilter, p.print)
+	if err == nil {
+		err = p.end()
 	}
-	return a.printFDB(entries, q, a.details)
+	return cmp.Or(err, out.Close())
 }
 
-// printFDB prints entries; those of the own device if own.
+// printFDB prints entries.
 func (a *app) printFDB(entries []control.FDBEntry, q fdbQuery, own bool) error {
-	shown := make([]control.FDBEntry, 0, len(entries))
+	p := a.fdbPrinter(a.out, q, own)
 	for _, e := range entries {
-		state := e.State
-		if state == "" {
-			state = "dynamic"
+		if err := p.print(e); err != nil {
+			return err
 		}
-		// bridge shows what is behind a tunnel, so our own side is a detail.
-		if q.state != "" && state != q.state || e.Gvtep != nil && e.Gvtep.Local && !own {
-			continue
-		}
-		if !a.stats {
-			e.Used, e.Updated = nil, nil
-		}
-		shown = append(shown, e)
 	}
-	if a.json {
-		return a.printJSON(shown)
+	return p.end()
+}
+
+// fdbPrinter prints entries one by one.
+type fdbPrinter struct {
+	a    *app
+	out  io.Writer
+	q    fdbQuery
+	own  bool // those of the own device, too
+	json *jsonArray
+}
+
+func (a *app) fdbPrinter(out io.Writer, q fdbQuery, own bool) *fdbPrinter {
+	return &fdbPrinter{a, out, q, own, a.jsonArray(out)}
+}
+
+func (p *fdbPrinter) print(e control.FDBEntry) error {
+	state := e.State
+	if state == "" {
+		state = "dynamic"
 	}
-	for _, e := range shown {
-		fmt.Fprintln(a.out, a.fdbLine(e, q.Dev == ""))
+	// bridge shows what is behind a tunnel, so our own side is a detail.
+	if p.q.state != "" && state != p.q.state || e.Gvtep != nil && e.Gvtep.Local && !p.own {
+		return nil
+	}
+	if !p.a.stats {
+		e.Used, e.Updated = nil, nil
+	}
+	if p.a.json {
+		return p.json.add(e)
+	}
+	_, err := fmt.Fprintln(p.out, p.a.fdbLine(e, p.q.Dev == ""))
+	return err
+}
+
+func (p *fdbPrinter) end() error {
+	if p.a.json {
+		return p.json.end()
 	}
 	return nil
 }

@@ -269,7 +269,7 @@ func (f fakeSource) Tunnel(name string) (control.Tunnel, error) {
 	return control.Tunnel{}, control.NoTunnel(name, names)
 }
 
-func (f fakeSource) FDB(filter control.FDBFilter) ([]control.FDBEntry, error) {
+func (f fakeSource) FDB(filter control.FDBFilter) (iter.Seq[control.FDBEntry], error) {
 	if filter.Dev != "" {
 		if _, err := f.Tunnel(filter.Dev); err != nil {
 			return nil, err
@@ -294,17 +294,17 @@ func (f fakeSource) FDB(filter control.FDBFilter) ([]control.FDBEntry, error) {
 		view.Entry(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Local: true}, gnv0),
 		view.Entry(&v6, gnv3),
 	}
-	return slices.DeleteFunc(all, func(e control.FDBEntry) bool {
+	return slices.Values(slices.DeleteFunc(all, func(e control.FDBEntry) bool {
 		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != *e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst
-	}), nil
+	})), nil
 }
 
 func (f fakeSource) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
-	all, err := f.FDB(control.FDBFilter{Dev: dev})
+	found, err := f.FDB(control.FDBFilter{Dev: dev})
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(e control.FDBEntry) bool { return e.MAC != mac })
+	all := slices.DeleteFunc(slices.Collect(found), func(e control.FDBEntry) bool { return e.MAC != mac })
 	if len(all) == 0 {
 		return nil, spec.NotFound("")
 	}
@@ -314,7 +314,10 @@ func (f fakeSource) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 // FDBFlush takes the flood list for all there is.
 func (f fakeSource) FDBFlush(dev string, _ control.FDBFlush) (int, error) {
 	all, err := f.FDB(control.FDBFilter{Dev: dev})
-	return len(all), err
+	if err != nil {
+		return 0, err
+	}
+	return len(slices.Collect(all)), nil
 }
 
 // Events are one of each kind, and then the daemon has no more to say.

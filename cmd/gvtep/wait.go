@@ -88,12 +88,9 @@ func parseGoal(what string) (goal, error) {
 		}
 		return func(ctx context.Context, c *control.Client, tunnels []control.Tunnel) (string, error) {
 			for _, t := range tunnels {
-				entries, err := c.FDB(ctx, control.FDBFilter{Dev: t.Ifname})
-				if err != nil {
+				_, err := c.FDBGet(ctx, t.Ifname, mac.String())
+				if missing := new(control.RefusedError); !errors.As(err, &missing) {
 					return "", err
-				}
-				if slices.ContainsFunc(entries, func(e control.FDBEntry) bool { return e.MAC == mac.String() }) {
-					return "", nil
 				}
 			}
 			return fmt.Sprintf("%s is not in the fdb", mac), nil

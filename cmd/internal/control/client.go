@@ -223,10 +223,51 @@ func (c *Client) VLANDelete(ctx context.Context, dev string, w VLANWrite) error 
 	return c.tell(ctx, "DELETE", at(dev, "vlans", w.VID)+"?"+url.Values{"id": {w.ID}}.Encode(), nil)
 }
 
-// FDB asks for forwarding entries.
-func (c *Client) FDB(ctx context.Context, f FDBFilter) ([]FDBEntry, error) {
-	return call[[]FDBEntry](ctx, c, "GET", "/v1/fdb"+writeQuery(f.query()), nil)
+// FDB hands forwarding entries to each as they come, until each fails. The deadline of ctx is how long
+// it waits for one, not for all.
+func (c *Client) FDB(ctx context.Context, f FDBFilter, each func(FDBEntry) error) error {
+	ctx, more, stop := eachInTime(ctx)
+	defer stop()
+	return c.send(ctx, "GET", "/v1/fdb"+writeQuery(f.query()), nil, func(answer io.Reader) error {
+		array := json.NewDecoder(answer)
+		_, err := array.Token() // the bracket
+		for err == nil && array.More() {
+			var e FDBEntry
+			if err = array.Decode(&e); err == nil {
+				more()
+				if err := each(e); err != nil {
+					return given{err}
+				}
+			}
+		}
+		if err == nil {
+			_, err = array.Token()
+		}
+		return err
+	})
 }
+
+// eachInTime makes the deadline of ctx one that begins anew with each call of more.
+func eachInTime(ctx context.Context) (whole context.Context, more, stop func()) {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return ctx, func() {}, func() {}
+	}
+	longest := time.Until(deadline)
+	whole, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	timer := time.AfterFunc(longest, func() { cancel(context.DeadlineExceeded) })
+	alone := context.AfterFunc(ctx, func() {
+		if ctx.Err() == context.Canceled {
+			cancel(context.Canceled)
+		}
+	})
+	return whole, func() { timer.Reset(longest) }, func() { timer.Stop(); alone(); cancel(nil) }
+}
+
+// given is an error that is not the connection's.
+type given struct{ error }
+
+func (g given) Unwrap() error { return g.error }
 
 // FDBGet asks for what is known of one address.
 func (c *Client) FDBGet(ctx context.Context, dev, mac string) ([]FDBEntry, error) {
@@ -304,7 +345,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any, read f
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s: too many clients", ctx.Err(), c.path)
+			return fmt.Errorf("%w: %s: too many clients", context.Cause(ctx), c.path)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -375,9 +416,12 @@ func (c *Client) try(ctx context.Context, method, path string, text []byte, read
 
 // failed is an error of a connection that was there.
 func (c *Client) failed(ctx context.Context, err error) error {
+	var mine given
 	switch {
+	case errors.As(err, &mine):
+		return mine.error
 	case ctx.Err() != nil:
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, ErrEnded)
 	}

@@ -18,8 +18,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +49,7 @@ func TestMain(m *testing.M) {
 type fake struct {
 	Source
 	entries int
+	yielded *atomic.Int64 // of entries
 }
 
 func (fake) Health() Health {
@@ -99,9 +102,15 @@ func (fake) VLANs(dev string, stats bool) ([]VLAN, error) {
 	}
 	return []VLAN{{First: 10, Last: 19, ID: 5010, LastID: 5019}, {First: 30, ID: 7}}, told(dev)
 }
-func (fake) FDBSet(dev string, _ FDBWrite) error        { return told(dev) }
-func (fake) FDBDelete(dev string, w FDBWrite) error     { return told(dev) }
-func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) { return f.FDB(FDBFilter{Dev: dev}) }
+func (fake) FDBSet(dev string, _ FDBWrite) error    { return told(dev) }
+func (fake) FDBDelete(dev string, w FDBWrite) error { return told(dev) }
+func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) {
+	all, err := f.FDB(FDBFilter{Dev: dev})
+	if err != nil {
+		return nil, err
+	}
+	return slices.Collect(all), nil
+}
 
 // FDBFlush counts what it is told.
 func (fake) FDBFlush(dev string, f FDBFlush) (int, error) {
@@ -203,9 +212,18 @@ func (f fake) Tunnel(name string) (Tunnel, error) {
 	return Tunnel{}, NoTunnel(name, names)
 }
 
-func (f fake) FDB(filter FDBFilter) ([]FDBEntry, error) {
+func (f fake) FDB(filter FDBFilter) (iter.Seq[FDBEntry], error) {
 	if f.entries > 0 {
-		return make([]FDBEntry, f.entries), nil
+		return func(yield func(FDBEntry) bool) {
+			for range f.entries {
+				if f.yielded != nil {
+					f.yielded.Add(1)
+				}
+				if !yield(FDBEntry{}) {
+					return
+				}
+			}
+		}, nil
 	}
 	if filter.Dev != "" {
 		if _, err := f.Tunnel(filter.Dev); err != nil {
@@ -227,7 +245,7 @@ func (f fake) FDB(filter FDBFilter) ([]FDBEntry, error) {
 		}
 		out = append(out, e)
 	}
-	return out, nil
+	return slices.Values(out), nil
 }
 
 // start serves src on a socket of its own until the test ends.
@@ -385,9 +403,10 @@ func TestClient(t *testing.T) {
 	check("Tunnel", err, fake{}.Tunnels()[1], one)
 	vni := uint32(0)
 	for _, f := range []FDBFilter{{}, {Dev: "gnv0"}, {VLAN: 10}, {VNI: &vni}, {Dst: netip.MustParseAddr("203.0.113.1")}, {Dev: "gnv6", VNI: &vni}} {
-		es, err := c.FDB(ctx, f)
+		var es []FDBEntry
+		err := c.FDB(ctx, f, func(e FDBEntry) error { es = append(es, e); return nil })
 		want, _ := fake{}.FDB(f)
-		check(fmt.Sprintf("FDB %+v", f), err, want, es)
+		check(fmt.Sprintf("FDB %+v", f), err, slices.Collect(want), es)
 	}
 	for _, stats := range []bool{false, true} {
 		got, err := c.VLANs(ctx, "gnv0", stats)
@@ -602,6 +621,44 @@ func TestBadClients(t *testing.T) {
 				t.Errorf("got %d bytes: the server waited for a reader that does not read", n)
 			}
 		})
+	}
+}
+
+// TestStream: a table is read as it is sent, by a client that may take longer for all of it than
+// it waits for one entry, and that says when it has had enough.
+func TestStream(t *testing.T) {
+	const entries, limit = 200_000, 300 * time.Millisecond
+	src := fake{entries: entries, yielded: new(atomic.Int64)}
+	path := start(t, src, limit, limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	got, ahead, begin := 0, int64(0), time.Now()
+	err := NewClient(path).FDB(ctx, FDBFilter{}, func(FDBEntry) error {
+		if got++; got == 1 {
+			ahead = src.yielded.Load()
+		}
+		if got%(entries/10) == 0 {
+			time.Sleep(limit / 4)
+		}
+		return nil
+	})
+	if err != nil || got != entries || time.Since(begin) < 2*limit {
+		t.Errorf("%d entries of %d in %s: %v", got, entries, time.Since(begin), err)
+	}
+	if ahead == 0 || ahead == entries {
+		t.Errorf("the server had made %d entries of %d before the first was read", ahead, entries)
+	}
+	src.yielded.Store(0)
+	enough := errors.New("enough")
+	if err := NewClient(path).FDB(context.Background(), FDBFilter{}, func(FDBEntry) error { return enough }); err != enough {
+		t.Errorf("%v, want what the reader said", err)
+	}
+	if n := src.yielded.Load(); n == entries {
+		t.Errorf("all %d entries were sent to a reader that wanted one", n)
+	}
+	ctx, cancel = context.WithCancel(context.Background())
+	if err := NewClient(path).FDB(ctx, FDBFilter{}, func(FDBEntry) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("after a cancellation: %v", err)
 	}
 }
 

@@ -148,13 +148,12 @@ func dev(r *http.Request) string { return r.PathValue("dev") }
 // reads answers with what f returns, which can be large.
 func reads(f func(Source, *http.Request) (any, error)) func(*server, http.ResponseWriter, *http.Request) {
 	return func(s *server, w http.ResponseWriter, r *http.Request) {
-		// Slow readers do not stay longer than the time-out for writing.
 		if !s.large.pass(r.Context(), s.read) {
 			refuse(w, http.StatusServiceUnavailable, "too many answers are on their way")
 			return
 		}
 		defer s.large.leave()
-		outcome(w, r, s.src, f)
+		outcome(&patient{w, s.write, time.Now().Add(changeTimeout)}, r, s.src, f)
 	}
 }
 

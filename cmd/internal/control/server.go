@@ -1,9 +1,11 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"iter"
 	"net"
 	"net/http"
@@ -20,8 +22,8 @@ type Source interface {
 	// Tunnel returns one, at a cost that does not depend on how many there are; a name
 	// that there is not is a *NotFoundError (NoTunnel), here and below.
 	Tunnel(name string) (Tunnel, error)
-	// FDB returns the entries that pass the filter.
-	FDB(FDBFilter) ([]FDBEntry, error)
+	// FDB yields the entries that pass the filter. It can be read for as long as a client takes.
+	FDB(FDBFilter) (iter.Seq[FDBEntry], error)
 	// Reload loads the configuration anew, all of it or nothing. Errors that
 	// are not an *InvalidError mean that it cannot be done now.
 	Reload(ReloadRequest) (Reload, error)
@@ -81,9 +83,10 @@ const (
 	maxHeader     = 16 << 10
 
 	// maxLarge is how many answers that can be large are in the making or on
-	// their way to slow readers at once: a table of 100,000 entries is some
-	// 50 MiB of objects and JSON.
+	// their way to slow readers at once. Tables are not, they are written in pieces of
+	// this many bytes as they are read, but thousands of tunnels and peers are.
 	maxLarge = 8
+	streamed = 64 << 10
 	// maxStreams is how many clients may follow events. They stay, so that
 	// without a limit they would leave no connection to others.
 	maxStreams = MaxClients / 2
@@ -248,5 +251,47 @@ func refuse(w http.ResponseWriter, status int, text string) {
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
+	if entries, many := v.(iter.Seq[FDBEntry]); many {
+		stream(w, entries)
+		return
+	}
 	json.NewEncoder(w).Encode(v)
 }
+
+// stream writes an array as it comes: a million entries would be 500 MiB of objects and JSON.
+func stream[T any](w io.Writer, all iter.Seq[T]) {
+	out := bufio.NewWriterSize(w, streamed)
+	enc := json.NewEncoder(out)
+	out.WriteByte('[')
+	first := true
+	for v := range all {
+		if !first {
+			out.WriteByte(',')
+		}
+		first = false
+		if enc.Encode(v) != nil { // the reader has gone
+			return
+		}
+	}
+	out.WriteString("]\n")
+	out.Flush()
+}
+
+// patient gives each piece of an answer the time that others have for all of it, so that a
+// reader loses the connection who stops to read, and not who has much to read.
+type patient struct {
+	http.ResponseWriter
+	pause time.Duration
+	end   time.Time // of the patience
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	until := time.Now().Add(p.pause)
+	if until.After(p.end) {
+		until = p.end
+	}
+	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(until)
+	return p.ResponseWriter.Write(b)
+}
+
+func (p *patient) Unwrap() http.ResponseWriter { return p.ResponseWriter }

@@ -85,30 +85,24 @@ func (s *source) noTunnel(name string) error {
 	return control.NoTunnel(name, names)
 }
 
-func (s *source) FDB(f control.FDBFilter) ([]control.FDBEntry, error) {
-	tunnels := map[string]*vtep.Tunnel{}
+func (s *source) FDB(f control.FDBFilter) (iter.Seq[control.FDBEntry], error) {
 	var names []string
 	if f.Dev != "" {
-		t, err := s.endpoint.Config(f.Dev)
-		if err != nil {
+		if _, err := s.endpoint.Config(f.Dev); err != nil {
 			return nil, s.noTunnel(f.Dev)
 		}
-		names, tunnels[f.Dev] = []string{f.Dev}, &t
-	} else {
-		for _, t := range s.endpoint.Configs() {
-			tunnels[t.Device.Name] = &t
-		}
+		names = []string{f.Dev}
 	}
-	entries := []control.FDBEntry{}
-	for _, e := range s.endpoint.FDB(names...) {
-		t := tunnels[e.Tunnel]
-		if t == nil || f.Dev != "" && f.Dev != e.Tunnel || f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN ||
-			f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
-			continue
+	return func(yield func(control.FDBEntry) bool) {
+		for t, e := range s.endpoint.FDB(names...) {
+			if f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN || f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
+				continue
+			}
+			if !yield(view.Entry(&e, t)) {
+				return
+			}
 		}
-		entries = append(entries, view.Entry(&e, t))
-	}
-	return entries, nil
+	}, nil
 }
 
 // concerns reports whether an entry is one of a segment: the flood list is one
