@@ -87,6 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	d.limitMemory()
 	d.warn(o.Config.Tunnels)
 	d.warnHooks(&o.Config.Hooks)
 	beside := newTasks()
