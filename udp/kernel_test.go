@@ -758,28 +758,41 @@ func TestWatch(t *testing.T) {
 	defer cancel()
 	changed, err := u.Watch(ctx)
 	must(t, err)
-	wait := func(what string) {
+	wait := func(what string, all bool, concern, not string) {
 		t.Helper()
+		var c netio.Changes
 		select {
-		case <-changed:
+		case c = <-changed:
 		case <-time.After(2 * time.Second):
 			t.Errorf("%s: not told", what)
 		}
 		// What trails behind the change.
-		for {
+		for more := true; more; {
 			select {
-			case <-changed:
+			case next := <-changed:
+				c.Join(&next)
 			case <-time.After(50 * time.Millisecond):
-				return
+				more = false
 			}
+		}
+		if c.All != all || !c.Concern(netip.MustParseAddr(concern)) || not != "" && c.Concern(netip.MustParseAddr(not)) {
+			t.Errorf("%s: all is %t, want %t; %s and not %s has to be concerned", what, c.All, all, concern, not)
 		}
 	}
 	must(t, n.nl.LinkSetMTU(n.link(n.nl, "v0"), 1400))
-	wait("MTU")
+	wait("MTU", true, "10.1.2.3", "")
 	n.setUp(n.nl, "v0", "10.9.0.5/24")
-	wait("address")
+	wait("address", true, "10.1.2.3", "")
 	n.addRoute("10.1.0.0/16", unix.RTN_UNREACHABLE)
-	wait("route")
+	wait("route", false, "10.1.2.3", "10.2.0.1")
+	n.addRoute("2001:db8:1::/48", unix.RTN_UNREACHABLE)
+	wait("IPv6 route", false, "2001:db8:1::5", "2001:db8:2::5")
+	n.addRoute("0.0.0.0/0", unix.RTN_UNREACHABLE)
+	wait("default route", false, "192.0.2.1", "2001:db8::1")
+	rule := netlink.NewRule()
+	rule.Priority, rule.Table = 77, 100
+	must(t, n.nl.RuleAdd(rule))
+	wait("rule", true, "10.1.2.3", "")
 	cancel()
 	select {
 	case _, open := <-changed:

@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"gvtep/internal/netio"
 )
 
 // Route asks the kernel how datagrams to remote leave now from the source ports
@@ -423,10 +425,10 @@ func cards(links []netlink.Link, driver func(bus, dev string) string) (found []i
 	return found
 }
 
-// Watch tells on the channel that a device, an address, a route or a rule has
-// changed since the last time, however many there were; then is the time to
+// Watch tells on the channel what has changed of devices, addresses, routes and rules
+// since the last time, however many there were; then is the time to
 // ask Route and Stacked again. The channel is closed after ctx is done.
-func (u *Underlay) Watch(ctx context.Context) (<-chan struct{}, error) {
+func (u *Underlay) Watch(ctx context.Context) (<-chan netio.Changes, error) {
 	file, err := watchSocket()
 	if err != nil {
 		return nil, err
@@ -455,25 +457,33 @@ func watchSocket() (io.ReadCloser, error) {
 const watchRetry = time.Second
 
 // follow tells of each message from a socket until ctx ends. If the socket fails it opens
-// another one, and tells of a change then: something may have been missed.
-func follow(ctx context.Context, file io.ReadCloser, open func() (io.ReadCloser, error)) <-chan struct{} {
-	changed := make(chan struct{}, 1)
-	tell := func() {
+// another one, and tells that all has changed then: something may have been missed.
+func follow(ctx context.Context, file io.ReadCloser, open func() (io.ReadCloser, error)) <-chan netio.Changes {
+	changed := make(chan netio.Changes, 1)
+	tell := func(c netio.Changes) {
 		select {
-		case changed <- struct{}{}:
+		case before := <-changed: // nobody has looked yet
+			c.Join(&before)
 		default:
 		}
+		changed <- c // has room: nobody else writes
 	}
 	listen := func() {
 		defer file.Close()
 		defer context.AfterFunc(ctx, func() { file.Close() })()
 		buf := make([]byte, 32<<10)
 		for ctx.Err() == nil {
-			// What changed does not matter, nor does a message cut short.
-			if _, err := file.Read(buf); err != nil && !isOverrun(err) {
+			n, err := file.Read(buf)
+			switch {
+			case err == nil:
+				if c := changesOf(buf[:n]); !c.None() {
+					tell(c)
+				}
+			case isOverrun(err):
+				tell(netio.Changes{All: true})
+			default:
 				return
 			}
-			tell()
 		}
 	}
 	go func() {
@@ -487,12 +497,66 @@ func follow(ctx context.Context, file io.ReadCloser, open func() (io.ReadCloser,
 			}
 			var err error
 			if file, err = open(); err == nil {
-				tell()
+				tell(netio.Changes{All: true})
 				listen()
 			}
 		}
 	}()
 	return changed
+}
+
+// changesOf reads netlink messages: of routes which, of all else that there was some.
+func changesOf(data []byte) (c netio.Changes) {
+	for len(data) >= unix.SizeofNlMsghdr {
+		length, kind := binary.NativeEndian.Uint32(data), binary.NativeEndian.Uint16(data[4:])
+		if length < unix.SizeofNlMsghdr || int64(length) > int64(len(data)) {
+			return netio.Changes{All: true} // cut short
+		}
+		message := data[unix.SizeofNlMsghdr:length]
+		data = data[min(len(data), int(length+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
+		if kind != unix.RTM_NEWROUTE && kind != unix.RTM_DELROUTE {
+			c = netio.Changes{All: true}
+			continue
+		}
+		p, err := routePrefix(message)
+		if err != nil {
+			return netio.Changes{All: true}
+		}
+		if p.IsValid() {
+			c.Route(p)
+		}
+	}
+	return c
+}
+
+// routePrefix reads where a route leads to from struct rtmsg and the attributes behind it. It is
+// not valid for a route of no IP.
+func routePrefix(message []byte) (p netip.Prefix, err error) {
+	if len(message) < unix.SizeofRtMsg {
+		return p, unix.EBADMSG
+	}
+	msg := nl.DeserializeRtMsg(message)
+	to := netip.IPv4Unspecified()
+	switch msg.Family {
+	case unix.AF_INET:
+	case unix.AF_INET6:
+		to = netip.IPv6Unspecified()
+	default:
+		return p, nil
+	}
+	attrs, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
+	if err != nil {
+		return p, err
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.RTA_DST {
+			to, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	if p = netip.PrefixFrom(to, int(msg.Dst_len)); !p.IsValid() {
+		return p, unix.EBADMSG
+	}
+	return p, nil
 }
 
 // isOverrun tells that the kernel had more to say than the socket could

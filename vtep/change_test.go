@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
@@ -221,12 +222,15 @@ func TestRelisten(t *testing.T) {
 // look tells the endpoint of a change and waits until it has looked.
 func (h *host) look(t *testing.T) {
 	t.Helper()
-	for range 3 { // one waits in the channel, and it takes the next when it is done with the last
-		select {
-		case h.underlay.changed <- struct{}{}:
-		case <-time.After(5 * time.Second):
-			t.Fatal("the endpoint does not look at changes")
-		}
+	looks := func() int {
+		h.underlay.mu.Lock()
+		defer h.underlay.mu.Unlock()
+		return h.underlay.renewed
+	}
+	for range 2 { // the first one is over when the second begins
+		before := looks()
+		h.underlay.changed <- netio.Changes{All: true}
+		eventually(t, "the endpoint looks at changes", func() bool { return looks() > before })
 	}
 }
 

@@ -55,6 +55,7 @@ type Endpoint struct {
 
 	recheck chan struct{} // there are doubtful peers
 	unseen  chan struct{} // nobody has looked what is above some device
+	polled  int           // the peer that the next poll begins with; the watcher's
 	answers answers       // asked ahead of a change
 	// devicesMoved says that others have changed something about devices.
 	devicesMoved chan struct{}

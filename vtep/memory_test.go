@@ -309,7 +309,8 @@ type memUnderlay struct {
 	released  int
 	fail      error      // of every send
 	failTo    netip.Addr // if valid, of those to it only
-	changed   chan struct{}
+	changed   chan netio.Changes
+	renewed   int           // calls of Renew; guarded by mu
 	sent      []memDatagram // if keep
 	keep      bool
 	listenErr error          // what Listen says; guarded by mu
@@ -326,7 +327,7 @@ type memDatagram struct {
 }
 
 func newMemUnderlay(t testing.TB, wire *memWire, addrs ...string) *memUnderlay {
-	u := &memUnderlay{t: t, wire: wire, mtu: 1500, routeVia: 2, changed: make(chan struct{}, 1)}
+	u := &memUnderlay{t: t, wire: wire, mtu: 1500, routeVia: 2, changed: make(chan netio.Changes, 1)}
 	for _, s := range addrs {
 		a := netip.MustParseAddr(s)
 		u.addr = append(u.addr, a)
@@ -417,7 +418,12 @@ func (u *memUnderlay) Prefixes(string) ([]netip.Prefix, error) {
 
 func (u *memUnderlay) Sent() []packet.Sent { return nil }
 
-func (u *memUnderlay) Renew() (int, error) { return 0, nil }
+func (u *memUnderlay) Renew() (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.renewed++
+	return 0, nil
+}
 
 func (u *memUnderlay) Cards() ([]int, error) {
 	u.mu.Lock()
@@ -443,14 +449,14 @@ func (u *memUnderlay) NextHop(hop netip.Addr, _ netio.Upper) (mac packet.MAC, po
 	return u.hop, u.hopPort
 }
 
-func (u *memUnderlay) Watch(context.Context) (<-chan struct{}, error) { return u.changed, nil }
+func (u *memUnderlay) Watch(context.Context) (<-chan netio.Changes, error) { return u.changed, nil }
 
 // reroute changes all routes and tells the endpoint.
 func (u *memUnderlay) reroute(ifindex, mtu int) {
 	u.mu.Lock()
 	u.routeVia, u.mtu = ifindex, mtu
 	u.mu.Unlock()
-	u.changed <- struct{}{}
+	u.changed <- netio.Changes{All: true}
 }
 
 // inject delivers one train as if it had come from the wire.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/work"
@@ -514,7 +515,7 @@ func TestGroupFollows(t *testing.T) {
 		h.underlay.mu.Lock()
 		h.underlay.networks = []netip.Prefix{prefix}
 		h.underlay.mu.Unlock()
-		h.underlay.changed <- struct{}{}
+		h.underlay.changed <- netio.Changes{All: true}
 		eventually(t, "the network is known", func() bool { return slices.Equal(h.State().Tunnels[0].Accept, h.underlay.networks) })
 		if got := speakers(h.State().Tunnels[0]); len(got) != 0 {
 			t.Errorf("of another network %v may speak yet", got)

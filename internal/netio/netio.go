@@ -128,9 +128,9 @@ type Underlay interface {
 	NextHop(hop netip.Addr, by Upper) (mac packet.MAC, port int)
 	// Sent tells what has left so far, for each local address and device.
 	Sent() []packet.Sent
-	// Watch sends a value after links, addresses or routes have changed,
-	// one for many changes, until ctx ends.
-	Watch(ctx context.Context) (<-chan struct{}, error)
+	// Watch sends what has changed of links, addresses, routes and rules, many changes
+	// in one value, until ctx ends.
+	Watch(ctx context.Context) (<-chan Changes, error)
 }
 
 // Upper is a device that is stacked on some of ours.
