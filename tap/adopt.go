@@ -235,7 +235,7 @@ func (c *conn) dropAddress(link netlink.Link, a *netlink.Addr) error {
 	return nil
 }
 
-// Queues returns the descriptors of the device, in the order of the workers:
+// Queues returns the descriptors of the device, in the order of its queues:
 // those that are read from, and those that are written to where they are
 // others. They stay the device's.
 func (d *Device) Queues() (readers, writers []int) {

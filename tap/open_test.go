@@ -106,7 +106,7 @@ func TestDown(t *testing.T) {
 		t.Error("device is up")
 	}
 	var hdr packet.VirtioHdr
-	if err := d.Queue(0).Write(&hdr, make([]byte, 60)); err != unix.EIO {
+	if err := d.Writer(0).Write(&hdr, make([]byte, 60)); err != unix.EIO {
 		t.Errorf("Write while down: %v, want EIO", err)
 	}
 	if _, err := d.Queue(0).Read(make([]byte, 2000), &hdr); err != unix.EAGAIN {

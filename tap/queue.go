@@ -9,19 +9,28 @@ import (
 )
 
 // Queue is one queue of a device, with a non-blocking descriptor outside of
-// Go's poller. One goroutine at a time may read and one, perhaps another, write; the
-// device owns it.
+// Go's poller. One goroutine at a time may read; the device owns it.
 //
-// All errors are of type unix.Errno and come without allocation. EAGAIN says
-// that there is nothing to read, or that the device is down; EIO on writing
+// All errors, of Writer as well, are of type unix.Errno and come without allocation. EAGAIN
+// says that there is nothing to read, or that the device is down; EIO on writing
 // that it is down; EBADFD that it was deleted.
 type Queue struct {
 	fd   int
 	out  int  // what is written to: a detached queue of the device, or fd itself
 	vnet bool // a virtio-net header goes before each frame
-	hdr  [packet.VirtioHdrLen]byte
-	iov  [2]unix.Iovec
 }
+
+// Writer writes to a queue. One goroutine at a time may use it; there may be several of a queue.
+type Writer struct {
+	q   *Queue
+	hdr [packet.VirtioHdrLen]byte
+	iov [2]unix.Iovec
+	_   [128]byte // what others read, or write, is on no cache line of its
+}
+
+// Writer returns a writer to the device, to the same queue as those of workers by the number of
+// queues further.
+func (d *Device) Writer(worker int) *Writer { return &Writer{q: d.queues[worker%len(d.queues)]} }
 
 func newQueue(fd int) *Queue {
 	return &Queue{fd: fd, out: fd}
@@ -60,19 +69,19 @@ func (q *Queue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
 // Write writes one frame or super-frame. With a zero hdr it is an ordinary frame;
 // any other is EINVAL on a device without offloads. It never blocks. hdr and frame
 // are only read.
-func (q *Queue) Write(hdr *packet.VirtioHdr, frame []byte) error {
+func (w *Writer) Write(hdr *packet.VirtioHdr, frame []byte) error {
 	n := 0
-	if q.vnet {
-		hdr.Encode(q.hdr[:])
-		q.iov[0] = unix.Iovec{Base: &q.hdr[0], Len: packet.VirtioHdrLen}
+	if w.q.vnet {
+		hdr.Encode(w.hdr[:])
+		w.iov[0] = unix.Iovec{Base: &w.hdr[0], Len: packet.VirtioHdrLen}
 		n = 1
 	} else if *hdr != (packet.VirtioHdr{}) {
 		return unix.EINVAL
 	}
-	q.iov[n].Base = unsafe.SliceData(frame)
-	q.iov[n].SetLen(len(frame))
+	w.iov[n].Base = unsafe.SliceData(frame)
+	w.iov[n].SetLen(len(frame))
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.out), uintptr(unsafe.Pointer(&q.iov[0])), uintptr(n+1))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(w.q.out), uintptr(unsafe.Pointer(&w.iov[0])), uintptr(n+1))
 		switch errno {
 		case 0:
 			return nil

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -74,6 +76,7 @@ func pump(a, b *Device, stop chan struct{}, see func(hdr packet.VirtioHdr, frame
 	go func() {
 		buf := make([]byte, packet.VirtioHdrLen+packet.MaxFrame)
 		queues := []*Queue{a.Queue(0), a.Queue(1), b.Queue(0), b.Queue(1)}
+		writers := []*Writer{a.Writer(0), a.Writer(1), b.Writer(0), b.Writer(1)}
 		for {
 			select {
 			case <-stop:
@@ -97,7 +100,7 @@ func pump(a, b *Device, stop chan struct{}, see func(hdr packet.VirtioHdr, frame
 						return
 					}
 					see(hdr, frame)
-					if err := queues[(i+2)%4].Write(&hdr, frame); err != nil { // to the other device
+					if err := writers[(i+2)%4].Write(&hdr, frame); err != nil { // to the other device
 						done <- fmt.Errorf("Write %+v, %d bytes: %w", hdr, len(frame), err)
 						return
 					}
@@ -221,7 +224,7 @@ func TestUSO(t *testing.T) {
 	if hdr != want || len(frame) != 14+20+8+4500 {
 		t.Fatalf("read %d bytes with %+v, want 4542 with %+v", len(frame), hdr, want)
 	}
-	must(t, b.Queue(0).Write(&hdr, frame))
+	must(t, b.Writer(0).Write(&hdr, frame))
 	for i := range 5 {
 		got := make([]byte, 2000)
 		server.SetDeadline(time.Now().Add(time.Second))
@@ -310,7 +313,7 @@ func TestFlowKeepsQueue(t *testing.T) {
 		was := send(port)
 		reply := udpFrame(4)
 		binary.BigEndian.PutUint16(reply[34:], uint16(port))
-		must(t, d.Queue(1-was).Write(&packet.VirtioHdr{}, reply))
+		must(t, d.Writer(1-was).Write(&packet.VirtioHdr{}, reply))
 		client.SetDeadline(time.Now().Add(time.Second))
 		if _, _, err := client.ReadFrom(make([]byte, 100)); err != nil {
 			t.Fatalf("port %d: the reply did not reach the socket: %v", port, err)
@@ -348,25 +351,25 @@ func TestReadWriteLimits(t *testing.T) {
 	must(t, err)
 	defer server.Close()
 	var hdr packet.VirtioHdr
-	q := d.Queue(0)
+	q, w := d.Queue(0), d.Writer(0)
 
 	frame := udpFrame(1000)
-	must(t, q.Write(&hdr, frame))
+	must(t, w.Write(&hdr, frame))
 	server.SetDeadline(time.Now().Add(time.Second))
 	if n, _, err := server.ReadFrom(make([]byte, 2000)); n != len(frame)-42 || err != nil {
 		t.Errorf("received %d bytes %v, want %d", n, err, len(frame)-42)
 	}
-	if err := q.Write(&hdr, nil); err != unix.EINVAL {
+	if err := w.Write(&hdr, nil); err != unix.EINVAL {
 		t.Errorf("Write of nothing: %v, want EINVAL", err)
 	}
-	if err := q.Write(&hdr, make([]byte, 13)); err != unix.EINVAL {
+	if err := w.Write(&hdr, make([]byte, 13)); err != unix.EINVAL {
 		t.Errorf("Write of 13 bytes: %v, want EINVAL", err)
 	}
 	gso := packet.VirtioHdr{Flags: packet.VirtioNeedsCsum, GSOType: packet.GSOUDPL4, GSOSize: 100, CsumStart: 34, CsumOffset: 6}
-	if err := plain.Queue(0).Write(&gso, frame); err != unix.EINVAL {
+	if err := plain.Writer(0).Write(&gso, frame); err != unix.EINVAL {
 		t.Errorf("Write of a super-frame in plain mode: %v, want EINVAL", err)
 	}
-	must(t, plain.Queue(0).Write(&hdr, frame))
+	must(t, plain.Writer(0).Write(&hdr, frame))
 	if _, err := q.Read(make([]byte, packet.VirtioHdrLen-1), &hdr); err != unix.EINVAL {
 		t.Errorf("Read into 11 bytes: %v, want EINVAL", err)
 	}
@@ -375,7 +378,7 @@ func TestReadWriteLimits(t *testing.T) {
 	if _, err := q.Read(make([]byte, 2000), &hdr); err != unix.EBADFD {
 		t.Errorf("Read of a deleted device: %v, want EBADFD", err)
 	}
-	if err := q.Write(&hdr, frame); err != unix.EBADFD {
+	if err := w.Write(&hdr, frame); err != unix.EBADFD {
 		t.Errorf("Write to a deleted device: %v, want EBADFD", err)
 	}
 }
@@ -389,7 +392,7 @@ func TestNoAllocs(t *testing.T) {
 		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		must(t, err)
 		must(t, unix.Connect(s, &unix.SockaddrInet4{Port: 5001, Addr: [4]byte{192, 0, 2, 2}}))
-		q, buf, frame := d.Queue(0), make([]byte, packet.VirtioHdrLen+packet.MaxFrame), udpFrame(200)
+		q, w, buf, frame := d.Queue(0), d.Writer(0), make([]byte, packet.VirtioHdrLen+packet.MaxFrame), udpFrame(200)
 		read, failed := 0, error(nil)
 		var hdr packet.VirtioHdr
 		step := func() {
@@ -404,7 +407,7 @@ func TestNoAllocs(t *testing.T) {
 				read++
 			}
 			hdr = packet.VirtioHdr{}
-			if err := q.Write(&hdr, frame); err != nil {
+			if err := w.Write(&hdr, frame); err != nil {
 				failed = err
 			}
 		}
@@ -421,9 +424,64 @@ func BenchmarkWrite(b *testing.B) {
 	d := open(b, Options{Name: "gnv0", Queues: 1, Offload: true, LLAddr: packet.MAC{2, 9}})
 	frame := udpFrame(1400) // for another MAC: dropped early
 	var hdr packet.VirtioHdr
+	w := d.Writer(0)
 	for b.Loop() {
-		if err := d.Queue(0).Write(&hdr, frame); err != nil {
+		if err := w.Write(&hdr, frame); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestWriters: workers may be more than queues. Those that share one write side by side, and each
+// queue costs two descriptors.
+func TestWriters(t *testing.T) {
+	private(t)
+	const workers, queues, each = 4, 2, 200
+	before := tunDescriptors(t)
+	d := open(t, Options{Name: "gnv0", Queues: queues, Offload: true, LLAddr: macA, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
+	if n := tunDescriptors(t) - before; n != 2*queues {
+		t.Errorf("%d descriptors for %d queues, want %d", n, queues, 2*queues)
+	}
+	server, err := net.ListenPacket("udp4", "192.0.2.1:5001")
+	must(t, err)
+	defer server.Close()
+	must(t, server.(*net.UDPConn).SetReadBuffer(4<<20))
+	frame := udpFrame(100)
+	var writing sync.WaitGroup
+	for worker := range workers {
+		w := d.Writer(worker)
+		writing.Go(func() {
+			for range each {
+				var hdr packet.VirtioHdr
+				if err := w.Write(&hdr, frame); err != nil {
+					t.Errorf("worker %d: %v", worker, err)
+					return
+				}
+			}
+		})
+	}
+	writing.Wait()
+	server.SetDeadline(time.Now().Add(2 * time.Second))
+	for i := range workers * each {
+		if _, _, err := server.ReadFrom(make([]byte, 2000)); err != nil {
+			t.Fatalf("%d frames of %d: %v", i, workers*each, err)
+		}
+	}
+	must(t, d.Close())
+	if n := tunDescriptors(t); n != before {
+		t.Errorf("%d descriptors are open after Close, want %d", n, before)
+	}
+}
+
+// tunDescriptors counts the open descriptors of tunnel devices.
+func tunDescriptors(t *testing.T) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	for _, fd := range all {
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); to == "/dev/net/tun" {
+			n++
+		}
+	}
+	return n
 }

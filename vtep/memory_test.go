@@ -83,6 +83,8 @@ func (d *memDevice) Offload() packet.Offload { return d.offload }
 
 func (d *memDevice) Queue(i int) netio.Queue { return d.queues[i] }
 
+func (d *memDevice) Writer(worker int) netio.Writer { return d.queues[worker%len(d.queues)] }
+
 func (d *memDevice) MTU() (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

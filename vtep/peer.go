@@ -454,9 +454,7 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 	if isTrunk(cfg) {
 		t.port.Trunk = t.newTrunk(&seg)
 	}
-	for i := range e.workers {
-		t.port.Queues = append(t.port.Queues, t.device.Queue(i))
-	}
+	t.openQueues(e.workers, e.queues(cfg), old)
 	samePeers := old != nil && len(t.fresh)+len(t.left) == 0
 	if samePeers {
 		shared.SameRoutes(old.port.Segment.Rules)

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 )
 
@@ -369,5 +370,38 @@ func BenchmarkTunnels(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestFewerQueues: a device has as many queues as were asked for, at most one for each worker, and
+// every worker writes to it.
+func TestFewerQueues(t *testing.T) {
+	for _, tc := range []struct{ asked, workers, want int }{{0, 4, 4}, {1, 4, 1}, {2, 4, 2}, {3, 4, 3}, {9, 4, 4}, {1, 1, 1}} {
+		h := newHost(t, new(memWire), tc.workers, "192.0.2.1")
+		cfg := testTunnel("gnv0", "192.0.2.2")
+		cfg.Device.Queues = tc.asked
+		dev := h.add(cfg)
+		port := h.pool.Snapshot().Ports[0]
+		if len(dev.queues) != tc.want || len(port.Queues) != tc.want || h.State().Tunnels[0].Queues != tc.want {
+			t.Errorf("%d of %d workers: %d queues, %d are read, %d told; want %d", tc.asked, tc.workers, len(dev.queues), len(port.Queues), h.State().Tunnels[0].Queues, tc.want)
+		}
+		if n := h.pool.Polled(); n != tc.want+tc.workers {
+			t.Errorf("%d of %d workers: %d descriptors are waited for, want %d queues and %d sockets", tc.asked, tc.workers, n, tc.want, tc.workers)
+		}
+		for i, w := range port.Writers {
+			if w != netio.Writer(dev.queues[i%tc.want]) {
+				t.Errorf("worker %d of %d writes to another queue than that", i, tc.workers)
+			}
+		}
+		if len(port.Writers) != tc.workers {
+			t.Errorf("%d of %d workers write", len(port.Writers), tc.workers)
+		}
+		// They stay with the next versions.
+		if err := h.Update("gnv0", func(cfg *Tunnel) error { cfg.TTL = 9; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if next := h.pool.Snapshot().Ports[0]; !slices.Equal(next.Writers, port.Writers) || len(next.Queues) != tc.want {
+			t.Error("a change of something else changed the writers")
+		}
 	}
 }

@@ -198,7 +198,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	broken, unmet := deviceFaults(t.port)
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
-		MTU: d.MTU, Queues: e.workers, MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
+		MTU: d.MTU, Queues: len(t.port.Queues), MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
 		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.ToldTooBig.Load(),
 	}
 	s.Stats = t.gone

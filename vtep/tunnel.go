@@ -103,7 +103,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		return nil, err
 	}
 	opts := cfg.Device
-	opts.Queues = e.workers
+	opts.Queues = e.queues(&cfg)
 	if t.mtuAuto {
 		opts.MTU = t.autoMTU()
 	}
@@ -117,6 +117,28 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		return nil, errors.Join(err, t.device.Close())
 	}
 	return t, nil
+}
+
+// queues is how many queues the device of a tunnel has to read from.
+func (e *Endpoint) queues(cfg *Tunnel) int {
+	if n := cfg.Device.Queues; n != 0 {
+		return min(n, e.workers)
+	}
+	return e.workers
+}
+
+// openQueues gives a port the queues of its device, those of an older version if there is one.
+func (t *tunnel) openQueues(workers, queues int, old *tunnel) {
+	if old != nil && old.device == t.device {
+		t.port.Queues, t.port.Writers = old.port.Queues, old.port.Writers
+		return
+	}
+	for i := range queues {
+		t.port.Queues = append(t.port.Queues, t.device.Queue(i))
+	}
+	for i := range workers {
+		t.port.Writers = append(t.port.Writers, t.device.Writer(i))
+	}
 }
 
 // reconfigure opens what a tunnel needs for another configuration.

@@ -364,3 +364,58 @@ func (l *labels) all() map[string][]string {
 	}
 	return all
 }
+
+// TestFewQueues: with fewer queues than workers a tunnel has fewer descriptors, as many as the
+// documentation says, and carries packets both ways as before.
+func TestFewQueues(t *testing.T) {
+	need(t, "ping")
+	const tunnels, workers, ports = 10, 8, 64
+	a, b := underlay(t)
+	b.configured("gnv10000", file(t, "b.toml", `
+[socket]
+workers = 8
+[[tunnel]]
+name      = "gnv10000"
+id        = 10000
+local     = "10.77.0.2"
+remote    = "10.77.0.1"
+address   = "192.0.2.2/24"
+numqueues = 2
+`))
+	for i, tc := range []struct {
+		words  string
+		queues int
+	}{{"", workers}, {"numqueues = 1", 1}, {"numqueues = 3", 3}, {"numqueues = 200", workers}} {
+		g := a.configured("gnv10009", file(t, "a.toml", fmt.Sprintf(`
+[socket]
+workers = %d
+[[tunnel]]
+name   = "gnv%%d"
+id     = "10000-%d"
+local  = "10.77.0.1"
+remote = "10.77.0.2"
+%s
+`, workers, 10000+tunnels-1, tc.words)))
+		// One set of source ports and one local address, as in docs/operations.md.
+		want := workers*(ports+1+3) + 2*tc.queues*tunnels + 13
+		// The run time's own are one or two more or less.
+		if n := g.settled(); n < want-4 || n > want+4 {
+			t.Errorf("%q: %d descriptors, want %d", tc.words, n, want)
+		} else {
+			t.Logf("%q: %d descriptors", tc.words, n)
+		}
+		a.ok(5*time.Second, "ip", "address", "add", "192.0.2.1/24", "dev", "gnv10000")
+		a.ok(10*time.Second, "ping", "-q", "-n", "-c", "20", "-i", "0.02", "-W", "2", "192.0.2.2")
+		streams := []*stream{
+			numbered(t, a, b, "192.0.2.1:0", fmt.Sprint("192.0.2.2:", 7000+i), 2000, 200),
+			numbered(t, b, a, "192.0.2.2:0", fmt.Sprint("192.0.2.1:", 7000+i), 2000, 200),
+		}
+		time.Sleep(200 * time.Millisecond)
+		for _, s := range streams {
+			if sent, got := s.end(); got != sent || s.damaged.Load() != 0 || s.disorder.Load() != 0 {
+				t.Errorf("%q: of %d packets %d arrived, %d damaged, %d not in order", tc.words, sent, got, s.damaged.Load(), s.disorder.Load())
+			}
+		}
+		g.stop()
+	}
+}

@@ -33,7 +33,7 @@ type DeviceOptions struct {
 	Netns     string         // name or path of the namespace to move it to; "": stay
 	Master    string         // bridge to join; "": none
 	Persist   bool           // outlive the process, if it is made here
-	Queues    int            // 1 to 255, one per worker
+	Queues    int            // to read from, 1 to 255
 	TxQueue   int            // txqueuelen in packets; 0: leave as it is
 	Offload   bool           // virtio-net headers and offloads, as far as the kernel has them
 	Down      bool           // leave it administratively down
@@ -49,6 +49,8 @@ type Device interface {
 	Offload() packet.Offload
 	// Queue is the i-th of as many queues as were asked for.
 	Queue(i int) Queue
+	// Writer writes to the device, for one worker of any number.
+	Writer(worker int) Writer
 	MTU() (int, error)
 	SetMTU(int) error
 	// Bridged reports whether it is a port of a bridge.
@@ -82,8 +84,7 @@ type DeviceState struct {
 	Faults []string
 }
 
-// Queue is one queue of a device. One worker at a time reads from it, and one,
-// perhaps another, writes to it.
+// Queue is one queue of a device. One worker at a time reads from it.
 type Queue interface {
 	// FD polls readable when Read has something.
 	FD() int
@@ -91,6 +92,10 @@ type Queue interface {
 	// packet.VirtioHdrLen + packet.MaxFrame bytes, and returns the frame
 	// as a part of buf. It never blocks: unix.EAGAIN says there is nothing.
 	Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error)
+}
+
+// Writer takes what goes into a device, from one worker.
+type Writer interface {
 	// Write writes one frame or super-frame. With a zero hdr it is an ordinary
 	// frame. It is the caller's again on return.
 	Write(hdr *packet.VirtioHdr, frame []byte) error

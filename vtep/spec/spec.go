@@ -32,7 +32,7 @@ type Tunnel struct {
 	VNI    packet.VNI
 	NoVNI  bool   // a trunk that has no segment for frames without a VLAN tag; VNI is 0
 	VLANs  []VLAN // make it a trunk: VLAN tags from the device choose the segment
-	Device Device // MTU 0 stands for auto; Queues is filled in by the endpoint
+	Device Device // MTU 0 stands for auto, as Queues 0: one for each worker
 	// NeedOffload says that a Device without the offloads that it asks for is an error.
 	NeedOffload bool
 

@@ -53,6 +53,8 @@ func (k *Kernel) Settle() { k.settle(k.under) }
 
 type tapDevice struct{ *tap.Device }
 
-func (d tapDevice) Queue(worker int) netio.Queue { return d.Device.Queue(worker) }
+func (d tapDevice) Queue(i int) netio.Queue { return d.Device.Queue(i) }
+
+func (d tapDevice) Writer(worker int) netio.Writer { return d.Device.Writer(worker) }
 
 func (u underlay) Sender(worker int) netio.Sender { return u.Underlay.Sender(worker) }

@@ -86,14 +86,15 @@ func (s Source) Admission(vni packet.VNI) Admission { return Admission{VNIKey{s.
 
 // Port is where a device meets a segment.
 type Port struct {
-	ID     uint32 // of the tunnel, never reused
-	Name   string
-	Device netio.Device
-	Queues []netio.Queue // read by any worker, written to by worker
-	L3     bool
-	Down   bool // its device is meant to be down
-	MAC    packet.MAC
-	Mtu    int // of the device, as configured; 0: it follows the paths
+	ID      uint32 // of the tunnel, never reused
+	Name    string
+	Device  netio.Device
+	Queues  []netio.Queue  // read by any worker
+	Writers []netio.Writer // by worker
+	L3      bool
+	Down    bool // its device is meant to be down
+	MAC     packet.MAC
+	Mtu     int // of the device, as configured; 0: it follows the paths
 	// Configured are the peers that the tunnel should reach.
 	Configured []*Peer
 	Segment    *Segment // of a trunk: that of frames without a tag, whether or not it has one

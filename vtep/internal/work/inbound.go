@@ -92,7 +92,7 @@ func (j *joining) end(w *worker) {
 		w.writeUnfinished(p, frame, j.joiner.Headers())
 		return
 	}
-	err := p.Queues[w.id].Write(&w.rest, frame)
+	err := p.Writers[w.id].Write(&w.rest, frame)
 	switch {
 	case err == nil:
 	case err == unix.EINVAL && n > 1:
@@ -100,7 +100,7 @@ func (j *joining) end(w *worker) {
 		p.Refuse(w.rest.GSOType)
 		w.rest = packet.VirtioHdr{}
 		for _, piece := range j.joiner.Pieces() {
-			if err := p.Queues[w.id].Write(&w.rest, piece); err != nil {
+			if err := p.Writers[w.id].Write(&w.rest, piece); err != nil {
 				w.writeFailed(p, err, 1)
 			}
 		}
@@ -313,7 +313,7 @@ func longest(p *forward.Peer, seg *forward.Segment) int {
 // writeUnfinished writes a frame whose checksum is still to be finished, with w.rest saying
 // how, or a super-frame. What the device does not do is done here.
 func (w *worker) writeUnfinished(p *forward.Port, frame []byte, h *packet.Headers) {
-	q, hdr := p.Queues[w.id], &w.rest
+	q, hdr := p.Writers[w.id], &w.rest
 	if offload.Takes(packet.Offload(p.Offload.Load()), hdr, frame, h) {
 		err := q.Write(hdr, frame)
 		if err == nil {

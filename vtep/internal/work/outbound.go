@@ -248,7 +248,7 @@ func (w *worker) giveBack(f *outgoing, answer []byte) {
 	if f.seg.VID != 0 {
 		answer = forward.Tag(w.reply[:forward.TagLen+len(answer)], f.seg.VID)
 	}
-	if err := f.port.Queues[w.id].Write(&w.rest, answer); err != nil {
+	if err := f.port.Writers[w.id].Write(&w.rest, answer); err != nil {
 		w.writeFailed(f.port, err, 1)
 	}
 }
