@@ -18,7 +18,8 @@ const (
 	// maxLink is the longest link header: two tags, behind which Walk looks, and
 	// that of a trunk in front of them.
 	maxLink = 14 + 3*4
-	// maxHeaders is the longest IP and TCP header that is joined.
+	// maxHeaders is the longest IP and TCP header that is joined: IPv6 and TCP with all
+	// options, or with fewer and extension headers.
 	maxHeaders = 40 + 60
 )
 
@@ -27,10 +28,15 @@ const (
 // refused one again. The caller refuses by itself what is not equal outside the
 // frame (peer, VNI, GENEVE options).
 //
-// Joined is only what Cutter would cut into the same bytes again: pieces that
-// follow one another in sequence number and IPv4 ID, with the same headers
+// Joined is only what Cutter would cut into the same bytes again, but for IPv4 IDs: pieces that
+// follow one another in sequence number, with the same headers
 // otherwise, and equally long but for the last. It is a narrower rule than that of
 // the kernel's GRO (net/ipv4/tcp_offload.c), which forgets differing windows.
+//
+// IPv4 IDs count up, as those of the pieces of a cut do, or are all the same, as in all that
+// unconnected UDP sockets send: 0 with Don't Fragment. Such IDs say nothing (RFC 6864 section 4.1),
+// and what cuts the super-frame again may count them up. That is the kernel's rule, too
+// (inet_gro_flush, since Linux 6.18).
 //
 // A super-frame is written with NEEDS_CSUM, which the kernel trusts. So every
 // piece's checksums are verified before it is joined; a broken one is left alone
@@ -48,6 +54,7 @@ type Joiner struct {
 	h       packet.Headers
 	first   shape // of frames[0], known once a second frame came
 	closed  bool  // nothing more can follow
+	sameID  bool  // of IPv4: the IDs do not count up
 	flags   uint8 // TCP flags of the last
 
 	// Of the next full piece, if anything can follow: its headers, the checksum
@@ -129,6 +136,9 @@ func (j *Joiner) Add(frame []byte, h *packet.Headers) bool {
 	if !j.take(frame, h, &s) {
 		return false
 	}
+	if len(j.frames) == 1 {
+		j.sameID = h.Version == 4 && string(frame[s.l3+4:s.l3+6]) == string(j.frames[0][s.l3+4:s.l3+6])
+	}
 	j.frames = append(j.frames, frame)
 	j.flags = s.flags
 	j.closed = s.size < j.first.size || s.tcp && s.flags != tcpACK
@@ -184,7 +194,7 @@ func (j *Joiner) advance() {
 		j.nextSum = small(j.nextSum + sumLong(^seq) + sumLong(seq+uint32(f.size)))
 		binary.BigEndian.PutUint32(at, seq+uint32(f.size))
 	}
-	if j.h.Version == 4 {
+	if j.h.Version == 4 && !j.sameID {
 		ip := j.next[f.l3:]
 		id, check := binary.BigEndian.Uint16(ip[4:]), binary.BigEndian.Uint16(ip[10:])
 		binary.BigEndian.PutUint16(ip[4:], id+1)
@@ -202,7 +212,7 @@ func (j *Joiner) begin() bool {
 }
 
 // read notes the shape of a piece, if it is one that may be joined to others
-// like it: whole, nothing behind its end, a bare IP header, some payload and in
+// like it: whole, nothing behind its end, no IPv4 options, some payload and in
 // TCP no flag but ACK and, at the end, PSH and FIN.
 func (s *shape) read(frame []byte, h *packet.Headers) bool {
 	l3, l4 := int(h.L3), int(h.L4)
@@ -219,7 +229,7 @@ func (s *shape) read(frame []byte, h *packet.Headers) bool {
 		if ip[6]&0x80 != 0 {
 			return false
 		}
-	case h.Version == 6 && l4 == l3+40:
+	case h.Version == 6 && extensions(ip[6], ip[40:l4-l3]):
 		if l3+40+int(binary.BigEndian.Uint16(ip[4:])) != len(frame) {
 			return false
 		}
@@ -245,7 +255,22 @@ func (s *shape) read(frame []byte, h *packet.Headers) bool {
 	}
 	s.l3, s.l4 = l3, l4
 	s.size = len(frame) - s.off
-	return s.size > 0
+	return s.size > 0 && s.off <= maxLink+maxHeaders
+}
+
+// extensions reports whether IPv6 extension headers, the first of which is of a type, are
+// none but those that the kernel joins: hop-by-hop and destination options, and routing headers with no
+// way left to go.
+func extensions(next uint8, headers []byte) bool {
+	const hops, routing, destination = 0, 43, 60 // IANA protocol numbers
+	for len(headers) >= 8 {
+		if next != hops && next != destination && (next != routing || headers[3] != 0) {
+			return false
+		}
+		next = headers[0]
+		headers = headers[min(len(headers), 8*(1+int(headers[1]))):]
+	}
+	return len(headers) == 0
 }
 
 // follows reports whether frame, of shape s, is the next piece, its
@@ -279,7 +304,9 @@ func (j *Joiner) follows(frame []byte, h *packet.Headers, s *shape) bool {
 	a, b = first[f.l3:f.l4], frame[f.l3:f.l4]
 	if h.Version == 4 {
 		// All but length, ID and checksum: version, TOS; DF, TTL, protocol; addresses.
-		if be.Uint16(b[4:]) != be.Uint16(a[4:])+uint16(n) ||
+		since := int(be.Uint16(b[4:]) - be.Uint16(a[4:]))
+		counts, same := since == n && (n == 1 || !j.sameID), since == 0 && (n == 1 || j.sameID)
+		if !counts && !same ||
 			be.Uint16(a) != be.Uint16(b) ||
 			be.Uint32(a[6:]) != be.Uint32(b[6:]) ||
 			be.Uint64(a[12:]) != be.Uint64(b[12:]) {
@@ -365,7 +392,7 @@ func (j *Joiner) patch() {
 		binary.BigEndian.PutUint16(ip[2:], total)
 		binary.BigEndian.PutUint16(ip[10:], packet.UpdateChecksum(check, old, total))
 	} else {
-		binary.BigEndian.PutUint16(ip[4:], uint16(length))
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(j.super)-s.l3-40))
 	}
 	partial := packet.Fold(packet.PseudoSum(j.super, &j.h, length))
 	if s.tcp {

@@ -58,11 +58,12 @@ func joinBy(t testing.TB, ability packet.Offload, l3, quick bool, in [][]byte) (
 				t.Fatalf("a single frame was changed: %+v\n got %x\nwant %x", hdr, super, held[0])
 			}
 		} else {
-			cut := cutAll(t, hdr, super, l3)
+			cut, h0 := cutAll(t, hdr, super, l3), walk(held[0], l3)
 			if len(cut) != len(held) {
 				t.Fatalf("%d joined, %d after the cut", len(held), len(cut))
 			}
 			for i := range cut {
+				keepID(cut[i], held[i], int(h0.L3), h0.Version == 4 && sameIDs(held, int(h0.L3)))
 				if !bytes.Equal(cut[i], held[i]) {
 					t.Fatalf("piece %d of %d differs after join and cut:\n got %x\nwant %x", i, len(cut), cut[i], held[i])
 				}
@@ -231,12 +232,19 @@ func TestNeverJoined(t *testing.T) {
 		{"reserved bit in both", 4, 0, func(s *spec) { s.frag = 0x8000 }, func(s *spec) { s.frag = 0x8000 }},
 		{"first fragment", 4, 0, func(s *spec) { s.frag = 0x2000 }, func(s *spec) { s.frag = 0x2000 }},
 		{"later fragment", 4, 0, nil, func(s *spec) { s.frag = 0x0010 }},
-		{"IPv4 ID the same", 4, 0, nil, func(s *spec) { s.id-- }},
+		{"IPv4 ID counts down", 4, 0, nil, func(s *spec) { s.id -= 2 }},
+		{"DF gone with the same ID", 4, 0, nil, func(s *spec) { s.id--; s.frag = 0 }},
+		{"DF come with the same ID", 4, 0, func(s *spec) { s.frag = 0 }, func(s *spec) { s.id-- }},
 		{"IPv4 ID skips one", 4, 0, nil, func(s *spec) { s.id++ }},
 		{"IPv4 options in both", 4, 0, func(s *spec) { s.ext = []byte{1, 1, 1, 1} }, func(s *spec) { s.ext = []byte{1, 1, 1, 1} }},
 		{"IPv4 options in the second", 4, 0, nil, func(s *spec) { s.ext = []byte{1, 1, 1, 1} }},
-		{"destination options in both", 6, 0, func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 1, 4, 0, 0, 0, 0}, 60 },
-			func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 1, 4, 0, 0, 0, 0}, 60 }},
+		{"destination options in the second", 6, 0, nil, func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 1, 4, 0, 0, 0, 0}, 60 }},
+		{"other destination options", 6, 0, func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 1, 4, 0, 0, 0, 0}, 60 },
+			func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 1, 4, 0, 0, 0, 1}, 60 }},
+		{"options longer than there is room", 6, 6, func(s *spec) { s.ext, s.extType = longOptions(s.proto), 60 },
+			func(s *spec) { s.ext, s.extType = longOptions(s.proto), 60 }},
+		{"a way still to go", 6, 0, func(s *spec) { s.ext, s.extType = routing(s.proto), 43 },
+			func(s *spec) { s.ext, s.extType = routing(s.proto), 43 }},
 		{"atomic fragment", 6, 0, func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 0, 0, 0, 0, 0, 1}, 44 },
 			func(s *spec) { s.ext, s.extType = []byte{byte(s.proto), 0, 0, 0, 0, 0, 0, 1}, 44 }},
 		{"longer than the first", 0, 0, nil, func(s *spec) { s.payload = append(bytes.Clone(s.payload), 1) }},
