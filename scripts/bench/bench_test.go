@@ -18,6 +18,8 @@ func TestParseOptions(t *testing.T) {
 		{args: "--quick --only ping", runs: 1, secs: 1, only: "ping", labs: "veth,wire"},
 		{args: "--quick --runs 3 --secs 2 --only ping --labs wire", runs: 3, secs: 2, only: "ping", labs: "wire"},
 		{args: "--only udp64,tcp4,tcp4 --labs wire,veth", runs: 9, secs: 3, only: "tcp4,udp64", labs: "veth,wire"},
+		{args: "--only scale", runs: 9, secs: 3, only: "scale", labs: "veth,wire"},
+		{args: "--only scale,ping", want: "scale is measured by itself"},
 		{args: "--only tcp2", want: "--only tcp2: want some of tcp1,"},
 		{args: "--labs air", want: "--labs air: want some of veth,wire"},
 		{args: "--contenders ipsec", want: "want some of gvtep,gvtep-vxlan,busypoll,relay,vxlan,raw,wireguard"},

@@ -40,21 +40,19 @@ type contender struct {
 	upMany func(ctx context.Context, dir, file string, s *site) error
 }
 
-// build builds the programs that are needed into dir and returns the contenders.
-func build(ctx context.Context, dir string, o options) ([]contender, error) {
-	var out []contender
-	program := o.gvtep
+// build builds the programs that are needed into dir and returns the contenders, and where gvtep is.
+func build(ctx context.Context, dir string, o options) (out []contender, program string, err error) {
+	program = o.gvtep
 	ours := func(name string) bool { return name == "gvtep" || name == "gvtep-vxlan" || name == "busypoll" }
 	if program == "" && slices.ContainsFunc(o.contenders, ours) {
 		program = filepath.Join(dir, "gvtep")
 		logf("building gvtep")
 		if err := goTool(ctx, dir, "build", "-trimpath", "-o", program, "./cmd/gvtep"); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
-	program, err := filepath.Abs(program)
-	if err != nil {
-		return nil, err
+	if program, err = filepath.Abs(program); err != nil {
+		return nil, "", err
 	}
 	for _, name := range o.contenders {
 		switch name {
@@ -83,7 +81,7 @@ func build(ctx context.Context, dir string, o options) ([]contender, error) {
 			out = append(out, wireguard(filepath.Join(dir, "wireguard")))
 		}
 	}
-	return out, nil
+	return out, program, nil
 }
 
 // goTool runs the go command with dir for what it installs.

@@ -43,7 +43,7 @@ func parseOptions(args []string) (options, error) {
 	quick := f.Bool("quick", false, "one short run: to see that it works, not for figures")
 	f.IntVar(&o.runs, "runs", 9, "rounds; in each, every contender has its turn")
 	f.IntVar(&o.secs, "secs", 3, "seconds of one TCP or overload measurement")
-	only := f.String("only", strings.Join(measures, ","), "what to measure")
+	only := f.String("only", strings.Join(measures, ","), "what to measure; or scale, how costs grow with what there is")
 	labs := f.String("labs", "veth,wire", "where")
 	contenders := f.String("contenders", strings.Join(contenderNames, ","), "whom")
 	extra := f.String("extra", "", "more words for gvtep run, such as \"--workers 1\"")
@@ -84,7 +84,12 @@ func parseOptions(args []string) (options, error) {
 		}
 		return out
 	}
-	o.only = words("only", *only, measures)
+	if o.only = words("only", *only, append(slices.Clone(measures), wordScale)); slices.Contains(o.only, wordScale) && err == nil {
+		if len(o.only) > 1 {
+			return o, fmt.Errorf("--only %s: %s is measured by itself", *only, wordScale)
+		}
+		*contenders = "gvtep"
+	}
 	o.labs = words("labs", *labs, []string{"veth", "wire"})
 	o.contenders = words("contenders", *contenders, contenderNames)
 	return o, err
@@ -134,9 +139,14 @@ func run(ctx context.Context, o options) (failed int, err error) {
 	defer os.RemoveAll(dir)
 	sweep(ctx)
 	head := header(ctx, o) // first: building is load
-	contenders, err := build(ctx, dir, o)
+	contenders, program, err := build(ctx, dir, o)
 	if err != nil {
 		return 0, err
+	}
+	if slices.Equal(o.only, []string{wordScale}) {
+		text, failed := scale(ctx, dir, o, program)
+		fmt.Print(head, text)
+		return failed, nil
 	}
 	logf("measuring %s in %s, %d rounds", strings.Join(o.only, ","), strings.Join(o.labs, " and "), o.runs)
 
