@@ -26,9 +26,10 @@ var formats = [...]struct {
 	name      string
 	port      uint16
 	carriesIP bool
+	parse     Parser
 }{
-	Geneve: {"geneve", geneve.Port, true},
-	VXLAN:  {"vxlan", vxlan.Port, false},
+	Geneve: {"geneve", geneve.Port, true, geneve.Scan},
+	VXLAN:  {"vxlan", vxlan.Port, false, vxlan.Scan},
 }
 
 // String is the word for f, in configurations and in iproute2.
@@ -56,36 +57,23 @@ const (
 	MaxHeaderLen = geneve.MaxHeaderLen // with all options
 )
 
-// Header is what the header of a datagram says.
-type Header struct {
-	VNI      packet.VNI
-	Protocol uint16 // EtherType of the payload
-	Len      int    // of the header, in bytes: the payload begins there
-}
+// Parser reads the header of a datagram: VNI, EtherType of the payload, and its length in bytes,
+// behind which the payload begins. Of an error Reason tells; length is then 0, unless Options
+// may be looked at all the same. It does not allocate.
+type Parser func(datagram []byte) (vni packet.VNI, protocol uint16, length int, err error)
 
-// Options are those in the datagram that h is the header of; nil: there are none.
-func (h Header) Options(datagram []byte) geneve.Options {
-	if h.Len <= HeaderLen {
+// Parser is that of f. Whoever receives keeps it: a switch for each datagram costs as much again.
+func (f Format) Parser() Parser { return formats[f].parse }
+
+// Options are those in a datagram with a header of that length; nil: there are none.
+func Options(datagram []byte, length int) geneve.Options {
+	if length <= HeaderLen {
 		return nil
 	}
-	return geneve.Options(datagram[HeaderLen:h.Len:h.Len])
+	return geneve.Options(datagram[HeaderLen:length:length])
 }
 
-// Parse reads the header of a datagram. Of an error Reason tells; Len is then 0, unless the
-// options may be looked at all the same. Every datagram passes here: nothing is allocated, and
-// what is returned fits registers.
-func (f Format) Parse(datagram []byte) (h Header, err error) {
-	if f == VXLAN {
-		if h.VNI, err = vxlan.Parse(datagram); err == nil {
-			h.Protocol, h.Len = packet.EtherTypeEthernet, vxlan.HeaderLen
-		}
-		return h, err
-	}
-	h.VNI, h.Protocol, h.Len, err = geneve.Scan(datagram)
-	return h, err
-}
-
-// Reason names the fault that Parse found, as a reason to drop the datagram.
+// Reason names the fault that a Parser found, as a reason to drop the datagram.
 func Reason(err error) count.Reason {
 	switch err {
 	case geneve.ErrVersion:

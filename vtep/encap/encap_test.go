@@ -17,24 +17,25 @@ func TestRoundTrip(t *testing.T) {
 				t.Fatalf("header % x, error %v; want %d bytes", head, err, HeaderLen)
 			}
 			datagram := append(head, "the frame"...)
-			h, err := f.Parse(datagram)
-			if want := (Header{0x123456, packet.EtherTypeEthernet, HeaderLen}); err != nil || h != want {
-				t.Errorf("got %+v, error %v; want %+v", h, err, want)
+			parse := f.Parser()
+			vni, protocol, length, err := parse(datagram)
+			if err != nil || vni != 0x123456 || protocol != packet.EtherTypeEthernet || length != HeaderLen {
+				t.Errorf("got VNI %d, protocol %#04x, %d bytes, error %v", vni, protocol, length, err)
 			}
-			if o := h.Options(datagram); o != nil {
+			if o := Options(datagram, length); o != nil {
 				t.Errorf("options % x, want none", o)
 			}
 			other, _ := f.AppendHeader(nil, packet.MaxVNI, packet.EtherTypeEthernet)
 			if PutVNI(head, packet.MaxVNI); !bytes.Equal(head, other) {
 				t.Errorf("PutVNI made % x, AppendHeader % x", head, other)
 			}
-			if _, err := f.Parse(datagram[:HeaderLen-1]); Reason(err) != count.DropShort {
+			if _, _, _, err := parse(datagram[:HeaderLen-1]); Reason(err) != count.DropShort {
 				t.Errorf("7 bytes: got %v, want %v", Reason(err), count.DropShort)
 			}
 			if _, err := f.AppendHeader(nil, packet.MaxVNI+1, packet.EtherTypeEthernet); err == nil {
 				t.Error("a VNI of 25 bits: no error")
 			}
-			if n := testing.AllocsPerRun(100, func() { f.Parse(datagram) }); n != 0 {
+			if n := testing.AllocsPerRun(100, func() { parse(datagram) }); n != 0 {
 				t.Errorf("%v allocations, want 0", n)
 			}
 		})
@@ -55,12 +56,13 @@ func TestReason(t *testing.T) {
 		{"control", Geneve, []byte{0, 0x80, 0x65, 0x58, 0, 0, 1, 0}, count.DropControl, 8},
 		{"option over the end", Geneve, []byte{1, 0, 0x65, 0x58, 0, 0, 1, 0, 0, 0, 0, 1}, count.DropBadOptions, 0},
 		{"critical option", Geneve, []byte{1, 0, 0x65, 0x58, 0, 0, 1, 0, 0, 0, 0x80, 0}, count.DropCriticalOption, 12},
+		{"no I flag", VXLAN, []byte{0xf7, 0, 0, 0, 0, 0, 1, 0}, count.DropNoVNI, 0},
 		{"options cut off", Geneve, []byte{2, 0, 0x65, 0x58, 0, 0, 1, 0, 0, 0, 0, 0}, count.DropShort, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, err := c.format.Parse(c.bytes)
-			if err == nil || Reason(err) != c.want || h.Len != c.len {
-				t.Errorf("got %+v, %v (%v); want %d bytes of header, %v", h, Reason(err), err, c.len, c.want)
+			_, _, length, err := c.format.Parser()(c.bytes)
+			if err == nil || Reason(err) != c.want || length != c.len {
+				t.Errorf("got %d bytes of header, %v (%v); want %d, %v", length, Reason(err), err, c.len, c.want)
 			}
 		})
 	}
@@ -72,9 +74,10 @@ func BenchmarkParse(b *testing.B) {
 		b.Run(f.String(), func(b *testing.B) {
 			head, _ := f.AppendHeader(nil, 100, packet.EtherTypeEthernet)
 			datagram := append(head, make([]byte, 60)...)
+			parse := f.Parser()
 			for b.Loop() {
-				if h, err := f.Parse(datagram); err != nil || h.Len != HeaderLen {
-					b.Fatal(h, err)
+				if _, _, length, err := parse(datagram); err != nil || length != HeaderLen {
+					b.Fatal(length, err)
 				}
 			}
 		})

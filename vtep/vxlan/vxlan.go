@@ -22,7 +22,7 @@ const (
 	Port = 4789
 )
 
-// What Parse can find wrong.
+// What Scan can find wrong.
 var (
 	// ErrShort: fewer than 8 bytes.
 	ErrShort = errors.New("vxlan: datagram is shorter than its header")
@@ -36,17 +36,18 @@ const (
 	vniShift = 8
 )
 
-// Parse returns the VNI of a datagram. The inner Ethernet frame is what comes behind HeaderLen
-// bytes; it may be empty. Parse does not allocate.
-func Parse(b []byte) (packet.VNI, error) {
+// Scan returns what there is to know of a datagram: its VNI, that the inner packet is an Ethernet
+// frame, and the length of the header, which is 0 with an error. The frame may be empty. Scan
+// does not allocate.
+func Scan(b []byte) (vni packet.VNI, protocol uint16, length int, err error) {
 	if len(b) < HeaderLen {
-		return 0, ErrShort
+		return 0, 0, 0, ErrShort
 	}
 	w := binary.BigEndian.Uint64(b)
 	if w&flagI == 0 {
-		return 0, ErrNoVNI
+		return 0, 0, 0, ErrNoVNI
 	}
-	return packet.VNI(w>>vniShift) & packet.MaxVNI, nil
+	return packet.VNI(w>>vniShift) & packet.MaxVNI, packet.EtherTypeEthernet, HeaderLen, nil
 }
 
 // AppendHeader appends a header to dst: I flag and VNI, and all other bits zero. It returns dst

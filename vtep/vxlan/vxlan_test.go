@@ -45,11 +45,15 @@ var rules = []struct {
 	{"nothing", "", 0, ErrShort},
 }
 
-func TestParse(t *testing.T) {
+func TestScan(t *testing.T) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
-			if vni, err := Parse(x(r.bytes)); vni != r.vni || err != r.err {
+			vni, protocol, length, err := Scan(x(r.bytes))
+			if vni != r.vni || err != r.err {
 				t.Errorf("%s: got VNI %06x, error %v; want %06x, %v", r.bytes, int(vni), err, int(r.vni), r.err)
+			}
+			if good := err == nil; good != (length == HeaderLen) || good != (protocol == packet.EtherTypeEthernet) {
+				t.Errorf("%s: %d bytes of header before %#04x, error %v", r.bytes, length, protocol, err)
 			}
 		})
 	}
@@ -71,17 +75,17 @@ func TestAppendHeader(t *testing.T) {
 	}
 }
 
-// FuzzParse: nothing is read behind the header or written at all, and a header that was taken is,
+// FuzzScan: nothing is read behind the header or written at all, and a header that was taken is,
 // but for reserved bits, the one that AppendHeader makes.
-func FuzzParse(f *testing.F) {
+func FuzzScan(f *testing.F) {
 	for _, r := range rules {
 		f.Add(x(r.bytes))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := slices.Clone(b)
-		vni, err := Parse(b[:len(b):len(b)])
+		vni, _, length, err := Scan(b[:len(b):len(b)])
 		if !bytes.Equal(b, before) {
-			t.Fatalf("Parse changed its input: got % x, want % x", b, before)
+			t.Fatalf("Scan changed its input: got % x, want % x", b, before)
 		}
 		switch err {
 		case nil:
@@ -100,8 +104,8 @@ func FuzzParse(f *testing.F) {
 		default:
 			t.Fatalf("% x: %v", b, err)
 		}
-		if err != nil && vni != 0 {
-			t.Fatalf("% x: VNI %d beside %v", b, vni, err)
+		if err != nil && (vni != 0 || length != 0) || length > len(b) {
+			t.Fatalf("% x: VNI %d and %d bytes of header beside %v", b, vni, length, err)
 		}
 	})
 }

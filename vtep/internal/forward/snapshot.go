@@ -62,7 +62,7 @@ type VNIKey struct {
 type Socket struct {
 	ID        uint32
 	Name      string // address and port, for people
-	Encap     encap.Format
+	Parse     encap.Parser
 	Receivers []netio.Receiver
 	Received  []packet.Counter // datagrams, by worker
 }

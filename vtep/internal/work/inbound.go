@@ -158,12 +158,12 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 
 // uncut reports whether a train is no train but one datagram, with a UDP super-frame in it.
 func uncut(s *forward.Socket, t *packet.Train, h *packet.Headers) bool {
-	hdr, err := s.Encap.Parse(t.Data)
-	if err != nil || !isPayload(hdr.Protocol) {
+	_, protocol, length, err := s.Parse(t.Data)
+	if err != nil || !isPayload(protocol) {
 		return false
 	}
-	frame := t.Data[hdr.Len:]
-	packet.Walk(frame, hdr.Protocol != packet.EtherTypeEthernet, h)
+	frame := t.Data[length:]
+	packet.Walk(frame, protocol != packet.EtherTypeEthernet, h)
 	return offload.UncutRun(frame, h, t.Size)
 }
 
@@ -172,20 +172,20 @@ func uncut(s *forward.Socket, t *packet.Train, h *packet.Headers) bool {
 // only then learning and delivery: what is dropped teaches nothing. w.admitted
 // is by what it was admitted, nothing if it was not.
 func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) count.Reason {
-	hdr, err := s.Encap.Parse(datagram)
+	vni, protocol, length, err := s.Parse(datagram)
 	critical := err != nil && encap.Reason(err) == count.DropCriticalOption // which a tunnel may know
 	if err != nil && !critical {
 		w.admitted.end(w.id, w.now)
 		return encap.Reason(err)
 	}
-	if hdr.Len > encap.HeaderLen && !critical {
-		w.options.Count(hdr.Options(datagram), false)
+	if length > encap.HeaderLen && !critical {
+		w.options.Count(encap.Options(datagram, length), false)
 	}
-	frame := datagram[hdr.Len:]
+	frame := datagram[length:]
 	a := &w.admitted
-	if a.train != t || a.vni != hdr.VNI {
+	if a.train != t || a.vni != vni {
 		a.end(w.id, w.now)
-		key := s.Admission(hdr.VNI, t.From)
+		key := s.Admission(vni, t.From)
 		if r := &w.recent; r.key != key {
 			r.key = key
 			r.peer, r.seg = w.snap.Admitted(&key)
@@ -195,21 +195,21 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 			return count.DropReinjected
 		}
 		if critical && from == nil {
-			w.options.Count(hdr.Options(datagram), true)
+			w.options.Count(encap.Options(datagram, length), true)
 			return count.DropCriticalOption
 		}
 		if from == nil {
-			if !isPayload(hdr.Protocol) {
+			if !isPayload(protocol) {
 				return count.DropBadProtocol
 			}
 			return w.unknownSender(key, t, datagram)
 		}
-		a.train, a.vni, a.peer, a.seg = t, hdr.VNI, from, seg
+		a.train, a.vni, a.peer, a.seg = t, vni, from, seg
 	}
 	if critical || a.seg.Options != nil {
-		reason := a.seg.ByOptions(w.id, hdr.Options(datagram))
+		reason := a.seg.ByOptions(w.id, encap.Options(datagram, length))
 		if critical {
-			w.options.Count(hdr.Options(datagram), reason == count.DropCriticalOption)
+			w.options.Count(encap.Options(datagram, length), reason == count.DropCriticalOption)
 		}
 		if reason != forward.Delivered {
 			return reason
@@ -218,12 +218,12 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	if g := w.snap.Guard; g != nil && w.refuses(g, a.peer, frame) {
 		return count.DropReinjected
 	}
-	if reason := a.seg.FromPeer(a.peer, hdr.Protocol, frame, &w.headers, t.TOS, &a.source, w.now); reason != forward.Delivered {
+	if reason := a.seg.FromPeer(a.peer, protocol, frame, &w.headers, t.TOS, &a.source, w.now); reason != forward.Delivered {
 		return reason
 	}
 	a.packets++
 	a.bytes += uint64(len(frame))
-	w.deliver(datagram, hdr.Len)
+	w.deliver(datagram, length)
 	return forward.Delivered
 }
 
