@@ -568,7 +568,7 @@ func (t *translation) table(entries []kernelEntry) {
 	}
 	if t.given["group"] {
 		if len(t.tunnel.Peers) > 0 {
-			t.note("beside a group, only the peers named here may speak; add the others, or accept = the networks they are in")
+			t.note("beside a group, only the peers named here are admitted; add the others, or accept = the networks they are in")
 		}
 		return
 	}

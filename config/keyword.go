@@ -614,7 +614,7 @@ func setAccept(t *Tunnel, v string) (err error) {
 		return err
 	}
 	if all[len(all)-1].Addr().IsMulticast() {
-		return wrong("nobody speaks from there")
+		return wrong("hosts never have a multicast address")
 	}
 	t.Accept = all
 	return nil

@@ -178,7 +178,7 @@ func (w *Watcher) watch(ctx context.Context, changed func(), note func(Note)) er
 				case err == unix.EAGAIN:
 					return !first // all is read, or there was nothing yet
 				case err == unix.ENOBUFS:
-					r.deaf = true // the kernel had more to say than there was room for
+					r.missed = true // the kernel had more to say than there was room for
 				case err != nil:
 					failed = err
 					return true
@@ -237,7 +237,7 @@ type round struct {
 	changed func()
 	note    func(Note)
 	touched map[*Device]bool // something happened to them; true: they may be elsewhere
-	deaf    bool             // messages were lost
+	missed  bool             // messages were lost
 	tried   time.Time        // when blind devices were last asked for
 	again   time.Time        // when to look again; zero: when something happens
 }
@@ -346,8 +346,8 @@ func (r *round) resync(where func(place) bool) {
 // look finds out what the devices are like that something has happened to.
 func (r *round) look() {
 	now := time.Now()
-	if r.deaf {
-		r.deaf = false
+	if r.missed {
+		r.missed = false
 		r.resync(func(place) bool { return true })
 	} else if !r.foreign && now.Sub(r.tried) >= blindPoll {
 		r.tried = now

@@ -80,7 +80,7 @@ func (e *Endpoint) lookAbove() {
 	next := *e.pool.Snapshot()
 	e.guard(&next)
 	if err := e.pool.Publish(&next); err != nil {
-		e.log.Error("workers do not follow", zapErr(err))
+		e.log.Error("workers could not be updated", zapErr(err))
 	}
 	e.renest()
 }

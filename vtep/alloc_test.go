@@ -41,7 +41,7 @@ func noAllocations(t *testing.T, f encap.Format) {
 		q.feed(frames...)
 		r.mu.Lock()
 		r.queued = append(r.queued, train)
-		r.bell.ring()
+		r.wakeup.ring()
 		r.mu.Unlock()
 		h.step()
 		rounds++
@@ -74,7 +74,7 @@ func TestNoAllocationsL3(t *testing.T) {
 		q.feed(frames...)
 		r.mu.Lock()
 		r.queued = append(r.queued, train)
-		r.bell.ring()
+		r.wakeup.ring()
 		r.mu.Unlock()
 		h.step()
 		rounds++

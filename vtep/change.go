@@ -172,7 +172,7 @@ func (x *transaction) undo(err error) error {
 		x.releaseUnderlay(t)
 	}
 	for i, t := range x.replaced {
-		t.dress(x.changed[i]) // the first error is the one that counts
+		t.adjustDevice(x.changed[i]) // the first error is the one that counts
 	}
 	return err
 }
@@ -243,7 +243,7 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	}
 	if err := e.conflicts(t, old); err != nil {
 		e.releaseUnderlay(t)
-		old.dress(t) // the first error is the one that counts
+		old.adjustDevice(t) // the first error is the one that counts
 		return err
 	}
 	e.admitted.remove(t.left)
@@ -309,7 +309,7 @@ func (e *Endpoint) settle(t, old *tunnel) {
 		gone := t.port.Segment.NexthopPeers(p.Nexthop) == nil
 		if gone {
 			left = append(left, p.Nexthop)
-			stats, _ := p.told()
+			stats, _ := p.counters()
 			t.gone.Add(stats)
 		}
 		if gone && e.events.wanted() {

@@ -62,7 +62,7 @@ type Endpoint struct {
 	failures     chan error // a tunnel or socket is of no more use
 	ready        atomic.Bool
 	events       events
-	speakers     chan speaker // want to be let in
+	senders      chan sender // want to be let in
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
@@ -99,7 +99,7 @@ func New(cfg Config) (*Endpoint, error) {
 		unseen:       make(chan struct{}, 1),
 		devicesMoved: make(chan struct{}, 1),
 		failures:     make(chan error, 1),
-		speakers:     make(chan speaker, speakerQueue),
+		senders:      make(chan sender, senderQueue),
 		tunnels:      make(map[string]*tunnel),
 		sockets:      make(map[listening]*socket),
 		spoken:       make(map[spoken]int),

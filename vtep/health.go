@@ -132,14 +132,14 @@ func (e *Endpoint) followDevices() {
 // Only the watcher calls it.
 func tellFaults(p *forward.PortState, log *zap.Logger, now []string) {
 	for _, fault := range now {
-		if !slices.Contains(p.ToldFaults, fault) {
+		if !slices.Contains(p.ReportedFaults, fault) {
 			log.Warn(fault)
 		}
 	}
-	if len(now) == 0 && len(p.ToldFaults) > 0 {
+	if len(now) == 0 && len(p.ReportedFaults) > 0 {
 		log.Info("the device is as configured again", zap.String("device", p.Current.Load().Name))
 	}
-	p.ToldFaults = now
+	p.ReportedFaults = now
 }
 
 // followLLAddr makes the address that a device has been given by others our own.
@@ -152,7 +152,7 @@ func (e *Endpoint) followLLAddr(p *forward.Port, mac packet.MAC) {
 	}
 	about := []zap.Field{zap.String("device", p.Name), zap.Stringer("address", mac), zap.Stringer("was", t.port.MAC)}
 	if err := e.rewire(t, func(*tunnel) {}); err != nil {
-		e.log.Error("the device has another address, and the table does not know", append(about, zap.NamedError("err", err))...)
+		e.log.Error("the device has another MAC address, but its forwarding table could not be updated", append(about, zap.NamedError("err", err))...)
 		time.AfterFunc(devicesRetry, e.devicesChanged)
 		return
 	}

@@ -17,7 +17,7 @@ func (l listener) DeviceFailed(p *forward.Port, err error) {
 	if p.Failed.Swap(true) {
 		return
 	}
-	l.e.log.Error("the device is gone; its tunnel carries nothing any more",
+	l.e.log.Error("the device is gone; its tunnel carries nothing until a reload",
 		zap.String("device", p.Name), zapErr(err))
 	for _, other := range l.e.pool.Snapshot().Ports {
 		if !other.Failed.Load() {
@@ -43,7 +43,7 @@ func (l listener) PathChanged() { l.e.recheckPaths() }
 
 func (l listener) Knock(p *forward.Port, source netip.Addr) bool {
 	select {
-	case l.e.speakers <- speaker{p, source}:
+	case l.e.senders <- sender{p, source}:
 		return true
 	default:
 		return false
@@ -51,7 +51,7 @@ func (l listener) Knock(p *forward.Port, source netip.Addr) bool {
 }
 
 func (l listener) Unpinned(worker, cpu int, err error) {
-	l.e.log.Warn("the worker runs wherever there is room", zap.Int("worker", worker), zap.Int("cpu", cpu), zapErr(err))
+	l.e.log.Warn("the worker could not be bound to its CPU and runs on any", zap.Int("worker", worker), zap.Int("cpu", cpu), zapErr(err))
 }
 
 func (l listener) Unsliced(worker int, err error) {

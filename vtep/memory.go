@@ -180,7 +180,7 @@ func (e *Endpoint) recallPeers(t *tunnel, tm *TunnelMemory, elapsed time.Duratio
 	dynamic := slices.Clone(t.dynamic)
 	for _, p := range tm.Peers {
 		a := p.Remote.Addr().WithZone("")
-		if p.Dynamic && forward.Accepted(t.accept, a) && !speaks[a] && len(dynamic) < maxSpeakers {
+		if p.Dynamic && forward.Accepted(t.accept, a) && !speaks[a] && len(dynamic) < maxSenders {
 			dynamic = append(dynamic, a)
 		}
 	}

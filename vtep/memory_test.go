@@ -21,25 +21,25 @@ import (
 // fed and drained by the test. Nothing here allocates per packet in a steady
 // state, so that allocations seen in a test are the worker's.
 
-// bell is a descriptor that polls readable while it is rung.
-type bell struct {
+// wakeup is a descriptor that polls readable while it is rung.
+type wakeup struct {
 	fd   int
 	once []byte // what a ring writes
 	seen []byte // what clear reads
 }
 
-func newBell(t testing.TB) bell {
+func newBell(t testing.TB) wakeup {
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	return bell{fd, binary.NativeEndian.AppendUint64(nil, 1), make([]byte, 8)}
+	return wakeup{fd, binary.NativeEndian.AppendUint64(nil, 1), make([]byte, 8)}
 }
 
-func (b bell) ring() { unix.Write(b.fd, b.once) }
+func (b wakeup) ring() { unix.Write(b.fd, b.once) }
 
-func (b bell) clear() { unix.Read(b.fd, b.seen) }
+func (b wakeup) clear() { unix.Read(b.fd, b.seen) }
 
 // memFrame is a frame on its way into or out of a memory device.
 type memFrame struct {
@@ -154,10 +154,10 @@ func (d *memDevice) Close() error {
 
 // memQueue is one queue of a memory device.
 type memQueue struct {
-	bell bell
-	mu   sync.Mutex
-	in   []memFrame // to be read by the endpoint
-	out  []memFrame // written by it
+	wakeup wakeup
+	mu     sync.Mutex
+	in     []memFrame // to be read by the endpoint
+	out    []memFrame // written by it
 	// reads counts calls of Read.
 	reads atomic.Int32
 	// discard forgets what is written but counts it.
@@ -165,14 +165,14 @@ type memQueue struct {
 	written int
 	// refuse makes writes of super-frames fail, as an older kernel would.
 	refuse error
-	fd     int // 0: the bell's
+	fd     int // 0: the wakeup's
 	// looked counts calls of FD.
 	looked atomic.Int32
 }
 
 func (q *memQueue) FD() int {
 	q.looked.Add(1)
-	return cmp.Or(q.fd, q.bell.fd)
+	return cmp.Or(q.fd, q.wakeup.fd)
 }
 
 func (q *memQueue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
@@ -180,7 +180,7 @@ func (q *memQueue) Read(buf []byte, hdr *packet.VirtioHdr) ([]byte, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.in) == 0 {
-		q.bell.clear()
+		q.wakeup.clear()
 		return nil, unix.EAGAIN
 	}
 	f := q.in[0]
@@ -209,7 +209,7 @@ func (q *memQueue) feed(frames ...memFrame) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.in = append(q.in, frames...)
-	q.bell.ring()
+	q.wakeup.ring()
 }
 
 // take returns and forgets what was written.
@@ -264,7 +264,7 @@ func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {
 		d.mac = packet.MAC{0x02, 0, 0, 0, 0xee, byte(len(ds.opened))}
 	}
 	for range opts.Queues {
-		d.queues = append(d.queues, &memQueue{bell: newBell(ds.t), fd: ds.fd})
+		d.queues = append(d.queues, &memQueue{wakeup: newBell(ds.t), fd: ds.fd})
 	}
 	ds.opened = append(ds.opened, d)
 	return d, nil
@@ -344,7 +344,7 @@ func newMemUnderlay(t testing.TB, wire *memWire, addrs ...string) *memUnderlay {
 func (u *memUnderlay) Listen(opts netio.ListenOptions) (netio.Listener, error) {
 	l := &memListener{opts: opts, u: u}
 	for range 8 {
-		l.receivers = append(l.receivers, &memReceiver{bell: newBell(u.t)})
+		l.receivers = append(l.receivers, &memReceiver{wakeup: newBell(u.t)})
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -505,13 +505,13 @@ func (l *memListener) Close() error {
 }
 
 type memReceiver struct {
-	bell   bell
+	wakeup wakeup
 	mu     sync.Mutex
 	queued []packet.Train
 	lent   []packet.Train
 }
 
-func (r *memReceiver) FD() int { return r.bell.fd }
+func (r *memReceiver) FD() int { return r.wakeup.fd }
 
 func (r *memReceiver) Overflows() uint64 { return 0 }
 
@@ -520,13 +520,13 @@ func (r *memReceiver) push(t packet.Train) {
 	defer r.mu.Unlock()
 	t.Data = slices.Clone(t.Data)
 	r.queued = append(r.queued, t)
-	r.bell.ring()
+	r.wakeup.ring()
 }
 
 func (r *memReceiver) Receive([]byte) ([]packet.Train, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bell.clear()
+	r.wakeup.clear()
 	r.lent, r.queued = r.queued, r.lent[:0]
 	return r.lent, false, nil
 }

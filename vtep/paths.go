@@ -281,7 +281,7 @@ func (p *peer) checkRuns(now int64) (tell bool) {
 		p.refusedSince = 0
 	case p.refusedSince == 0:
 		p.refusedSince = now
-		tell, p.toldRefused = !p.toldRefused, true
+		tell, p.reportedRefused = !p.reportedRefused, true
 	case now-p.refusedSince > int64(gsoRetry):
 		for _, path := range []*packet.Path{p.Path, p.PathFrag} {
 			if path != nil {
@@ -312,11 +312,11 @@ func (p *peer) setRoute(r netio.Route, now int64) (tell bool) {
 		// The route explains it by now, or it is time for another try.
 		p.Ceiling.Store(0)
 		p.Refusals.Store(0)
-		p.loweredSince, p.toldLowered = 0, p.toldLowered && !changed
+		p.loweredSince, p.reportedLowered = 0, p.reportedLowered && !changed
 	case ceiling < limit:
 		if limit = ceiling; p.loweredSince == 0 {
 			p.loweredSince = max(now, 1)
-			tell, p.toldLowered = !p.toldLowered, true
+			tell, p.reportedLowered = !p.reportedLowered, true
 		}
 	}
 	p.Limit.Store(limit)

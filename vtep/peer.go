@@ -42,12 +42,12 @@ type known struct {
 	// route is what was last said of the way, at routeAt, and link the MTU of the link as long as
 	// there was one: without what IPsec takes of it, overhead, as it was when nothing had been
 	// learned. loweredSince is when the ceiling was first seen to be below what the route
-	// allows, toldLowered that the log says so.
-	route          netio.Route
-	routeAt        int64
-	link, overhead int
-	loweredSince   int64
-	toldLowered    bool
+	// allows, reportedLowered that the log says so.
+	route           netio.Route
+	routeAt         int64
+	link, overhead  int
+	loweredSince    int64
+	reportedLowered bool
 	// hopless says that it is not known where on a shared bridge its next hop is, which was
 	// asked for in vain so often.
 	hopless   bool
@@ -57,9 +57,9 @@ type known struct {
 	// noRoute is what the log last said of the route.
 	noRoute bool
 	// refusedSince is when it was first seen that the kernel takes no runs to it, 0 if
-	// it does, and toldRefused that the log says so.
-	refusedSince int64
-	toldRefused  bool
+	// it does, and reportedRefused that the log says so.
+	refusedSince    int64
+	reportedRefused bool
 	// since is when it became a peer, by the endpoint's clock.
 	since int64
 	// seenBefore is when another process last heard it; zero: not known.
@@ -202,12 +202,12 @@ func (e *Endpoint) openPeers(t, old *tunnel) error {
 			t.byDestination[p.Dest] = p
 		}
 	}
-	return t.checkSpeakers()
+	return t.checkSources()
 }
 
-// checkSpeakers refuses two peers that speak from one address. Those that were there before
+// checkSources refuses two peers that send from one address. Those that were there before
 // do not.
-func (t *tunnel) checkSpeakers() error {
+func (t *tunnel) checkSources() error {
 	if len(t.fresh) == 0 {
 		return nil
 	}
@@ -335,7 +335,7 @@ func (e *Endpoint) sayMissing(a netip.Addr) {
 	if a.Is4() {
 		family = "IPv4"
 	}
-	e.log.Info("the kernel has no " + family + ": accept any takes what comes over the other family only")
+	e.log.Info("the kernel has no " + family + ": accept any is limited to the other family")
 }
 
 func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) {
@@ -672,9 +672,9 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer, use *usage) error {
 	return nil
 }
 
-// told returns the counters of a peer as they are told: a failed send is known
-// only after it was counted, and nobody may see a counter go back. e.mu is held.
-func (p *peer) told() (s count.Stats, seen int64) {
+// counters returns the counters of a peer as they are shown: a failed send is known only after
+// it was counted, and a counter must never be seen to decrease. e.mu is held.
+func (p *peer) counters() (s count.Stats, seen int64) {
 	s, seen = count.SumTraffic(p.Traffic)
 	unicast := max(s.TxPackets-s.TxFlood, p.last.TxPackets-p.last.TxFlood)
 	s.TxFlood = max(s.TxFlood, p.last.TxFlood)

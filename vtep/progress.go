@@ -43,7 +43,7 @@ func (e *Endpoint) probe(ctx context.Context) {
 			case is && !was:
 				e.log.Error("a worker is stuck: what the kernel hands to it is not carried", about...)
 			case was && !is:
-				e.log.Warn("the worker goes on", about...)
+				e.log.Warn("the worker continues", about...)
 			}
 		}
 	}
@@ -59,7 +59,7 @@ func (e *Endpoint) catchUp() {
 		return
 	}
 	if err := e.pool.CatchUp(); err != nil {
-		e.log.Warn("workers do not follow", zapErr(err))
+		e.log.Warn("workers could not be updated", zapErr(err))
 	}
 }
 
@@ -70,7 +70,7 @@ func (e *Endpoint) stuckError() error {
 	if len(stuck) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s, nothing can be changed until it goes on: %w", StuckText(stuck), unix.EBUSY)
+	return fmt.Errorf("%s, nothing can be changed until it continues: %w", StuckText(stuck), unix.EBUSY)
 }
 
 // StuckText says which workers are stuck: "worker 1 is stuck".

@@ -42,7 +42,7 @@ func TestProgress(t *testing.T) {
 
 	q := dev.queues[1]
 	q.mu.Lock() // the worker's next read waits for it
-	q.bell.ring()
+	q.wakeup.ring()
 	var held []int
 	eventually(t, "one worker is found", func() bool { held = h.Progress(ctx); return len(held) == 1 })
 	eventually(t, "not ready, and State says why", func() bool {
@@ -143,7 +143,7 @@ func TestDeviceFaults(t *testing.T) {
 func (q *memQueue) hold(t *testing.T) (letGo func()) {
 	q.mu.Lock()
 	before := q.reads.Load()
-	q.bell.ring()
+	q.wakeup.ring()
 	eventually(t, "a worker reads", func() bool { return q.reads.Load() != before })
 	return q.mu.Unlock
 }
@@ -209,7 +209,7 @@ func TestUnpolled(t *testing.T) {
 			t.Errorf("faults %q, want one that begins with %q", faults, want)
 		}
 	}
-	if err := unix.Dup3(dev.queues[0].bell.fd, number, unix.O_CLOEXEC); err != nil {
+	if err := unix.Dup3(dev.queues[0].wakeup.fd, number, unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(number)

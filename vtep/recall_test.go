@@ -42,7 +42,7 @@ func TestRecall(t *testing.T) {
 	}
 	first := newLab(t, base())
 	first.in("192.0.2.3", macA, heard)
-	first.letIn(speaker{first.tunnels["gnv0"].port, addr("192.0.2.70")})
+	first.admitSenders(sender{first.tunnels["gnv0"].port, addr("192.0.2.70")})
 	first.in("192.0.2.70", macA, macC)
 	for _, e := range []Entry{
 		{MAC: static, Remote: addr("192.0.2.9"), State: fdb.Static},

@@ -41,7 +41,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 	defer poll.Stop()
 	sweep := time.NewTicker(time.Second)
 	defer sweep.Stop()
-	tidy := time.NewTicker(speakerTidy)
+	tidy := time.NewTicker(senderTidy)
 	defer tidy.Stop()
 	var look look
 	for {
@@ -55,10 +55,10 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.alarmFloods()
 		case <-e.devicesMoved:
 			e.followDevices()
-		case s := <-e.speakers:
-			e.letIn(s)
+		case s := <-e.senders:
+			e.admitSenders(s)
 		case <-tidy.C:
-			e.forgetSpeakers()
+			e.removeSilent()
 		case c, ok := <-changes:
 			if !ok {
 				changes = nil // polling goes on
@@ -92,7 +92,7 @@ func (e *Endpoint) lookAround() {
 	// unspecified address on its device.
 	e.relisten()
 	if n, err := e.underlay.Renew(); n > 0 || err != nil {
-		e.log.Info("bound again to devices that had gone", zap.Int("sockets", n), zap.NamedError("err", err))
+		e.log.Info("sockets are bound again to devices that came back", zap.Int("sockets", n), zap.NamedError("err", err))
 	}
 	e.followGroups()
 }
@@ -152,7 +152,7 @@ func (e *Endpoint) relisten() {
 		}
 	})
 	if err := e.publish(); err != nil {
-		e.log.Error("workers do not follow", zap.NamedError("err", err))
+		e.log.Error("workers could not be updated", zap.NamedError("err", err))
 	}
 }
 
@@ -215,7 +215,7 @@ func (e *Endpoint) alarm() {
 	}
 	e.flapped = counted
 	if len(who) > 0 {
-		e.log.Warn("addresses move to and fro between peers, or between a peer and us: is there a loop?",
+		e.log.Warn("MAC addresses move to and fro between peers, or between a peer and our own device: look for a loop",
 			zap.Strings("mac", who), zap.Int("more", more))
 	}
 }
@@ -239,11 +239,11 @@ func (e *Endpoint) alarmFloods() {
 		for i := range p.Segment.Drops {
 			n += p.Segment.Drops[i].Tx[count.DropBUMLimit].Load()
 		}
-		tell("out of "+p.Name, n, &p.ToldFloods)
+		tell("out of "+p.Name, n, &p.ReportedFloods)
 	}
 	for _, p := range snap.Ports {
 		for _, peer := range p.Segment.Limited {
-			tell(fmt.Sprintf("%s on %s", peer.Dest.Remote.Addr(), p.Name), peer.Flooded.Load(), &peer.ToldFloods)
+			tell(fmt.Sprintf("%s on %s", peer.Dest.Remote.Addr(), p.Name), peer.Flooded.Load(), &peer.ReportedFloods)
 		}
 	}
 	if len(who) == 0 {

@@ -335,14 +335,14 @@ func TestAccept(t *testing.T) {
 	}
 	// Long silent ones are forgotten.
 	time.Sleep(cfg.Ageing + 100*time.Millisecond)
-	h.forgetSpeakers()
+	h.removeSilent()
 	if peers := h.State().Tunnels[0].Peers; len(peers) != 0 {
 		t.Errorf("%d peers after long silence, want 0", len(peers))
 	}
 }
 
-// speakers are the sources that a tunnel has let in.
-func speakers(s TunnelState) (all []string) {
+// senders are the sources that a tunnel has let in.
+func senders(s TunnelState) (all []string) {
 	for _, p := range s.Peers {
 		if p.Dynamic {
 			all = append(all, p.Remote.Addr().String())
@@ -370,7 +370,7 @@ func TestAcceptChanges(t *testing.T) {
 	}
 	want := func(when string, accepted ...string) {
 		t.Helper()
-		if got := speakers(h.State().Tunnels[0]); !slices.Equal(got, accepted) {
+		if got := senders(h.State().Tunnels[0]); !slices.Equal(got, accepted) {
 			t.Errorf("%s: %v have been let in, want %v", when, got, accepted)
 		}
 	}
@@ -396,9 +396,9 @@ func TestAcceptChanges(t *testing.T) {
 	arrives(t, dev, hello)
 }
 
-// TestSpeakerFlood: many datagrams of one stranger take few of the places of others, and
+// TestSenderFlood: many datagrams of one unknown sender take few of the places of others, and
 // one that cannot be let in does not keep those that come with it outside.
-func TestSpeakerFlood(t *testing.T) {
+func TestSenderFlood(t *testing.T) {
 	cfg := testTunnel("gnv0")
 	cfg.Local = addr("192.0.2.1")
 	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
@@ -411,21 +411,21 @@ func TestSpeakerFlood(t *testing.T) {
 	}
 	h.underlay.inject(addr("192.0.2.20"), 6081, 0, 2, len(hello)+8, good(hello))
 	h.step()
-	if n := len(h.speakers); n != 2 {
+	if n := len(h.senders); n != 2 {
 		t.Errorf("%d want to be let in, want 2", n)
 	}
 	if n := h.pool.Pending(); n != work.MaxPendingOfOne+1 {
-		t.Errorf("%d datagrams wait, want %d and the one of another speaker", n, work.MaxPendingOfOne)
+		t.Errorf("%d datagrams wait, want %d and the one of another sender", n, work.MaxPendingOfOne)
 	}
 	if n := h.State().Drops.Rx[count.DropUnknownPeer]; n != 2*work.MaxPending-work.MaxPendingOfOne {
 		t.Errorf("%d dropped, want %d", n, 2*work.MaxPending-work.MaxPendingOfOne)
 	}
 	p := h.tunnels["gnv0"].port
 	h.underlay.addr = append(h.underlay.addr, addr("192.0.2.30"))
-	h.speakers <- speaker{p, addr("192.0.2.30")}   // our own
-	h.speakers <- speaker{p, addr("198.51.100.9")} // accepted no more
-	h.letIn(<-h.speakers)
-	if got := speakers(h.State().Tunnels[0]); !slices.Equal(got, []string{"192.0.2.10", "192.0.2.20"}) {
+	h.senders <- sender{p, addr("192.0.2.30")}   // our own
+	h.senders <- sender{p, addr("198.51.100.9")} // accepted no more
+	h.admitSenders(<-h.senders)
+	if got := senders(h.State().Tunnels[0]); !slices.Equal(got, []string{"192.0.2.10", "192.0.2.20"}) {
 		t.Errorf("%v have been let in, want the two that may", got)
 	}
 	h.step()
@@ -434,9 +434,9 @@ func TestSpeakerFlood(t *testing.T) {
 	}
 }
 
-// TestSpeakersMakeRoom: sources that were heard once only do not keep others out, those that
+// TestSendersMakeRoom: sources that were heard once only do not keep others out, those that
 // went on speaking stay.
-func TestSpeakersMakeRoom(t *testing.T) {
+func TestSendersMakeRoom(t *testing.T) {
 	cfg := testTunnel("gnv0")
 	cfg.Local = addr("192.0.2.1")
 	cfg.Accept = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
@@ -446,34 +446,34 @@ func TestSpeakersMakeRoom(t *testing.T) {
 		t.Helper()
 		l.underlay.inject(addr(from), 6081, 0, 2, len(hello)+8, good(hello))
 		l.step()
-		for len(l.speakers) > 0 {
-			l.letIn(<-l.speakers)
+		for len(l.senders) > 0 {
+			l.admitSenders(<-l.senders)
 			l.step()
 		}
 	}
-	knows := func(a string) bool { return slices.Contains(speakers(l.State().Tunnels[0]), a) }
+	knows := func(a string) bool { return slices.Contains(senders(l.State().Tunnels[0]), a) }
 	speak("192.0.2.10")
 	speak("192.0.2.11")
 	l.later(2 * time.Second)
 	speak("192.0.2.10")
 	p := l.tunnels["gnv0"].port
-	for i := range maxSpeakers {
-		l.speakers <- speaker{p, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
-		if len(l.speakers) == speakerQueue {
-			l.letIn(<-l.speakers)
+	for i := range maxSenders {
+		l.senders <- sender{p, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
+		if len(l.senders) == senderQueue {
+			l.admitSenders(<-l.senders)
 		}
 	}
 	l.step()
-	if n := len(speakers(l.State().Tunnels[0])); n != maxSpeakers {
-		t.Errorf("%d have been let in, want %d", n, maxSpeakers)
+	if n := len(senders(l.State().Tunnels[0])); n != maxSenders {
+		t.Errorf("%d have been let in, want %d", n, maxSenders)
 	}
 	l.later(time.Second)
 	speak("192.0.2.20")
 	if !knows("192.0.2.20") || !knows("192.0.2.10") {
 		t.Errorf("a new one is let in: %t, one that goes on speaking stays: %t; want both", knows("192.0.2.20"), knows("192.0.2.10"))
 	}
-	if n := len(speakers(l.State().Tunnels[0])); n != maxSpeakers {
-		t.Errorf("%d have been let in, want %d", n, maxSpeakers)
+	if n := len(senders(l.State().Tunnels[0])); n != maxSenders {
+		t.Errorf("%d have been let in, want %d", n, maxSenders)
 	}
 	// Making room is not done as often as somebody likes.
 	again := &l.tunnels["gnv0"].state.RoomAgain
@@ -487,7 +487,7 @@ func TestSpeakersMakeRoom(t *testing.T) {
 		t.Error("one more was let in at once")
 	}
 	l.later(time.Minute)
-	l.letIn(speaker{l.tunnels["gnv0"].port, addr("192.0.2.21")})
+	l.admitSenders(sender{l.tunnels["gnv0"].port, addr("192.0.2.21")})
 	if !knows("192.0.2.21") || !knows("192.0.2.20") {
 		t.Error("one more was not let in later, or in the place of the last one")
 	}
@@ -517,7 +517,7 @@ func TestGroupFollows(t *testing.T) {
 		h.underlay.mu.Unlock()
 		h.underlay.changed <- netio.Changes{All: true}
 		eventually(t, "the network is known", func() bool { return slices.Equal(h.State().Tunnels[0].Accept, h.underlay.networks) })
-		if got := speakers(h.State().Tunnels[0]); len(got) != 0 {
+		if got := senders(h.State().Tunnels[0]); len(got) != 0 {
 			t.Errorf("of another network %v may speak yet", got)
 		}
 		says(from)
@@ -923,7 +923,7 @@ func TestDynamicByHand(t *testing.T) {
 	change()
 	l.wantOut("aged", l.out(macD, macA), all...)
 	l.sweep()
-	l.forgetSpeakers()
+	l.removeSilent()
 	peers("aged", 2)
 }
 
@@ -1018,7 +1018,7 @@ func TestLinkLocal(t *testing.T) {
 	cfg.Entries = []Entry{{MAC: macB, Remote: addr("fe80::3")}, {MAC: macC, Remote: addr("fe80::3"), Via: "eth1"}}
 	h := newHost(t, new(memWire), 1, "fe80::1")
 	h.add(cfg)
-	h.letIn(speaker{h.tunnels["gnv0"].port, addr("fe80::9")})
+	h.admitSenders(sender{h.tunnels["gnv0"].port, addr("fe80::9")})
 	hello := frame(broadcast, packet.MAC{2, 0, 0, 0, 0, 0x99}, 0x0806, make([]byte, 46))
 	h.underlay.inject(addr("fe80::9"), 6081, 0, 2, len(hello)+8, good(hello))
 	h.step()

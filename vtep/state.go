@@ -199,7 +199,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
 		MTU: d.MTU, Queues: len(t.port.Queues), MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
-		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.ToldTooBig.Load(),
+		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.TooBigSent.Load(),
 	}
 	s.Stats = t.gone
 	s.OptionHits = make([]uint64, len(t.config.OptionRules))
@@ -212,7 +212,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		s.Drops.Add(&seg.Drops[i])
 	}
 	for _, p := range t.peers {
-		stats, _ := p.told()
+		stats, _ := p.counters()
 		s.Stats.Add(stats)
 		ps := PeerState{Peer: p.config, Remote: p.Dest.Remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.Flooded.Load(), LastSeen: p.lastSeen(e), NoGSO: p.runsRefused()}
 		limit := int(p.Limit.Load())

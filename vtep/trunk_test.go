@@ -427,7 +427,7 @@ func TestTrunkNoAllocations(t *testing.T) {
 		q.feed(frames...)
 		r.mu.Lock()
 		r.queued = append(r.queued, train)
-		r.bell.ring()
+		r.wakeup.ring()
 		r.mu.Unlock()
 		h.step()
 		rounds++

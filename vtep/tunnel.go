@@ -170,7 +170,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	if err := e.openToGroup(t); err != nil {
 		return nil, err
 	}
-	t.dropSpeakers()
+	t.dropAccepted()
 	if err := e.openPeers(t, old); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err
@@ -183,7 +183,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	default:
 		t.mtu = t.autoMTU()
 	}
-	if err := t.dress(old); err != nil {
+	if err := t.adjustDevice(old); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
@@ -191,9 +191,9 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	return t, nil
 }
 
-// dress gives the device the settings of t that can change under it, where
+// adjustDevice gives the device the settings of t that can change under it, where
 // those of old differ. On error it has those of old.
-func (t *tunnel) dress(old *tunnel) (err error) {
+func (t *tunnel) adjustDevice(old *tunnel) (err error) {
 	now, before := &t.config.Device, &old.config.Device
 	for _, step := range []struct {
 		what     string

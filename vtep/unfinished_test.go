@@ -99,7 +99,7 @@ func TestUnfinished(t *testing.T) {
 		{name: "UDP super-frame, no offload", inner: udp, size: 1200, means: &udpHdr},
 		{name: "UDP super-frame, tiny pieces", inner: tiny, size: 20, offload: all, means: &tinyHdr},
 		{name: "UDP super-frame, refused", inner: udp, size: 1200, offload: all, refuse: true, means: &udpHdr},
-		{name: "UDP super-frame of a new speaker", inner: udp, size: 1200, offload: all, want: udpHdr, cfg: func(c *Tunnel) {
+		{name: "UDP super-frame of a new sender", inner: udp, size: 1200, offload: all, want: udpHdr, cfg: func(c *Tunnel) {
 			c.Peers, c.Accept = nil, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		}},
 		{name: "long UDP", inner: long, offload: all, want: loneUDP},
@@ -127,7 +127,7 @@ func TestUnfinished(t *testing.T) {
 			h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, tc.size, data)
 			if cfg.Accept == nil {
 				h.step()
-			} else { // somebody has to let the speaker in
+			} else { // somebody has to let the sender in
 				ctx, cancel := context.WithCancel(context.Background())
 				done := make(chan error)
 				go func() { done <- h.Run(ctx) }()
@@ -275,7 +275,7 @@ func TestUnfinishedAllocatesNothing(t *testing.T) {
 		if allocs := testing.AllocsPerRun(1000, func() {
 			r.mu.Lock()
 			r.queued = append(r.queued, trains...)
-			r.bell.ring()
+			r.wakeup.ring()
 			r.mu.Unlock()
 			h.step()
 			rounds++

@@ -136,7 +136,7 @@ func (w words) complete(c *completion, args []string) (out []string) {
 			if i == 0 || c.word != "" || strings.HasPrefix(name, "no") {
 				usage := k.usage
 				if name == "no"+k.names[0] {
-					usage = "not: " + usage
+					usage = "off: " + usage
 				}
 				out = append(out, described(name, usage))
 			}

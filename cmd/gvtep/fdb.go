@@ -150,7 +150,7 @@ func flushWords() words {
 		{names: []string{"port"}, usage: "sent to this port", values: 1, source: (*completion).nothing},
 	}
 	for _, is := range control.FlushWords {
-		w = append(w, word{names: []string{is, "no" + is}, usage: is + " ones"})
+		w = append(w, word{names: []string{is}, usage: is + " ones"}, word{names: []string{"no" + is}, usage: "all but " + is + " ones"})
 	}
 	return w
 }

@@ -420,7 +420,7 @@ func (g *gvtep) flapping(t *testing.T) (named [][]string) {
 			Message string   `json:"msg"`
 			MAC     []string `json:"mac"`
 		}
-		if json.Unmarshal([]byte(line), &l) == nil && strings.HasPrefix(l.Message, "addresses move to and fro") {
+		if json.Unmarshal([]byte(line), &l) == nil && strings.HasPrefix(l.Message, "MAC addresses move to and fro") {
 			named = append(named, l.MAC)
 		}
 	}

@@ -257,7 +257,7 @@ func TestServiceWatchdog(t *testing.T) {
 	close(goOn)
 	<-ended
 	if !feeds(10 * time.Second) {
-		t.Error("the watchdog is not fed again after the worker goes on")
+		t.Error("the watchdog is not fed again after the worker continues")
 	}
 }
 

@@ -183,7 +183,7 @@ func (c *checker) admits() {
 	if !slices.ContainsFunc(t.Accept, func(p netip.Prefix) bool {
 		return p.Bits() > 0 || !t.Local.IsValid() || p.Addr().Is4() == t.Local.Is4()
 	}) && len(t.Accept) > 0 {
-		c.report("accept", 0, "accept %s and local %s are of different families: nobody would be let in", t.Accept[0], t.Local)
+		c.report("accept", 0, "accept %s and local %s are of different families: nobody would be admitted", t.Accept[0], t.Local)
 	}
 }
 

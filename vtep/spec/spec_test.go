@@ -37,8 +37,8 @@ func TestCheck(t *testing.T) {
 		{"remote 239.1.1.1: want the unicast address of another host", func(t *Tunnel) { t.Peers[0].Remote = netip.MustParseAddr("239.1.1.1") }},
 		{"vlan 20-10:0-65526: want VLAN IDs from 1 to 4094, and VNIs up to 16777215", func(t *Tunnel) { t.VLANs = []VLAN{{First: 20, Last: 10}} }},
 		{"vlan 11 with id 31: one of them is given twice", func(t *Tunnel) { t.VLANs = []VLAN{{10, 11, 20}, {11, 11, 31}} }},
-		{"accept ::/0 and local 192.0.2.1 are of different families: nobody would be let in", func(t *Tunnel) { t.Accept = prefixes("::/0") }},
-		{"accept ::/0 and local 192.0.2.1 are of different families: nobody would be let in", func(t *Tunnel) { t.Accept, t.Peers = prefixes("::/0"), nil }},
+		{"accept ::/0 and local 192.0.2.1 are of different families: nobody would be admitted", func(t *Tunnel) { t.Accept = prefixes("::/0") }},
+		{"accept ::/0 and local 192.0.2.1 are of different families: nobody would be admitted", func(t *Tunnel) { t.Accept, t.Peers = prefixes("::/0"), nil }},
 		{"", func(t *Tunnel) { t.Accept = prefixes("0.0.0.0/0", "::/0") }},
 		{"", func(t *Tunnel) { t.Accept, t.Local = prefixes("::/0"), netip.Addr{} }},
 	} {

@@ -279,7 +279,7 @@ func (a *attendant) writeEnv(t *attended, text string) {
 		})
 	}
 	if err != nil {
-		a.Log.Warn("the environment file is not as it should be", zap.String("device", t.brief.Name), zap.NamedError("err", err))
+		a.Log.Warn("the environment file could not be written", zap.String("device", t.brief.Name), zap.NamedError("err", err))
 	}
 }
 
@@ -298,7 +298,7 @@ func (a *attendant) remember(now time.Time) {
 // notify tells the service manager something.
 func (d *daemon) notify(state string) {
 	if err := d.Manager.Notify(state); err != nil {
-		d.Log.Warn("the service manager does not hear us", zap.NamedError("err", err))
+		d.Log.Warn("the service manager could not be notified", zap.NamedError("err", err))
 	}
 }
 

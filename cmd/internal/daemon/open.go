@@ -30,7 +30,7 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 		case !waits && before == nil:
 			return err
 		case !waits:
-			d.Log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+			d.Log.Error("not reloaded; still waiting with the old configuration", zap.NamedError("err", err))
 			d.Config, before = *before, nil
 			continue
 		}
@@ -48,7 +48,7 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 		case <-d.Hangups:
 			cfg, err := d.Load(d.Path)
 			if err != nil {
-				d.Log.Error("not reloaded; what was waited for before still is", zap.NamedError("err", err))
+				d.Log.Error("not reloaded; still waiting with the old configuration", zap.NamedError("err", err))
 				continue
 			}
 			old := d.Config

@@ -77,7 +77,7 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	log, manager := r.daemon.Log, r.daemon.Manager
 	if !req.DryRun {
 		if err := manager.Reloading(); err != nil {
-			log.Warn("the service manager does not hear us", zap.NamedError("err", err))
+			log.Warn("the service manager could not be notified", zap.NamedError("err", err))
 		}
 		// It waits for this also when nothing was reloaded.
 		defer r.daemon.notify("READY=1")
@@ -88,7 +88,7 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	case err != nil:
 		r.tried(false)
 		r.daemon.notify("STATUS=not reloaded: " + strings.ReplaceAll(err.Error(), "\n", "; "))
-		log.Error("not reloaded; what ran before goes on", zap.NamedError("err", err))
+		log.Error("not reloaded; the old configuration stays in effect", zap.NamedError("err", err))
 	default:
 		r.tried(true)
 		r.changed()

@@ -67,7 +67,7 @@ func (d *daemon) listenMetrics(listen string) (net.Listener, error) {
 		return nil, fmt.Errorf("metrics %s: %w", listen, err)
 	}
 	if at, err := netip.ParseAddrPort(listen); err == nil && !at.Addr().IsLoopback() {
-		d.Log.Warn("metrics are served to whoever reaches this address; nobody is asked for a password", zap.String("listen", listen))
+		d.Log.Warn("metrics are served without authentication to everybody who can reach this address", zap.String("listen", listen))
 	}
 	return l, nil
 }

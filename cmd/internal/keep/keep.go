@@ -135,7 +135,7 @@ func (s *store) keep(name string, fd int) {
 // remove takes back what the manager holds under these names. s.mu is held.
 func (s *store) remove(names ...string) {
 	if err := s.manager.Remove(names...); err != nil {
-		s.log.Error("the service manager goes on holding descriptors", zap.Strings("names", names), zap.NamedError("err", err))
+		s.log.Error("the service manager still holds descriptors", zap.Strings("names", names), zap.NamedError("err", err))
 	}
 	for _, name := range names {
 		if fd, ok := s.kept[name]; ok {
@@ -161,7 +161,7 @@ func (s *store) settle(u *udp.Underlay) {
 	names = append(names, s.disown(u)...)
 	s.remove(names...)
 	if len(s.kept)+len(names) > 0 {
-		s.log.Info("went on with what the service manager kept", zap.Int("devices", len(s.adopted)),
+		s.log.Info("took over what the service manager kept", zap.Int("devices", len(s.adopted)),
 			zap.Int("descriptors", len(s.kept)), zap.Int("dropped", len(names)))
 	}
 	for _, fd := range s.kept {
@@ -306,7 +306,7 @@ func (t tapDevices) adopt(o netio.DeviceOptions) (*tap.Device, error) {
 	d, err := tap.Adopt(o, before, fds[:len(names)], fds[len(names):])
 	var other *tap.MismatchError
 	if errors.As(err, &other) {
-		t.log.Warn("a kept device is made anew", zap.String("device", o.Name), zap.NamedError("err", err))
+		t.log.Warn("a kept device could not be used again and is made anew", zap.String("device", o.Name), zap.NamedError("err", err))
 		t.remove(slices.Concat(names, writers)...)
 		delete(t.queues, o.Name)
 		delete(t.writers, o.Name)

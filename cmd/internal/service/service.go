@@ -25,7 +25,7 @@ type Manager struct {
 	watchdog  time.Duration
 	inherited []Descriptor
 
-	deaf   atomic.Bool // it did not take the last message in time
+	full   atomic.Bool // it did not take the last message in time
 	silent atomic.Bool // it did not answer the last barrier in time
 }
 

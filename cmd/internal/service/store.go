@@ -137,7 +137,7 @@ func (m *Manager) send(state string, fd int) error {
 	}
 	defer unix.Close(s)
 	flags := unix.MSG_NOSIGNAL
-	if m.deaf.Load() {
+	if m.full.Load() {
 		flags |= unix.MSG_DONTWAIT
 	}
 	limit := unix.NsecToTimeval(sendTime.Nanoseconds())
@@ -154,7 +154,7 @@ func (m *Manager) send(state string, fd int) error {
 		if err == unix.EINTR {
 			continue
 		}
-		m.deaf.Store(err == unix.EAGAIN)
+		m.full.Store(err == unix.EAGAIN)
 		if err == unix.EAGAIN {
 			err = errNoAnswer
 		}

@@ -111,18 +111,18 @@ type PortState struct {
 	Failed atomic.Bool
 	// Answered counts ARP and ND requests answered for their targets.
 	Answered atomic.Uint64
-	// ToldTooBig counts senders told that a packet is too big for the path, which
+	// TooBigSent counts senders told that a packet is too big for the path, which
 	// TooBig limits; tooBigDue is its state.
-	ToldTooBig atomic.Uint64
+	TooBigSent atomic.Uint64
 	TooBig     RateLimit
 	TooBigDue  atomic.Int64
-	// ToldFloods is how many of the frames above bum_limit the watcher has told of.
-	ToldFloods uint64
-	// RoomAgain is from when speakers may be let in in the place of others; guarded by
+	// ReportedFloods is how many of the frames above bum_limit the watcher has told of.
+	ReportedFloods uint64
+	// RoomAgain is from when senders may be admitted in the place of others; guarded by
 	// Endpoint.mu.
 	RoomAgain int64
-	// ToldFaults are those of the device that the watcher has told of.
-	ToldFaults []string
+	// ReportedFaults are those of the device that the watcher has told of.
+	ReportedFaults []string
 	// Current is the port in the newest snapshot, set before workers get that.
 	Current atomic.Pointer[Port]
 }
@@ -195,10 +195,10 @@ type PeerState struct {
 	Hop    atomic.Uint64
 	Echoed atomic.Int64
 	// BUMDue is the state of the limit of what it floods, and flooded counts
-	// what was above it; the watcher has told of toldFloods of these.
-	BUMDue     atomic.Int64
-	Flooded    atomic.Uint64
-	ToldFloods uint64
+	// what was above it; the watcher has told of reportedFloods of these.
+	BUMDue         atomic.Int64
+	Flooded        atomic.Uint64
+	ReportedFloods uint64
 
 	Traffic []count.Traffic // by worker
 }

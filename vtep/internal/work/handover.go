@@ -198,7 +198,7 @@ func (p *Pool) CatchUp() error {
 	return p.hand(p.view.Load())
 }
 
-// hasPassed is called by a worker that has passed to another view, or heard the bell.
+// hasPassed is called by a worker that has passed to another view, or heard the wakeup.
 func (p *Pool) hasPassed() {
 	select {
 	case p.passing <- struct{}{}:

@@ -237,7 +237,7 @@ func (w *worker) tellTooBig(f *outgoing) {
 	answer, ok := icmp.TooBig(f.bytes, &w.headers, fits, w.reply[forward.TagLen:])
 	if ok && f.port.TooBig.Allow(w.now, 1) {
 		w.giveBack(f, answer)
-		f.port.ToldTooBig.Add(1)
+		f.port.TooBigSent.Add(1)
 	}
 }
 

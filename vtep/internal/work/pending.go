@@ -15,7 +15,7 @@ import (
 const (
 	// MaxPending bounds the datagrams that wait in a worker.
 	MaxPending = 256
-	// MaxPendingOfOne bounds those of one speaker, which would take the places of others:
+	// MaxPendingOfOne bounds those of one sender, which would take the places of others:
 	// a burst fits, such as the first window of a TCP connection, or what a host says when
 	// it comes up.
 	MaxPendingOfOne = 64

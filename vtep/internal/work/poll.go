@@ -19,9 +19,9 @@ import (
 type pollSet struct {
 	epoll int
 
-	// The bell is an eventfd in the set that is readable while somebody wants
+	// The wakeup is an eventfd in the set that is readable while somebody wants
 	// every worker to begin a round.
-	bell    int
+	wakeup  int
 	mu      sync.Mutex
 	ringing int // how many want it
 
@@ -30,10 +30,10 @@ type pollSet struct {
 	free  []int32
 }
 
-const bellIndex = -1
+const wakeupIndex = -1
 
 func newPollSet() (_ *pollSet, err error) {
-	s := &pollSet{epoll: -1, bell: -1}
+	s := &pollSet{epoll: -1, wakeup: -1}
 	defer func() {
 		if err != nil {
 			s.close(nil)
@@ -42,18 +42,18 @@ func newPollSet() (_ *pollSet, err error) {
 	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, err
 	}
-	if s.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+	if s.wakeup, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, err
 	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: bellIndex}
-	return s, unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, s.bell, &ev)
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeupIndex}
+	return s, unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, s.wakeup, &ev)
 }
 
 // close closes the set's descriptors and those that workers are called up by.
 func (s *pollSet) close(workers []*worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fds := []*int{&s.epoll, &s.bell}
+	fds := []*int{&s.epoll, &s.wakeup}
 	for _, w := range workers {
 		fds = append(fds, &w.call)
 	}
@@ -86,12 +86,12 @@ func (p *Pool) ring() {
 	s := p.poll
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ringing++; s.bell < 0 {
+	if s.ringing++; s.wakeup < 0 {
 		return
 	}
 	if s.ringing == 1 {
 		one := uint64(1)
-		unix.Write(s.bell, (*[8]byte)(unsafe.Pointer(&one))[:])
+		unix.Write(s.wakeup, (*[8]byte)(unsafe.Pointer(&one))[:])
 	}
 	for _, w := range p.workers {
 		w.wake()
@@ -101,13 +101,13 @@ func (p *Pool) ring() {
 func (s *pollSet) silence() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ringing--; s.ringing == 0 && s.bell >= 0 {
+	if s.ringing--; s.ringing == 0 && s.wakeup >= 0 {
 		var drain [8]byte
-		unix.Read(s.bell, drain[:])
+		unix.Read(s.wakeup, drain[:])
 	}
 }
 
-// takeRest waits until the worker is called up or the bell rings.
+// takeRest waits until the worker is called up or the wakeup rings.
 func (w *worker) takeRest() {
 	var calls [8]byte
 	unix.Read(w.call, calls[:])
@@ -120,7 +120,7 @@ func (w *worker) wake() {
 }
 
 const (
-	// The bell is rung for a moment at a time: workers that have answered hear it
+	// The wakeup is rung for a moment at a time: workers that have answered hear it
 	// as long as it rings and cannot sleep. But one that has slept must get a
 	// processor meanwhile to hear it, so it rings longer each time.
 	ringFor    = 2 * time.Millisecond

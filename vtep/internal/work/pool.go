@@ -63,7 +63,7 @@ type Pool struct {
 
 	view     atomic.Pointer[view]
 	settled  atomic.Uint64         // generation that all workers have passed
-	passing  chan struct{}         // a worker has passed to another snapshot or heard the bell
+	passing  chan struct{}         // a worker has passed to another snapshot or heard the wakeup
 	carrying atomic.Bool           // the workers run
 	unpolled atomic.Int32          // descriptors that could not be added to the poll set
 	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked

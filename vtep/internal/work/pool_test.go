@@ -98,7 +98,7 @@ func testPort(q *testQueue) *forward.Port {
 }
 
 // TestFinish: a change that a worker does not follow is not ended: nothing is closed, and what is
-// new is not waited for. When the worker goes on both are done.
+// new is not waited for. When the worker continues both are done.
 func TestFinish(t *testing.T) {
 	t.Parallel() // it waits for seconds
 	p := newTestPool(t, 1)

@@ -158,7 +158,7 @@ func (w *worker) round(block bool) bool {
 	served := false
 	for i := range w.events[:n] {
 		ev := &w.events[i]
-		if ev.Fd == bellIndex {
+		if ev.Fd == wakeupIndex {
 			w.pool.hasPassed()
 			yield() // others have to hear it, too
 			continue
@@ -217,7 +217,7 @@ func (w *worker) gather(block bool) (n int) {
 		}
 		s.ready = n
 		for i := range w.events[:n] {
-			if w.events[i].Fd == bellIndex {
+			if w.events[i].Fd == wakeupIndex {
 				s.ready, s.woken = n-1, true
 			}
 		}

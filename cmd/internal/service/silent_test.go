@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestDeaf: a manager that reads nothing holds nobody up for long, and once only.
+// TestUnread: a manager that reads nothing holds nobody up for long, and once only.
 // It is heard again when it reads.
-func TestDeaf(t *testing.T) {
+func TestUnread(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {

@@ -13,36 +13,37 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// A tunnel with accept lets in whoever speaks from one of its prefixes. The
-// first datagram of a new speaker waits in its worker while the endpoint makes
-// a peer of its sender: it must be learned from, for the answer to be unicast.
+// With accept, hosts in its prefixes become peers when their first packet arrives: automatic
+// peers, which are removed after ageing. The first datagram of an unknown sender is pending in
+// its worker until the endpoint has made a peer of it, since the source MAC address in it must
+// be learned for the answer to be unicast.
 
 const (
-	// maxSpeakers bounds the peers of one tunnel that nobody configured.
-	maxSpeakers = 1024
-	// speakerQueue is how many may wait to be let in at a time.
-	speakerQueue = 64
-	// speakerTidy is how often speakers that fell silent are looked for.
-	speakerTidy = 10 * time.Second
-	// speakerSilence is how long one may be silent before it is forgotten,
-	// if learned addresses never age.
-	speakerSilence = 300 * time.Second
-	// speakerProof is how long after its first datagram a speaker must be heard again to have
-	// been heard more than once: a burst of forged datagrams is one.
-	speakerProof = time.Second
-	// speakerRoom is the least time between two changes that let speakers in in the
-	// place of others: such a change costs milliseconds, and forging is cheap.
-	speakerRoom = 100 * time.Millisecond
+	// maxSenders bounds the automatic peers of one tunnel.
+	maxSenders = 1024
+	// senderQueue is how many unknown senders may wait to be admitted at a time.
+	senderQueue = 64
+	// senderTidy is how often silent automatic peers are removed.
+	senderTidy = 10 * time.Second
+	// senderSilence is how long an automatic peer may be silent before it is removed, if
+	// learned MAC addresses never age.
+	senderSilence = 300 * time.Second
+	// senderProof is how long after its first datagram a sender must be heard again to count
+	// as heard more than once. A burst of forged datagrams counts once.
+	senderProof = time.Second
+	// senderRoom is the least time between two changes that admit senders in the place of
+	// others: such a change costs milliseconds, and forged senders cost nothing.
+	senderRoom = 100 * time.Millisecond
 )
 
-// speaker is a source that wants to be let in.
-type speaker struct {
+// sender is an unknown sender that may become a peer.
+type sender struct {
 	port   *forward.Port
 	source netip.Addr
 }
 
-// openToGroup decides who may speak in a group without peers if the
-// configuration does not say: whoever is on the underlay device's own networks.
+// openToGroup decides which hosts are admitted to a group without peers if the
+// configuration does not say: those on the networks of the underlay device.
 func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	cfg, before := &t.config, t.accept
 	t.accept = acceptedOver(cfg)
@@ -55,7 +56,7 @@ func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	if slices.Equal(t.accept, before) {
 		return nil // said already
 	}
-	e.log.Warn("anybody on the networks of the underlay device may speak in the group; peers or accept would restrict it",
+	e.log.Warn("all hosts on the networks of the underlay device are admitted to the group; peers or accept restrict it",
 		zap.String("device", cfg.Device.Name), zap.Stringer("group", cfg.Group), zap.Stringers("accept", t.accept))
 	return nil
 }
@@ -70,13 +71,13 @@ func acceptedOver(cfg *Tunnel) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(cfg.Accept), other)
 }
 
-// letIn makes peers of a speaker and of those that wait behind it: many that come
-// together cost a tunnel one change.
-func (e *Endpoint) letIn(s speaker) {
+// admitSenders makes peers of an unknown sender and of those that wait behind it: many that
+// arrive together cost a tunnel one change.
+func (e *Endpoint) admitSenders(s sender) {
 	waiting := map[*forward.Port][]netip.Addr{s.port: {s.source}}
 	for more := true; more; {
 		select {
-		case s := <-e.speakers:
+		case s := <-e.senders:
 			waiting[s.port] = append(waiting[s.port], s.source)
 		default:
 			more = false
@@ -95,22 +96,22 @@ func (e *Endpoint) letIn(s speaker) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for p, sources := range waiting {
-		if err := e.admitSpeakers(p, sources); err != nil {
-			for _, a := range sources { // one that cannot be a peer is no reason to refuse the others
-				if err := e.admitSpeakers(p, []netip.Addr{a}); err != nil {
-					e.log.Debug("a speaker was not let in", zap.String("device", p.Name), zap.Stringer("remote", a), zap.NamedError("err", err))
+		if err := e.addAutomatic(p, sources); err != nil {
+			for _, a := range sources { // one that cannot be a peer must not keep the others out
+				if err := e.addAutomatic(p, []netip.Addr{a}); err != nil {
+					e.log.Debug("an unknown sender was not admitted", zap.String("device", p.Name), zap.Stringer("remote", a), zap.NamedError("err", err))
 				}
 			}
 		}
 	}
-	e.Progress(context.Background()) // whoever has datagrams of them takes them up now
+	e.Progress(context.Background()) // workers with pending datagrams of them take these up now
 }
 
-// admitSpeakers makes peers of those of the sources that are none yet and may be, as
-// far as there is room. Those that were heard once only make room, the longest silent
-// first: else whoever forges as many sources as there is room for would keep all others
-// out. e.mu is held.
-func (e *Endpoint) admitSpeakers(of *forward.Port, sources []netip.Addr) error {
+// addAutomatic makes peers of the sources that may be and are not yet, as far as there is room.
+// Automatic peers that were heard only once make room, the longest silent first. Otherwise an
+// attacker who forges as many sources as there is room for would keep all others out. e.mu is
+// held.
+func (e *Endpoint) addAutomatic(of *forward.Port, sources []netip.Addr) error {
 	t, ok := e.tunnels[of.Name]
 	if !ok || e.closed || t.id != of.ID {
 		return nil
@@ -128,7 +129,7 @@ func (e *Endpoint) admitSpeakers(of *forward.Port, sources []netip.Addr) error {
 			fresh = append(fresh, a)
 		}
 	}
-	room, now := max(maxSpeakers-len(t.dynamic), 0), e.clock()
+	room, now := max(maxSenders-len(t.dynamic), 0), e.clock()
 	var gone map[netip.Addr]bool
 	if len(fresh) > room && now >= t.state.RoomAgain {
 		gone = t.heardOnce(len(fresh) - room)
@@ -138,15 +139,15 @@ func (e *Endpoint) admitSpeakers(of *forward.Port, sources []netip.Addr) error {
 		return nil
 	}
 	if len(gone) > 0 {
-		t.state.RoomAgain = now + int64(speakerRoom)
+		t.state.RoomAgain = now + int64(senderRoom)
 	}
 	return e.rewire(t, func(n *tunnel) {
 		n.dynamic = append(slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return gone[a] }), fresh...)
 	})
 }
 
-// heardOnce returns up to n of those that accept let in and that have not gone on speaking,
-// the longest silent first.
+// heardOnce returns up to n automatic peers that were heard only once, the longest silent
+// first.
 func (t *tunnel) heardOnce(n int) map[netip.Addr]bool {
 	type once struct {
 		addr netip.Addr
@@ -157,7 +158,7 @@ func (t *tunnel) heardOnce(n int) map[netip.Addr]bool {
 		if !p.dynamic {
 			continue
 		}
-		if _, seen := count.SumTraffic(p.Traffic); seen-p.since < int64(speakerProof) {
+		if _, seen := count.SumTraffic(p.Traffic); seen-p.since < int64(senderProof) {
 			all = append(all, once{p.config.Remote, max(seen, p.since)})
 		}
 	}
@@ -169,9 +170,9 @@ func (t *tunnel) heardOnce(n int) map[netip.Addr]bool {
 	return gone
 }
 
-// dropSpeakers takes the right to speak from those that accept no longer lets in, and
-// the place of one let in from those that are configured now.
-func (t *tunnel) dropSpeakers() {
+// dropAccepted removes automatic peers that accept does not admit any more, and those that are
+// configured now.
+func (t *tunnel) dropAccepted() {
 	if len(t.dynamic) == 0 {
 		return
 	}
@@ -182,8 +183,8 @@ func (t *tunnel) dropSpeakers() {
 	t.dynamic = slices.DeleteFunc(slices.Clone(t.dynamic), func(a netip.Addr) bool { return configured[a] || !forward.Accepted(t.accept, a) })
 }
 
-// followGroups looks whether the networks of underlay devices have changed where these
-// say who may speak in a group. e.mu is held.
+// followGroups checks whether the networks of underlay devices have changed where they say
+// which hosts are admitted to a group. e.mu is held.
 func (e *Endpoint) followGroups() {
 	for _, t := range e.sorted() {
 		if !opensToGroup(&t.config) {
@@ -194,20 +195,20 @@ func (e *Endpoint) followGroups() {
 			continue // a device that is gone may come back
 		}
 		if err := e.rewire(t, func(*tunnel) {}); err != nil {
-			e.log.Error("the networks of the underlay device have changed, and who may speak in the group does not follow",
+			e.log.Error("the networks of the underlay device have changed, but not who is admitted to the group",
 				zap.String("device", t.port.Name), zap.NamedError("err", err))
 		}
 	}
 }
 
-// opensToGroup reports whether the networks of the underlay device say who may speak.
+// opensToGroup reports whether the networks of the underlay device say who is admitted.
 func opensToGroup(cfg *Tunnel) bool {
 	return cfg.Group.IsValid() && len(cfg.Peers) == 0 && len(cfg.Accept) == 0
 }
 
-// forgetSpeakers removes those who have been silent for longer than what was
-// learned of them lives.
-func (e *Endpoint) forgetSpeakers() {
+// removeSilent removes automatic peers that have been silent for longer than the MAC addresses
+// learned from them live.
+func (e *Endpoint) removeSilent() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.clock()
@@ -219,7 +220,7 @@ func (e *Endpoint) forgetSpeakers() {
 		t = e.tunnels[t.port.Name]
 		silence := t.config.Ageing
 		if silence == 0 {
-			silence = speakerSilence
+			silence = senderSilence
 		}
 		gone := make(map[netip.Addr]bool)
 		for _, p := range t.peers {
@@ -234,7 +235,7 @@ func (e *Endpoint) forgetSpeakers() {
 			n.dynamic = slices.DeleteFunc(slices.Clone(n.dynamic), func(a netip.Addr) bool { return gone[a] })
 		})
 		if err != nil {
-			e.log.Error("silent speakers could not be removed", zap.String("device", t.port.Name), zap.NamedError("err", err))
+			e.log.Error("automatic peers that fell silent could not be removed", zap.String("device", t.port.Name), zap.NamedError("err", err))
 		}
 	}
 }
