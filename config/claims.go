@@ -7,8 +7,8 @@ import (
 	"gvtep/vtep/encap"
 )
 
-// claims are what tunnels have for themselves. Every question is answered by
-// a look-up: a configuration may have 65,536 tunnels.
+// claims are what a tunnel cannot share with others. Every check is a look-up: a
+// configuration may have 65,536 tunnels.
 type claims struct {
 	names   map[string]place
 	sockets map[listening]bool
@@ -26,7 +26,7 @@ type claimant struct {
 	place
 }
 
-// claimedPort is what is spoken on a port: what arrives does not say what it is.
+// claimedPort is the encapsulation used on a port: a datagram does not say which one it has.
 type claimedPort struct {
 	encap encap.Format
 	by    claimant
@@ -86,8 +86,8 @@ func newClaims() claims {
 	}
 }
 
-// claim finds the conflicts of a tunnel with those before it. One that has any
-// claims nothing, so that those after it are not held against it.
+// claim finds the conflicts of a tunnel with those before it. A tunnel with conflicts claims
+// nothing, so that later tunnels are not reported because of it.
 func (l *loader) claim(d definition, t *Tunnel) {
 	before := len(l.faults)
 	name := d.place("name", 0)

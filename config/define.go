@@ -34,7 +34,7 @@ func (l *loader) tunnel(f *file, n *node) {
 		case key == "fdb":
 			l.entries(f, v, &t, at)
 		case key == "id" && v.kind == unstable.String && strings.Contains(v.text, "-"):
-			at[key] = []span{} // where it is wrong is said
+			at[key] = []span{} // its place was reported
 			if ids = l.ids(f, v, e); ids.from >= 0 {
 				at[key] = []span{v.at}
 			}

@@ -181,7 +181,7 @@ func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, er
 
 // AmendTunnel is t with keywords changed. Those that can be repeated replace
 // all values that there were; a remote that stays keeps its settings. The
-// result is not yet checked as a whole; see Tunnel.Check.
+// result is not yet checked as a whole: the endpoint does that.
 func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 	before := t.Peers
 	d := &Draft{tunnel: t, words: map[string]spelling{}, given: map[string]bool{}, help: help, amends: true}

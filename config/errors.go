@@ -156,7 +156,8 @@ func (f *file) excerpt(line, from, to int) string {
 	return b.String()
 }
 
-// printable keeps a file that is no text from playing with the terminal.
+// printable replaces control characters, so that a file that is no text cannot control the
+// terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {

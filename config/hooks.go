@@ -11,7 +11,7 @@ import (
 // goes through a shell.
 type Hooks struct {
 	Up, Down           []string      // a tunnel carries packets, or no longer
-	PeerSeen, PeerLost []string      // a peer spoke for the first time or again, or has been silent for LostAfter
+	PeerSeen, PeerLost []string      // a packet of a peer came for the first time or again, or none for LostAfter
 	Timeout            time.Duration // a program that runs longer is killed
 	LostAfter          time.Duration
 }

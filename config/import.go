@@ -152,8 +152,8 @@ func (im *importer) text() (string, error) {
 	return b.String(), nil
 }
 
-// settle makes the tunnels fit beside each other, or leaves some out. For the
-// sake of one that is left out none of the others changes.
+// settle resolves conflicts between the tunnels, or leaves some out. A tunnel that is left
+// out changes none of the others.
 func settle(all []*translation) {
 	alone := make([]translation, len(all))
 	for i, t := range all {
@@ -572,7 +572,7 @@ func (t *translation) table(entries []kernelEntry) {
 		}
 		return
 	}
-	// Who is behind an entry may speak, also if it gets no flooded frames.
+	// The destination of an entry is admitted, even if it gets no flooded frames.
 	for _, dst := range behind {
 		if _, ok := peers[dst]; !ok {
 			peers[dst] = len(t.tunnel.Peers)

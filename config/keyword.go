@@ -622,7 +622,7 @@ func setAccept(t *Tunnel, v string) (err error) {
 
 func getAccept(t *Tunnel) []string { return prefixTexts(t.Accept) }
 
-// setRemote adds a peer. An empty list is not none at all: it says that there is to be nobody.
+// setRemote adds a peer. An empty list that is not nil stands for none.
 func setRemote(t *Tunnel, v string) error {
 	empty := t.Peers != nil && len(t.Peers) == 0
 	switch {

@@ -13,7 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// maxFile and maxTunnels keep mistakes from eating the memory.
+// maxFile and maxTunnels keep mistakes from using up the memory.
 const (
 	maxFile    = 128 << 20 // a million entries are 70 MiB
 	maxTunnels = 1 << 16

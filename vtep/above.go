@@ -13,8 +13,8 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// What is stacked on our devices, what is a network card, and what that means for packets.
-// It is looked up when something has changed, without Endpoint.mu.
+// Which devices are stacked on ours, which are network cards, and what that means for packets.
+// It is looked up after changes, without Endpoint.mu.
 
 // above is what was last seen.
 type above struct {
@@ -97,8 +97,8 @@ func (e *Endpoint) askCards() (cards []int32) {
 	return cards
 }
 
-// guard puts into a snapshot what is above our devices. Devices that nobody has looked
-// at so far may be anywhere. e.mu is held.
+// guard adds to a snapshot what is above our devices. Devices that were not looked up yet may
+// be anywhere. e.mu is held.
 func (e *Endpoint) guard(snap *forward.Snapshot) {
 	here := e.here()
 	snap.Own, snap.Guard, snap.Cards = nil, nil, e.above.cards
@@ -152,8 +152,8 @@ func (e *Endpoint) lookSoon() {
 // intoTunnel is what is wrong with a way that leads into a tunnel.
 const intoTunnel = "the route to it leads into a tunnel"
 
-// wayBack finds out if what is sent to a peer would come back to us, as far as is known;
-// nil: it does not. e.mu is held.
+// wayBack finds out whether packets to a peer would come back to us, as far as is known. It
+// returns nil if they do not. e.mu is held.
 func (e *Endpoint) wayBack(t *tunnel, p *peer, a answer) *forward.Loop {
 	by := a.route.Ifindex
 	up, over := e.above.upper(by)
@@ -190,7 +190,7 @@ func (e *Endpoint) wayBack(t *tunnel, p *peer, a answer) *forward.Loop {
 	return nil
 }
 
-// setLoop takes over what wayBack has found, and tells what is new. e.mu is held.
+// setLoop stores the result of wayBack, and logs a change. e.mu is held.
 func setLoop(t *tunnel, p *peer, now *forward.Loop, told *notices) {
 	was := p.Loop.Swap(now)
 	p.Blocked.Store(now != nil)
@@ -249,7 +249,7 @@ func (e *Endpoint) checkHops() {
 	}
 }
 
-// nextHops asks where those are whose route leaves by a shared bridge.
+// nextHops asks where the next hops are of peers whose route leaves by a shared bridge.
 func (e *Endpoint) nextHops(asked map[question]answer) {
 	e.mu.Lock()
 	seen := e.above

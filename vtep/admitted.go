@@ -8,15 +8,15 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// admitted is who may speak, and where to: the maps of the next snapshot. A change of a
-// tunnel touches those of its peers that come, go or change, and nothing else.
+// admitted says which sources are admitted to which tunnel: the maps of the next snapshot. A
+// change of a tunnel touches its peers that are added, removed or changed, and nothing else.
 type admitted struct {
 	admit   forward.Shards[forward.Admission, *forward.Peer] // of all tunnels
 	sources forward.Shards[forward.Source, []*forward.Peer]  // of all trunks
 	byID    forward.Shards[forward.PeerID, *forward.Peer]    // all, also those that do not speak
 }
 
-// add lets peers in.
+// add admits peers.
 func (a *admitted) add(peers []*peer) {
 	for _, p := range peers {
 		a.byID.Set(forward.PeerID(p.ID), p.Peer)
@@ -29,7 +29,7 @@ func (a *admitted) add(peers []*peer) {
 	}
 }
 
-// remove lets peers in no longer.
+// remove takes the admission of peers away.
 func (a *admitted) remove(peers []*peer) {
 	for _, p := range peers {
 		a.byID.Delete(forward.PeerID(p.ID))
@@ -47,12 +47,12 @@ func (a *admitted) remove(peers []*peer) {
 	}
 }
 
-// copy returns what a change that fails goes back to.
+// copy returns the state that a change restores if it fails.
 func (a *admitted) copy() admitted {
 	return admitted{a.admit.Copy(), a.sources.Copy(), a.byID.Copy()}
 }
 
-// conflicts finds a tunnel that admits the same as t would: by peers that are not let in yet,
+// conflicts finds a tunnel that admits the same as t would: by peers that are not admitted yet,
 // and by VLANs that old, the version before it, has not.
 func (e *Endpoint) conflicts(t, old *tunnel) error {
 	check := func(p *peer, own bool, vlans []domain) error {

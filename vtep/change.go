@@ -20,9 +20,10 @@ type Change struct {
 	Add    []Tunnel // tunnels to open
 }
 
-// Apply makes a change, all of it or nothing: on error everything is as it
-// was before. If a worker hangs meanwhile the change is made, and Health has the worker. Tunnels that it does not name lose no packet, and those that it
-// changes keep their device, their table and their counters.
+// Apply makes a change, all of it or nothing: on error everything is as it was before. If a
+// worker hangs meanwhile the change is made, and Health names the worker. Tunnels that the
+// change does not name lose no packet; those that it changes keep their device, their table
+// and their counters.
 //
 // Errors are a *spec.Error that names the tunnel. Those of the kernel unwrap to their errno; a
 // tunnel that is there already is unix.EEXIST, one that is not unix.ENOENT, and a setting that
@@ -254,16 +255,16 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	return nil
 }
 
-// commit publishes a change that is made. If a worker does not take it over in
-// time the change holds all the same, for the others at once: there is no way
-// back that would not need the worker, too. catchUp does the rest when it goes on.
+// commit publishes a change that is made. If a worker does not take it over in time, the
+// change is in effect all the same, for the other workers at once: undoing it would need that
+// worker, too. catchUp does the rest when the worker continues.
 func (e *Endpoint) commit() {
 	if err := e.publish(); err != nil {
 		e.log.Error("a change takes full effect only when all workers have taken it over", zap.NamedError("err", err))
 	}
 }
 
-// tell sends an event for each tunnel.
+// tell sends one event for each tunnel.
 func (e *Endpoint) tell(tunnels []*tunnel, action string) {
 	if !e.events.wanted() {
 		return
@@ -287,8 +288,8 @@ func (e *Endpoint) leave(t *tunnel) {
 	e.admitted.remove(t.peers)
 }
 
-// settle brings the table in line with a new version of a tunnel, removes what
-// was learned of peers that are gone, and closes what only the old one used.
+// settle makes the table match a new version of a tunnel, removes the MAC addresses learned
+// from peers that are gone, and closes what only the old version used.
 func (e *Endpoint) settle(t, old *tunnel) {
 	for _, d := range t.domains {
 		d.fdb.SetLimit(t.config.MaxAddress)

@@ -37,8 +37,8 @@ func newDepartures(tunnels ...*tunnel) departures {
 	return all
 }
 
-// beside reports whether s is to be opened beside others that overlap: all
-// of them leave, as it seems now, or are a group's.
+// beside reports whether s may be opened beside others that overlap: all of them are about to
+// be closed, as far as is known, or belong to a group.
 func (all departures) beside(sockets map[listening]*socket, s *socket) (some bool) {
 	if all == nil {
 		return false
@@ -65,7 +65,7 @@ func (all departures) beside(sockets map[listening]*socket, s *socket) (some boo
 	return some
 }
 
-// leaves reports whether a socket is about to be closed, as it seems now.
+// leaves reports whether a socket is about to be closed, as far as is known.
 func (all departures) leaves(s *socket) bool {
 	d := all[s]
 	return d != nil && d.users == s.users

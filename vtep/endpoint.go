@@ -4,7 +4,7 @@
 // An Endpoint has tunnels. Each has a device, a segment (its VNI, forwarding
 // table and flood list) and peers. It opens what they need, makes an immutable snapshot of
 // them (package forward) and hands that to its workers (package work), which carry the
-// frames. What happens to a frame is decided there; what there is for frames, here.
+// frames. Those packages decide what happens to a frame; this one decides what exists.
 //
 // The package knows neither TAP devices nor sockets: it is given both behind
 // the interfaces of package netio.
@@ -59,10 +59,10 @@ type Endpoint struct {
 	answers answers       // asked ahead of a change
 	// devicesMoved says that others have changed something about devices.
 	devicesMoved chan struct{}
-	failures     chan error // a tunnel or socket is of no more use
+	failures     chan error // a tunnel or socket has failed for good
 	ready        atomic.Bool
 	events       events
-	senders      chan sender // want to be let in
+	senders      chan sender // unknown senders that may become peers
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
@@ -80,7 +80,7 @@ type Endpoint struct {
 	lastVersion uint64 // of a tunnel
 	above       above
 	nested      nesting
-	missing     bool // it was said that an address family is missing
+	missing     bool // it was logged that an address family is missing
 
 	goneDrops count.Drops // of tunnels that are no longer there
 }
@@ -128,7 +128,7 @@ func (e *Endpoint) clock() int64 { return int64(time.Since(e.started)) }
 //
 // A packet that comes in that time is spared the wake-up of a sleeping thread
 // on a sleeping processor, tens of microseconds on a virtual machine, for CPU
-// time that would otherwise be idle: the worker gives way to whoever else wants
+// time that would otherwise be idle: the worker yields to other threads that want
 // to run.
 func (e *Endpoint) SetBusyPoll(d time.Duration) { e.pool.SetBusyPoll(d) }
 
@@ -143,7 +143,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	defer cancel()
 
 	e.lookAbove()
-	e.lookSoon() // the ways to peers were looked at without knowing that
+	e.lookSoon() // the paths to peers were checked before this was known
 	e.mu.Lock()
 	if e.running || e.closed {
 		e.mu.Unlock()

@@ -51,7 +51,7 @@ func (t *tunnel) newEntries(at map[station][]Entry, byHand map[station]bool) *en
 	return all
 }
 
-// point counts where entries that come (1) or go (-1) point to.
+// point counts the destinations of entries that are added (1) or removed (-1).
 func (t *tunnel) point(all *entries, list []Entry, by int) {
 	for i := range list {
 		if list[i].Local {
@@ -260,7 +260,7 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	return nil
 }
 
-// implicit reports whether a peer is one only because entries point to it.
+// implicit reports whether a peer exists only because entries point to it.
 func (p *peer) implicit() bool { return !p.speaks && !p.floods }
 
 // pointedAt reports whether entries that no configuration holds point to a peer of t.
@@ -430,8 +430,8 @@ func (e *Endpoint) tunnel(name string) (*tunnel, error) {
 	return t, nil
 }
 
-// settleEntries brings the table in line with t.entries, where these are not those of an
-// older version, old, and gives the first values.
+// settleEntries makes the table match t.entries, unless these are those of the older version,
+// old, and sets the first values.
 func (t *tunnel) settleEntries(old *entries, now int64) error {
 	var errs []error
 	if old == nil {
@@ -462,7 +462,7 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 	return errors.Join(errs...)
 }
 
-// settleHeld is the part of it that is for the entries that the table is held to.
+// settleHeld is the part of settleEntries for the entries that the table is held to.
 func (t *tunnel) settleHeld(old *entries, now int64) error {
 	var errs []error
 	for of := range old.at {

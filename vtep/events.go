@@ -11,7 +11,7 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// Event is one change that somebody may want to follow.
+// Event is one change, for subscribers.
 type Event struct {
 	Time   time.Time
 	Object string // "fdb", "peer" or "tunnel"
@@ -32,8 +32,7 @@ type Event struct {
 // top is lost to it, and it is told how many.
 const eventQueue = 4096
 
-// events hands events to subscribers. With nobody listening an event costs
-// one load.
+// events hands events to subscribers. Without subscribers an event costs one load.
 type events struct {
 	listening atomic.Int32
 	mu        sync.Mutex
@@ -65,7 +64,7 @@ func (e *Endpoint) Subscribe() *Subscription {
 // Lost returns how many events did not fit since it was last asked.
 func (s *Subscription) Lost() uint64 { return s.lost.Swap(0) }
 
-// Close ends the subscription. Nothing comes from C any more.
+// Close ends the subscription. Nothing is sent to C any more.
 func (s *Subscription) Close() {
 	s.events.mu.Lock()
 	defer s.events.mu.Unlock()
@@ -75,10 +74,10 @@ func (s *Subscription) Close() {
 	}
 }
 
-// wanted reports whether anybody listens.
+// wanted reports whether there are subscribers.
 func (ev *events) wanted() bool { return ev.listening.Load() != 0 }
 
-// send hands ev to all who listen. It never waits.
+// send hands ev to all subscribers. It never waits.
 func (ev *events) send(event Event) {
 	event.Time = time.Now()
 	ev.mu.Lock()

@@ -39,7 +39,7 @@ func (e *Endpoint) Health() (h Health) {
 	return h
 }
 
-// unpolledFault says what is wrong if workers cannot wait for all that they should.
+// unpolledFault is the fault of descriptors that workers could not add to their epoll.
 func (e *Endpoint) unpolledFault() []string {
 	if n := e.pool.Unpolled(); n > 0 {
 		return []string{fmt.Sprintf("%d queues or sockets cannot be waited for and carry nothing: raise fs.epoll.max_user_watches, or free memory", n)}
@@ -109,7 +109,7 @@ func pathFault(p *forward.Port) string {
 	return fmt.Sprintf("tunnel %s reaches nobody: to %d of its %d peers there is no route, the others' lead into a tunnel", p.Name, n-looped, n)
 }
 
-// devicesChanged has the watcher look at the devices.
+// devicesChanged makes the watcher check the devices.
 func (e *Endpoint) devicesChanged() {
 	select {
 	case e.devicesMoved <- struct{}{}:
@@ -117,7 +117,7 @@ func (e *Endpoint) devicesChanged() {
 	}
 }
 
-// followDevices takes over what others have done to devices, and tells of it.
+// followDevices takes over and logs what others have changed about devices.
 func (e *Endpoint) followDevices() {
 	for _, p := range e.pool.Snapshot().Ports {
 		broken, unmet := deviceFaults(p)
@@ -128,8 +128,8 @@ func (e *Endpoint) followDevices() {
 	}
 }
 
-// tellFaults logs what has become other than configured, and when all is well again.
-// Only the watcher calls it.
+// tellFaults logs new differences from the configuration, and when all are gone. Only the
+// watcher calls it.
 func tellFaults(p *forward.PortState, log *zap.Logger, now []string) {
 	for _, fault := range now {
 		if !slices.Contains(p.ReportedFaults, fault) {
@@ -142,7 +142,7 @@ func tellFaults(p *forward.PortState, log *zap.Logger, now []string) {
 	p.ReportedFaults = now
 }
 
-// followLLAddr makes the address that a device has been given by others our own.
+// followLLAddr takes over the MAC address that others have given a device.
 func (e *Endpoint) followLLAddr(p *forward.Port, mac packet.MAC) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// listener is the endpoint as the owner of its workers: what they come upon is logged, or
-// taken up by Run and the watcher.
+// listener is the endpoint as the owner of its workers: what they report is logged, or handled
+// by Run and the watcher.
 type listener struct{ e *Endpoint }
 
 func (l listener) DeviceFailed(p *forward.Port, err error) {

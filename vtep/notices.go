@@ -5,8 +5,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// notices are what one look has found out about peers, for the log: one line says the same
-// of all that it holds for, since a link that goes takes thousands with it.
+// notices are the findings of one check of all peers, for the log: one line for all peers with
+// the same finding, since the loss of a link affects thousands of them.
 type notices struct{ all []*notice }
 
 type notice struct {

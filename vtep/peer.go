@@ -26,8 +26,8 @@ type peer struct {
 	*forward.Peer
 	*known
 	config Peer
-	// speaks: what it sends is let in, by admissions. floods: it gets copies
-	// of flooded frames. dynamic: it was let in when it first spoke.
+	// speaks: its packets are admitted, by admissions. floods: it gets copies of flooded
+	// frames. dynamic: it is an automatic peer, made when its first packet arrived.
 	speaks, floods, dynamic bool
 	admissions              []forward.Admission
 	sources                 []forward.Source // of a trunk's peer: where it may speak for any VLAN
@@ -62,7 +62,7 @@ type known struct {
 	reportedRefused bool
 	// since is when it became a peer, by the endpoint's clock.
 	since int64
-	// seenBefore is when another process last heard it; zero: not known.
+	// seenBefore is when an earlier process last heard it; zero: not known.
 	seenBefore time.Time
 	last       count.Stats // as last reported
 }
@@ -88,7 +88,7 @@ type wish struct {
 	speaks, floods, dynamic bool
 }
 
-// wanted yields the peers that a tunnel needs: those configured, those who were let in, the
+// wanted yields the peers that a tunnel needs: those configured, automatic peers, the
 // group, and where entries of the table point that is none of these. What it has yielded must
 // be among the peers, kept of old or new, before the next.
 func (t *tunnel) wanted(old *tunnel) iter.Seq[wish] {
@@ -281,7 +281,7 @@ func (e *Endpoint) heard(t *tunnel, remote netip.Addr, use *usage) (own, group *
 	return s.own, s.group, nil
 }
 
-// hold keeps open what a peer uses that is in the version before as well.
+// hold keeps open what an unchanged peer of the version before uses.
 func (e *Endpoint) hold(t *tunnel, p *peer, use *usage) error {
 	if _, _, err := e.heard(t, p.Dest.Remote.Addr(), use); err != nil {
 		return err
@@ -373,8 +373,8 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 	return e.openPaths(t, p, use)
 }
 
-// headerVNI is the VNI in the headers of datagrams to p: where the segment of
-// the frame has another one, it is put over it.
+// headerVNI is the VNI in the header template of p. The VNI of another segment is written
+// over it for each frame.
 func (t *tunnel) headerVNI(p *peer) packet.VNI {
 	if p.Dest.HasVNI {
 		return p.Dest.VNI
@@ -382,7 +382,7 @@ func (t *tunnel) headerVNI(p *peer) packet.VNI {
 	return t.config.VNI
 }
 
-// admit lets a peer that speaks do so on a socket.
+// admit adds the admissions of a peer on a socket.
 func (t *tunnel) admit(p *peer, s *socket) {
 	if !p.speaks {
 		return
@@ -587,7 +587,7 @@ func (e *Endpoint) checkPort(l listening) error {
 	return nil
 }
 
-// listening is what is listened to, and what is spoken there.
+// listening names receive sockets: their options, and the encapsulation expected there.
 type listening struct {
 	netio.ListenOptions
 	encap encap.Format

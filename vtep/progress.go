@@ -49,7 +49,7 @@ func (e *Endpoint) probe(ctx context.Context) {
 	}
 }
 
-// catchUp ends a change that a stuck worker has held up, unless another one is under way.
+// catchUp completes a change that a stuck worker has delayed, unless another is under way.
 func (e *Endpoint) catchUp() {
 	if !e.pool.Unfinished() || !e.mu.TryLock() {
 		return
@@ -63,8 +63,8 @@ func (e *Endpoint) catchUp() {
 	}
 }
 
-// stuckError is why nothing can be changed now, nil if nothing keeps us: a
-// worker that does not follow may go on using what the change would close.
+// stuckError is why nothing can be changed now, or nil: a worker that is stuck may still use
+// what a change would close.
 func (e *Endpoint) stuckError() error {
 	stuck := e.pool.Stuck()
 	if len(stuck) == 0 {

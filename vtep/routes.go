@@ -14,8 +14,8 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// The watcher: what it sees of the kernel and of time it brings into the
-// configuration, such as routes (paths.go), addresses, and entries that are too old.
+// The watcher takes changes of the kernel over into the endpoint, such as routes (paths.go) and
+// addresses, and removes entries that are too old.
 
 // tooBigRate is how many senders a second of one tunnel are told that a packet is too
 // big. A flow needs to hear it once.
@@ -61,7 +61,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 			e.removeSilent()
 		case c, ok := <-changes:
 			if !ok {
-				changes = nil // polling goes on
+				changes = nil // polling continues
 				continue
 			}
 			look.gather(&c)
@@ -172,9 +172,9 @@ func (e *Endpoint) sweep() {
 // maxFlaps is how many addresses one line about them names.
 const maxFlaps = 16
 
-// alarm says in one line which addresses flap: those that are held where they
-// are, while they go on trying to move, and without damping those that move all
-// the time. It is called once a second.
+// alarm logs in one line which MAC addresses flap: those that damping holds in place while
+// they still try to move, and without damping those that move all the time. It is called once
+// a second.
 func (e *Endpoint) alarm() {
 	now := e.clock()
 	counted := make(map[*fdb.Table]fdb.Stats)
@@ -220,8 +220,8 @@ func (e *Endpoint) alarm() {
 	}
 }
 
-// alarmFloods says in one line who flooded more than its limit allows since
-// the last time. It is called once a second, by the watcher alone.
+// alarmFloods logs in one line which sources flooded more than their limit since the last
+// call. Only the watcher calls it, once a second.
 func (e *Endpoint) alarmFloods() {
 	snap := e.pool.Snapshot()
 	var who []string

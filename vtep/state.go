@@ -11,10 +11,10 @@ import (
 	"gvtep/vtep/count"
 )
 
-// State is the endpoint at one moment, for people and programs to look at.
+// State is the endpoint at one moment.
 type State struct {
 	Workers int
-	Stuck   []int // workers that do not go round any more; see Progress
+	Stuck   []int // workers that make no progress; see Progress
 	Started time.Time
 	Running bool // all is started, and it does not stop
 	Ready   bool // the configured state is true: Running, and no Faults
@@ -40,7 +40,7 @@ type TunnelState struct {
 	MTU     int // of the device
 	Queues  int // of the device
 	MTUAuto bool
-	Accept  []netip.Prefix // from where anybody may speak
+	Accept  []netip.Prefix // hosts there become peers when their first packet arrives
 	Failed  bool           // the device was deleted under us
 	Faults  []string       // what is other than configured about the device
 	Up      bool           // the device is administratively up
@@ -62,10 +62,10 @@ type TunnelState struct {
 type PeerState struct {
 	Peer
 	Remote   netip.AddrPort
-	Dynamic  bool // let in by accept when it first spoke
+	Dynamic  bool // an automatic peer, admitted by accept
 	Given    bool // one of Tunnel.Peers
 	Flood    bool // gets copies of flooded frames
-	Speaks   bool // what it sends is let in; not so a group, or where only entries point
+	Speaks   bool // its packets are admitted; false for a group, and for the destination of an entry
 	Stats    count.Stats
 	Flooded  uint64    // frames above its BUMLimit
 	LastSeen time.Time // of the last packet admitted; zero: never

@@ -35,8 +35,8 @@ type tunnel struct {
 	state       *forward.PortState
 	lastNexthop fdb.Nexthop
 	free        []fdb.Nexthop           // below it, that nobody has
-	accept      []netip.Prefix          // from where anybody may speak
-	dynamic     []netip.Addr            // who spoke and was let in by accept
+	accept      []netip.Prefix          // hosts there become peers when their first packet arrives
+	dynamic     []netip.Addr            // automatic peers
 	entries     *entries                // that the tables are held to
 	sets        map[station]fdb.Nexthop // of the entries with several destinations
 
@@ -191,7 +191,7 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	return t, nil
 }
 
-// adjustDevice gives the device the settings of t that can change under it, where
+// adjustDevice gives the device the live settings of t, where
 // those of old differ. On error it has those of old.
 func (t *tunnel) adjustDevice(old *tunnel) (err error) {
 	now, before := &t.config.Device, &old.config.Device

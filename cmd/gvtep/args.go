@@ -93,7 +93,7 @@ func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// flagError puts pflag's errors into our voice.
+// flagError rewords pflag's errors in the form of ours.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	var unknown *pflag.NotExistError
@@ -159,7 +159,7 @@ func label(cmd *cobra.Command, sep string) string {
 	return name + sep
 }
 
-// unknownWord is for a word that is none of some.
+// unknownWord is the error for a word that is none of those wanted.
 func unknownWord(word string, want []string) error {
 	if near := config.Closest(word, want); near != "" {
 		return fmt.Errorf("unknown word %q: did you mean %s?", word, near)

@@ -15,8 +15,8 @@ import (
 	"gvtep/cmd/internal/control"
 )
 
-// maxCommand is the longest command of a batch in bytes: what a file may need
-// that is a file of commands, and not one of something else.
+// maxCommand is the longest command of a batch, in bytes. A longer line means that the file
+// is not one of commands.
 const maxCommand = 64 << 10
 
 // batch is what the commands of one have in common.

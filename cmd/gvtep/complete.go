@@ -15,14 +15,14 @@ import (
 	"gvtep/config"
 )
 
-// completeTimeout is how long somebody who pressed the tab key waits for the
-// daemon: less than is taken for a hang, and ten thousand tunnels' worth of JSON.
+// completeTimeout is how long a completion waits for the daemon: short enough not to look
+// like a hang, long enough for the JSON of ten thousand tunnels.
 const completeTimeout = 500 * time.Millisecond
 
 type completeFunc = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
-// completion is what is being completed, and whom to ask. Whatever goes wrong
-// is no answer: errors would stand in the middle of somebody's line.
+// completion is a command line that is being completed, and the daemon to ask. Errors give
+// no candidates and no message: that would appear in the middle of the user's line.
 type completion struct {
 	ctx    context.Context
 	client *control.Client // nil: no daemon
@@ -91,7 +91,7 @@ func (a *app) completion(cmd *cobra.Command, args []string, typed string) (*comp
 	return c, cancel
 }
 
-// begun are the words that begin as what was typed does.
+// begun are the words that start with what was typed.
 func (c *completion) begun(words []string) []string {
 	return slices.DeleteFunc(slices.Clone(words), func(w string) bool { return !strings.HasPrefix(w, c.word) })
 }
@@ -101,7 +101,7 @@ func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 	return nil, cobra.ShellCompDirectiveDefault
 }
 
-// complete goes along the words given and offers what can come next.
+// complete walks the words given and returns what can come next.
 func (w words) complete(c *completion, args []string) (out []string) {
 	given := map[string]bool{}
 	begins := len(args) == 0
@@ -132,7 +132,7 @@ func (w words) complete(c *completion, args []string) (out []string) {
 			continue
 		}
 		for i, name := range k.names {
-			// An alias is offered to those who began to write it.
+			// An alias is offered only when its first letters were typed.
 			if i == 0 || c.word != "" || strings.HasPrefix(name, "no") {
 				usage := k.usage
 				if name == "no"+k.names[0] {

@@ -18,7 +18,7 @@ func (a *app) explainCmd() *cobra.Command {
 likely caused it, and what to try. Without REASON all of them.`,
 		Example: `  gvtep explain unknown_peer
   gvtep -j explain`,
-		Args: cobra.ArbitraryArgs, // unknown ones are refused in RunE, in our voice
+		Args: cobra.ArbitraryArgs, // unknown ones are refused in RunE, with our error text
 		ValidArgsFunction: a.completingWords(func() words { return nil },
 			func(c *completion) []string { return reasonNames() }),
 	}

@@ -70,7 +70,7 @@ func (a *app) root() *cobra.Command {
 		Short:         "GENEVE (RFC 8926) tunnels in user space",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs, // an unknown command is refused in RunE, in our voice
+		Args:          cobra.ArbitraryArgs, // an unknown command is refused in RunE, with our error text
 		Version:       build.Read(version).Version,
 	}
 	root.RunE = func(cmd *cobra.Command, args []string) error {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enterNetns puts the process into a network namespace. A namespace belongs to
-// a thread, and a Go program has several: so one thread enters it and starts
-// the program anew, which then finds itself where it should be and goes on.
+// enterNetns moves the process into a network namespace. A namespace belongs to a thread, and
+// a Go program has several. So one thread enters it and executes the program again, which
+// then runs in the right namespace.
 func enterNetns(name string) error {
 	path := name
 	if !strings.Contains(name, "/") {

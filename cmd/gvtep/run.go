@@ -114,7 +114,7 @@ func (a *app) configure(o *daemon.Options, f *runFlags, words []string) (err err
 	if o.Log, o.Logging, err = logging.New(os.Stderr, o.Config.Log.Level, o.Config.Log.Format); err != nil {
 		return refused(err)
 	}
-	// What else is said, last words included, waits for nobody either.
+	// Other output, including the last error, does not wait for a reader either.
 	a.errOut, a.flush = o.Logging, o.Logging.Close
 	o.Instance = cmp.Or(a.instance, o.Config.Instance, called)
 	o.Config.Instance = o.Instance

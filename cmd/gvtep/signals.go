@@ -19,8 +19,8 @@ import (
 //
 // SIGINT and, without a configuration, SIGHUP stay ignored if the starter has
 // set them so: a shell does for "command &", nohup(1) does. A daemon with a
-// configuration reloads in any case, as others do: whoever sends SIGHUP to one
-// that runs under nohup wants that.
+// configuration reloads in any case, as others do: SIGHUP to one that runs under nohup is
+// meant as a reload.
 //
 // SIGPIPE does nothing: a write to a log that nobody reads any more returns
 // EPIPE. It is handled and not ignored, since programs that we start would

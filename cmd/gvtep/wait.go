@@ -99,8 +99,8 @@ func parseGoal(what string) (goal, error) {
 	return nil, fmt.Errorf("--for %s: want up, ready, peer=ADDR or mac=LLADDR", what)
 }
 
-// await asks again and again. A daemon that is not there yet is waited for; one
-// that was there and has gone is not, for it will not come back by itself.
+// await polls the daemon. It waits for a daemon that has not started yet, but not for one that
+// has ended: that will not come back by itself.
 func (a *app) await(ctx context.Context, name string, reached goal) error {
 	pause, last, seen := 5*time.Millisecond, "no answer from the daemon", false
 	for {

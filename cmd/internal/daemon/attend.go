@@ -28,9 +28,8 @@ const (
 	memoryShare  = 20
 )
 
-// attendant looks after a running endpoint, beside the packets: it tells the
-// service manager how things are, keeps NAME.env files for other tools, has
-// hooks run, and writes the memory.
+// attendant follows a running endpoint: it reports its state to the service manager, keeps
+// the NAME.env files for other tools up to date, runs hooks and writes the memory.
 type attendant struct {
 	*daemon
 	endpoint *vtep.Endpoint
@@ -61,7 +60,7 @@ func newAttendant(d *daemon, ep *vtep.Endpoint, k *keep.Kernel, r *reloader, dir
 	}
 }
 
-// poke makes the attendant look at once. A nil one does not care.
+// poke makes the attendant look at once. On a nil attendant it does nothing.
 func (a *attendant) poke() {
 	if a == nil {
 		return
@@ -152,7 +151,7 @@ func (a *attendant) look(round int) {
 				a.callPeer("on-peer-lost", &b, &p)
 			}
 		}
-		// Who is no peer any more was not lost.
+		// A peer that was removed was not lost.
 		if len(t.peers) > len(b.Peers) {
 			for remote := range t.peers {
 				if !slices.ContainsFunc(b.Peers, func(p vtep.BriefPeer) bool { return p.Remote == remote }) {
@@ -179,8 +178,7 @@ func (a *attendant) look(round int) {
 	a.say(status)
 }
 
-// follow does what a tunnel that goes up or down asks for. The file comes first:
-// programs read it.
+// follow acts on a tunnel that goes up or down. The file is written first: programs read it.
 func (a *attendant) follow(t *attended, was bool) {
 	b := &t.brief
 	if b.Up {
@@ -203,7 +201,7 @@ func several(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// say sends a status if it is another than before.
+// say sends the status if it has changed.
 func (a *attendant) say(status string) {
 	if status == a.status {
 		return
@@ -212,7 +210,7 @@ func (a *attendant) say(status string) {
 	a.notify("STATUS=" + status)
 }
 
-// gone forgets a tunnel.
+// gone handles a tunnel that was removed.
 func (a *attendant) gone(t *attended) {
 	a.writeEnv(t, "")
 	if t.brief.Up {
@@ -247,7 +245,7 @@ func envFile(b *vtep.Brief) string {
 
 const envSuffix = ".env"
 
-// clear removes what a killed process has left, of tunnels that are not ours.
+// clear removes the files that a killed process left behind, of tunnels that are not ours.
 func (a *attendant) clear() {
 	if a.dir == "" {
 		return
@@ -283,7 +281,7 @@ func (a *attendant) writeEnv(t *attended, text string) {
 	}
 }
 
-// remember writes the memory if it is time.
+// remember writes the memory if it is due.
 func (a *attendant) remember(now time.Time) {
 	if a.dir == "" || !a.Manager.Present() || now.Sub(a.saved) < a.pause {
 		return

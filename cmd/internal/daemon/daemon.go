@@ -1,6 +1,5 @@
-// Package daemon carries the tunnels of a configuration: it opens them, changes
-// them while they run, answers whoever asks and tells the service manager how
-// things are.
+// Package daemon runs the tunnels of a configuration: it opens them, changes them while they
+// run, serves the control socket and reports to the service manager.
 package daemon
 
 import (
@@ -55,7 +54,7 @@ type daemon struct {
 	door    control.Door // of what answers; open when the tunnels are
 }
 
-// tasks are what runs beside the endpoint, each until its context ends.
+// tasks run beside the endpoint, each until its context ends.
 type tasks struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -78,8 +77,8 @@ func (t *tasks) stop() {
 	t.running.Wait()
 }
 
-// Run carries the tunnels until ctx or a fault ends it. Whatever the way,
-// nothing is left behind.
+// Run carries the tunnels until ctx ends or a fault stops it. In either case nothing is left
+// behind.
 func Run(ctx context.Context, o Options) error {
 	d := &daemon{Options: o}
 	defer zap.RedirectStdLog(d.Log)() // net/http's
@@ -129,7 +128,7 @@ func Run(ctx context.Context, o Options) error {
 	return d.carry(ctx, ep, kernel, dir, beside)
 }
 
-// carry runs an open endpoint, and with it what looks after it.
+// carry runs an open endpoint and the tasks beside it.
 func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kernel, dir string, beside *tasks) error {
 	// What is closed from now on may be used further by another process.
 	defer context.AfterFunc(ctx, func() {
@@ -169,8 +168,8 @@ func (d *daemon) dir() string {
 	return dir
 }
 
-// share says how many workers there are, and on which CPUs. It makes room for
-// them beside the rest of the process.
+// share decides how many workers there are and on which CPUs, and gives the Go runtime
+// enough threads beside them.
 func share(s *config.Socket) (workers int, cpus []int, err error) {
 	if cpus, err = usableCPUs(s.CPUs); err != nil {
 		return 0, nil, err
@@ -213,7 +212,7 @@ func usableCPUs(list string) ([]int, error) {
 	return cpus, nil
 }
 
-// warn logs what is valid but perhaps not meant.
+// warn logs settings that are valid but may be a mistake.
 func (d *daemon) warn(tunnels []config.Tunnel) {
 	for _, t := range tunnels {
 		for _, w := range config.Warnings(&t) {

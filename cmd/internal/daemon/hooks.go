@@ -15,9 +15,8 @@ import (
 	"gvtep/config"
 )
 
-// Programs of [hooks] are run one after the other, in the order of what
-// happened, each bounded in time. What does not fit into the queue is dropped
-// and said.
+// Programs of [hooks] are run one after the other, in the order of the events, each with a
+// time-out. Runs that do not fit into the queue are dropped and logged.
 
 const (
 	// hookQueue is how many runs may wait.
@@ -67,7 +66,7 @@ func (h *hooks) call(cfg *config.Hooks, hook string, env ...string) {
 	}
 }
 
-// close says that nothing more will be called.
+// close ends the queue: call is not called any more.
 func (h *hooks) close() {
 	close(h.queue)
 	if h.lost > 0 {

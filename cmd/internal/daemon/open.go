@@ -14,10 +14,9 @@ import (
 	"gvtep/vtep"
 )
 
-// open opens all tunnels. A patient daemon waits for addresses and devices of
-// the underlay, and for bridges, that are not there yet: at boot they come when
-// they come. SIGHUP replaces what it waits for by what the configuration says
-// now, all or nothing.
+// open opens all tunnels. A patient daemon waits for underlay addresses, devices and bridges
+// that do not exist yet: at boot their order is not known. SIGHUP loads the configuration
+// again and waits for what it says now, all or nothing.
 func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 	said := ""
 	var before *config.Config // the last that was waited for, if the present one was not tried yet
@@ -84,7 +83,7 @@ func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
 func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
 	for {
 		if s := ep.State(); s.Running && len(s.Faults) > 0 {
-			// It waits for nobody: what is wrong may be so for long.
+			// This does not wait until all is well, which may take long.
 			d.Log.Warn("running, but not ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Strings("reasons", s.Faults))
 			return true
 		} else if s.Ready && len(s.Tunnels) == 1 {

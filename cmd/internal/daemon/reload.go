@@ -19,7 +19,7 @@ import (
 	"gvtep/vtep"
 )
 
-// reloader brings a running endpoint in line with its configuration.
+// reloader makes a running endpoint follow its configuration.
 type reloader struct {
 	daemon   *daemon
 	endpoint *vtep.Endpoint
@@ -69,8 +69,8 @@ func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
 	return r.loaded, r.loadedAt, r.process.Metrics.Peers
 }
 
-// Reload makes the differences between what runs and what the files say, all
-// of them or none.
+// Reload applies the differences between what runs and what the files say, all of them or
+// none.
 func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 	r.one.Lock()
 	defer r.one.Unlock()
@@ -168,9 +168,9 @@ func withoutTunnels(cfg config.Config) config.Config {
 	return cfg
 }
 
-// drift compares the devices of the tunnels of cfg with what they should be. A
-// tunnel whose device was deleted is dead: it carries nothing and is made anew,
-// so it is not among those that run.
+// drift compares the devices of the tunnels in cfg with their configuration. A tunnel whose
+// device was deleted is dead: it carries nothing and is made again, so it is not part of
+// running.
 func (r *reloader) drift(cfg config.Config) (running config.Config, dead []string, faults []control.DeviceFault) {
 	stays := map[string]bool{}
 	for _, t := range cfg.Tunnels {

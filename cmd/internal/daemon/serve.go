@@ -45,8 +45,8 @@ func (d *daemon) answer(beside *tasks) error {
 	return nil
 }
 
-// listenMetrics opens what [metrics] listen says. Nobody is asked who he is
-// there: an address that others can reach is worth a warning.
+// listenMetrics opens the listener of [metrics] listen. It has no authentication, so an
+// address that other hosts can reach is worth a warning.
 func (d *daemon) listenMetrics(listen string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(listen, "unix:"); ok {
 		l, err := control.Listen(path)

@@ -18,8 +18,8 @@ import (
 	"gvtep/vtep/spec"
 )
 
-// source tells the control socket what the endpoint is doing. What changes
-// something is the reloader's.
+// source answers the control socket's questions about the endpoint. Changes are the
+// reloader's.
 type source struct {
 	*reloader
 	metrics http.Handler
@@ -182,9 +182,9 @@ func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
 	}
 }
 
-// lookout looks at the Go runtime. It collects garbage first, so that only
-// what lives is counted, but not more than once a second: whoever may ask
-// could otherwise keep a processor busy with it.
+// lookout reads the state of the Go runtime. It collects garbage first, so that only live
+// objects are counted, but at most once a second: otherwise frequent questions could keep a
+// processor busy.
 type lookout struct {
 	mu   sync.Mutex
 	at   time.Time

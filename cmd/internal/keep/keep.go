@@ -23,11 +23,11 @@ import (
 	"gvtep/udp"
 )
 
-// store keeps device queues and receive sockets with the service manager, so
-// that they outlive a restart. It stands between the endpoint and the kernel:
-// what is opened is given to the manager, what is closed is taken back, and
-// what the manager kept from an earlier process is gone on with. Source port
-// sockets are not kept, nothing ever waits in them.
+// store keeps device queues and receive sockets in the service manager's descriptor store, so
+// that they outlive a restart. It stands between the endpoint and the kernel: each descriptor
+// is given to the manager when it is opened and taken back when it is closed, and those that
+// the manager kept from an earlier process are used again. Source port sockets are not kept:
+// no packet ever waits in them.
 //
 // A device's queues are called tap.NAME.WORKER where they are read from and
 // tapw.NAME.WORKER where they are written to; receive sockets udp.N and
@@ -60,8 +60,8 @@ const (
 	udp6Prefix = "udp6."
 )
 
-// newStore sorts what the manager kept. What has a name that is not ours is
-// dropped.
+// newStore sorts the descriptors that the manager kept. Those with a name that is not ours
+// are dropped.
 func newStore(m *service.Manager, log *zap.Logger) *store {
 	s := &store{
 		manager: m, log: log, starting: true, held: map[string]bool{},
@@ -179,8 +179,8 @@ func (s *store) disown(u *udp.Underlay) []string {
 	return names
 }
 
-// CheckRoom says so if the manager has dropped something for want of room.
-// Call it after changes.
+// CheckRoom logs an error if the manager has dropped a descriptor for lack of room. It is
+// called after changes.
 func (s *store) CheckRoom() {
 	s.mu.Lock()
 	grown := s.grown
@@ -210,8 +210,8 @@ func (s *store) Leave() {
 	s.leaving = true
 }
 
-// stays reports whether what is closed now is to live on with the manager, so
-// that a device must not be deleted. s.mu is held.
+// stays reports whether descriptors that are closed now are to live on with the manager, in
+// which case a device must not be deleted. s.mu is held.
 func (s *store) stays(name string) bool {
 	_, kept := s.kept[name]
 	return s.held[name] && (s.leaving || kept)
@@ -223,7 +223,7 @@ type tapDevices struct {
 	watcher *tap.Watcher
 }
 
-// Watch follows the devices, and logs what it has mended.
+// Watch follows the devices, and logs what it has repaired.
 func (t tapDevices) Watch(ctx context.Context, changed func()) {
 	t.watcher.Run(ctx, changed, func(n tap.Note) {
 		fields := []zap.Field{zap.String("device", n.Device)}
@@ -263,8 +263,8 @@ func queueName(prefix, device string, worker int) string {
 	return prefix + device + "." + strconv.Itoa(worker)
 }
 
-// adopt goes on with a device that the manager kept; nil if there is none that
-// is of use. t.mu is held.
+// adopt takes over a device that the manager kept, or returns nil if there is none that can be
+// used. t.mu is held.
 func (t tapDevices) adopt(o netio.DeviceOptions) (*tap.Device, error) {
 	if len(t.queues[o.Name]) == 0 {
 		return nil, nil
@@ -365,7 +365,7 @@ func newUnderlay(u *udp.Underlay, s *store) underlay {
 	return both
 }
 
-// hand gives the underlay sockets to go on with. u.mu is held.
+// hand gives the underlay kept sockets to use again. u.mu is held.
 func (u underlay) hand(names []string) {
 	for _, name := range names {
 		fd, err := unix.FcntlInt(uintptr(u.kept[name]), unix.F_DUPFD_CLOEXEC, 3)

@@ -9,9 +9,8 @@ import (
 	"gvtep/udp"
 )
 
-// Packages tap and udp know nothing of the endpoint, and it knows nothing of
-// them. Here they are put behind its two interfaces, with the store between
-// (keep.go).
+// Packages tap and udp do not know the endpoint, and it does not know them. Here they are put
+// behind its two interfaces, with the store in between (keep.go).
 
 // Kernel is the devices and sockets of a process.
 type Kernel struct {

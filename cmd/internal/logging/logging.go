@@ -1,6 +1,5 @@
-// Package logging sets zap up: text, JSON or the journal, a level that can be
-// changed for a while, and a queue so that nobody who logs waits for whoever
-// reads the log.
+// Package logging sets up zap: text, JSON or the journal, a level that can be changed for
+// some time, and a queue, so that logging never waits for the reader of the log.
 package logging
 
 import (

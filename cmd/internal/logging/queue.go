@@ -24,10 +24,9 @@ type record struct {
 
 func (r *record) size() int { return len(r.text) + len(r.entry) }
 
-// queue stands between those who log and where the log goes. Nobody who logs
-// waits: one goroutine writes, in the order of the messages, and what does not
-// fit meanwhile, or cannot be written, is dropped and counted. Where messages
-// are missing the log says how many.
+// queue decouples logging from writing. Logging never waits: one goroutine writes, in the
+// order of the messages. Messages that do not fit meanwhile, or cannot be written, are
+// dropped and counted, and the log says how many are missing where.
 type queue struct {
 	write   func(record) error
 	notice  func(lost uint64) record

@@ -1,10 +1,10 @@
-// Package service talks to the service manager that started us: systemd, or
-// whoever speaks its protocols (sd_notify(3), sd_listen_fds(3)). It says how
-// we are, and lets the manager hold descriptors over a restart.
+// Package service talks to the service manager that started us: systemd, or another that
+// implements its protocols (sd_notify(3), sd_listen_fds(3)). It reports our state, and lets
+// the manager hold descriptors over a restart.
 //
-// Without a manager every method does nothing and says so where it matters. A
-// manager that hangs is waited for once; until it does what it should it then costs
-// next to nothing, as others may wait for the caller.
+// Without a manager every method does nothing, and reports that where it matters. A manager
+// that hangs is waited for once. After that a call takes almost no time until the manager
+// answers again, since others may wait for the caller.
 package service
 
 import (
