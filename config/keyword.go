@@ -179,7 +179,7 @@ func tunnelKeywords() []entry[Tunnel] {
 				return []string{itoa(t.TOS)}
 			}),
 		choice(Keyword{Name: "df", Arg: "set|unset|inherit", Values: []string{"set", "unset", "inherit"}, Default: "set",
-			Usage: "Don't Fragment bit of outer IPv4 packets"},
+			Usage: "Don't Fragment bit of outer IPv4 packets; without it, inner packets that routers may cut and that exceed the path go in outer fragments, over IPv6, too"},
 			func(t *Tunnel) *DF { return &t.DF }, DFSet, DFUnset, DFInherit),
 		onoff(Keyword{Name: "udpcsum", Default: "true", Usage: "UDP checksums over IPv4"},
 			func(t *Tunnel) *bool { return &t.UDPCsum }, true),

@@ -223,6 +223,53 @@ func TestFragments(t *testing.T) {
 	}
 }
 
+// TestFragmentPolicy: what exceeds the path goes in outer fragments only if the policy allows it
+// and routers may cut it, too. The sender of anything else is told.
+func TestFragmentPolicy(t *testing.T) {
+	df := ipv4(0, "10.99.0.1", "10.99.0.2", 7, 9, strings.Repeat("x", 1400-28))
+	df[6] = 0x40
+	may := ipv4(0, "10.99.0.1", "10.99.0.2", 7, 9, strings.Repeat("x", 1400-28))
+	v6 := make([]byte, 1400)
+	v6[0], v6[6], v6[7] = 0x60, 59, 64
+	binary.BigEndian.PutUint16(v6[4:], 1400-40)
+	copy(v6[8:], addr("fd99::1").AsSlice())
+	copy(v6[24:], addr("fd99::2").AsSlice())
+	for _, remote := range []string{"192.0.2.2", "2001:db8::2"} {
+		for _, tc := range []struct {
+			policy      DF
+			name        string
+			kind        uint16
+			packet      []byte
+			sent, sizes int // datagrams; answers that tell a size
+		}{
+			{DFSet, "IPv4 with DF", 0x0800, df, 0, 1},
+			{DFSet, "IPv4 without DF", 0x0800, may, 0, 1},
+			{DFSet, "IPv6", 0x86dd, v6, 0, 1},
+			{DFUnset, "IPv4 with DF", 0x0800, df, 0, 1},
+			{DFUnset, "IPv4 without DF", 0x0800, may, 1, 0},
+			{DFUnset, "IPv6", 0x86dd, v6, 0, 1},
+			{DFUnset, "not IP", 0x88b5, may, 1, 0},
+			{DFInherit, "IPv4 with DF", 0x0800, df, 0, 1},
+			{DFInherit, "IPv4 without DF", 0x0800, may, 1, 0},
+			{DFInherit, "IPv6", 0x86dd, v6, 0, 1},
+		} {
+			cfg := testTunnel("gnv0", remote)
+			cfg.DF = tc.policy
+			l := newLab(t, cfg)
+			if p, want := l.tunnels["gnv0"].peers[0], tc.policy != DFUnset || remote != "192.0.2.2"; (p.Path != nil) != want {
+				t.Errorf("to %s, policy %d: ports that must not cut %v, want %v", remote, tc.policy, !want, want)
+			}
+			l.underlay.to(remote, netio.Route{MTU: 1400, Link: 1500, Learned: true})
+			l.checkPaths(anyPeer)
+			l.dev.queues[0].feed(memFrame{bytes: frame(macB, macA, tc.kind, slices.Clone(tc.packet))})
+			l.step()
+			if sent, told := len(l.underlay.sent), len(l.dev.queues[0].take()); sent != tc.sent || told != tc.sizes {
+				t.Errorf("to %s, policy %d, %s: %d sent, %d told; want %d and %d", remote, tc.policy, tc.name, sent, told, tc.sent, tc.sizes)
+			}
+		}
+	}
+}
+
 // TestFloodedTooBig: one narrow path of many is no reason to tell the sender of a flooded
 // frame, and if all are narrow the widest counts.
 func TestFloodedTooBig(t *testing.T) {

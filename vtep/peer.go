@@ -423,7 +423,7 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 		Drops:    t.drops,
 		Nexthops: make([][]*forward.Peer, t.lastNexthop+1),
 		Learning: cfg.Learning, TTL: uint8(cfg.TTL), TOS: uint8(cfg.TOS) & 0xfc,
-		InheritTTL: cfg.TTL == Inherit, InheritTOS: cfg.TOS == Inherit, InheritDF: cfg.DF == DFInherit, UnsetDF: cfg.DF == DFUnset,
+		InheritTTL: cfg.TTL == Inherit, InheritTOS: cfg.TOS == Inherit, Fragments: cfg.DF != DFSet,
 		L2ControlPass: cfg.L2ControlPass, Locked: cfg.Locked,
 		NoFlood: cfg.NoFlood, NoMcastFlood: cfg.NoMcastFlood, NoBcastFlood: cfg.NoBcastFlood,
 		Accept: t.accept, Options: option.NewPolicy(cfg.OptionRules),
@@ -645,7 +645,8 @@ func portOptions(cfg *Tunnel, d forward.Destination, df bool) netio.PortOptions 
 }
 
 // openPaths opens the source ports that the tunnel's DF policy needs, and those for
-// fragments where the path does not carry what it must.
+// fragments where the path does not carry what it must. Over IPv6, where routers never
+// cut, `df unset` needs both: only a socket that must not cut hears of a narrow path.
 func (e *Endpoint) openPaths(t *tunnel, p *peer, use *usage) error {
 	cfg, remote := &t.config, p.Dest.Remote.Addr()
 	var ifindex int32
@@ -657,7 +658,7 @@ func (e *Endpoint) openPaths(t *tunnel, p *peer, use *usage) error {
 		df     bool
 		path   **packet.Path
 	}{
-		{cfg.DF != DFUnset, true, &p.Path},
+		{cfg.DF != DFUnset || remote.Is6(), true, &p.Path},
 		{cfg.DF != DFSet || p.needsFragments(), false, &p.PathFrag},
 	} {
 		if !way.wanted {

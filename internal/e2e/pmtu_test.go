@@ -76,6 +76,9 @@ func TestPMTU(t *testing.T) {
 			} else {
 				words = append(words, "--address", "192.0.2.1/24", "--address", "fd92::1/64")
 			}
+			if c.outer == 6 {
+				words = append(words, "--df", "unset") // as there: the kernel's default
+			}
 			if c.mtu != "auto" {
 				words = append(words, "--mtu", c.mtu)
 			}

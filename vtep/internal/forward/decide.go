@@ -25,13 +25,13 @@ type Rules struct {
 	Learning bool
 	// Of outer headers. What is inherited is the inner packet's; ttl is then for those
 	// that are not IP.
-	TTL, TOS                          uint8
-	InheritTTL, InheritTOS, InheritDF bool
-	UnsetDF                           bool
-	L2ControlPass                     bool
-	Locked                            bool
-	Groups                            bool // the table has entries for group addresses
-	Accept                            []netip.Prefix
+	TTL, TOS               uint8
+	InheritTTL, InheritTOS bool
+	Fragments              bool // of packets that routers may cut, by the DF policy
+	L2ControlPass          bool
+	Locked                 bool
+	Groups                 bool // the table has entries for group addresses
+	Accept                 []netip.Prefix
 
 	NoFlood, NoMcastFlood, NoBcastFlood bool
 
@@ -55,10 +55,12 @@ func (s *Segment) Remote(nh fdb.Nexthop) netip.AddrPort {
 // segment's VNI: the peers of a trunk are those of all its segments.
 func (s *Segment) Changes(to *Peer) bool { return s.VID != 0 && !to.Dest.HasVNI }
 
-// MayCut reports whether outer fragments may carry a frame: if the DF policy says so, and
-// if there is no other way for what everybody may send.
+// MayCut reports whether outer fragments may carry a frame that exceeds the path: if there is
+// no other way for what everybody may send, and if the DF policy allows it for a frame that
+// routers may cut, too. The sender of any other is told, as by a router: the kernel's device
+// does the same, whatever its outer DF bit (skb_tunnel_check_pmtu).
 func (s *Segment) MayCut(frame []byte, h *packet.Headers, size int) bool {
-	return s.UnsetDF || s.InheritDF && !DontFragment(frame, h) || size-int(h.L3) <= MinIPv6
+	return size-int(h.L3) <= MinIPv6 || s.Fragments && !DontFragment(frame, h)
 }
 
 // Takes reports whether a frame from the device is one that may go anywhere, and learns
@@ -159,7 +161,7 @@ func (s *Segment) Outer(h *packet.Headers) (tos, ttl uint8) {
 	return tos | h.TOS&3, ttl
 }
 
-// DontFragment is what `df inherit` looks at. Inner IPv6 counts as set.
+// DontFragment reports whether routers must not cut an inner packet. Of IPv6 none may be.
 func DontFragment(frame []byte, h *packet.Headers) bool {
 	return h.Version == 6 || h.Version == 4 && frame[h.L3+6]&0x40 != 0
 }

@@ -208,10 +208,10 @@ func (w *worker) way(f *outgoing, to *forward.Peer, size int) *packet.Path {
 		reason = count.DropLoop
 	case limit == 0:
 		reason = count.DropNoRoute
-	case size <= limit && to.Path != nil && (!seg.InheritDF || forward.DontFragment(frame, &w.headers)):
+	case size <= limit && to.Path != nil && (!seg.Fragments || forward.DontFragment(frame, &w.headers)):
 		f.found = true
 		return to.Path
-	case to.PathFrag != nil && seg.MayCut(frame, &w.headers, size) && size <= maxDatagram-to.Outer:
+	case to.PathFrag != nil && (size <= limit || seg.MayCut(frame, &w.headers, size)) && size <= maxDatagram-to.Outer:
 		f.found = true
 		return to.PathFrag
 	}
