@@ -8,7 +8,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # not in the path of Debian's ordinar
 declare -A package=( # where the program is not called like its package
   [ip]=iproute2 [ss]=iproute2 [bridge]=iproute2 [tc]=iproute2 [systemd-analyze]=systemd
   [ping]=iputils-ping [nft]=nftables [groff]=groff-base [gcc]="gcc libc6-dev"
-  [qemu-system-x86_64]=qemu-system-x86
+  [qemu-system-x86_64]=qemu-system-x86 [ovs-vswitchd]=openvswitch-switch [scapy3]=python3-scapy
 )
 missing=()
 for tool; do
@@ -27,6 +27,12 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive
 apt() { apt-get -o DPkg::Lock::Timeout=300 "$@" </dev/null >>"$log" 2>&1; }
+# Programs are wanted, not services: what a package would start stays off.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
+  trap 'rm -f "$log" $policy' EXIT
+fi
 install() { apt install -y --no-install-recommends "${missing[@]}"; }
 # A fresh system has no package lists, and old lists name files that are gone.
 install || { apt update && install; } || {
