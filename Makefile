@@ -14,7 +14,7 @@ LABTOOLS    := ip ping iperf3 socat tshark
 TESTTOOLS   := curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
-.PHONY: help build install uninstall test race fuzz lint bench man docs demo deb rpm tarball release package-test systemd-test clean
+.PHONY: help build install uninstall test race fuzz lint bench man docs demo deb rpm tarball release package-test systemd-test interop labs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -90,6 +90,13 @@ package-test: man ## what is in the packages, and that two builds of them are al
 systemd-test: man ## the package under Debian's systemd, in a virtual machine
 	@$(NEED) $(VMTOOLS)
 	@scripts/lab/systemd.sh test
+
+interop: build ## as root: Open vSwitch, scapy and tshark as the other end, and with GVTEP_E2E_LONG=1 kernels; writes docs/interop.md
+	@scripts/interop/run.sh $(PARTS)
+
+labs: build ## as root: the labs of docs/labs.md, one after another
+	@$(NEED) $(LABTOOLS)
+	@for l in multi mcast many-vni netns-split bridge ovs "secure wireguard"; do set -- $$l; scripts/lab/$$1.sh $${2:-demo} || exit 1; done
 
 clean: ## remove what was built
 	rm -rf bin dist
