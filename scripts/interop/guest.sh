@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lab/machine.sh
 . scripts/lab/machine.sh
-LIMIT=${LIMIT:-600} # seconds, against hanging
+LIMIT=${LIMIT:-1200} # seconds, against hanging
 
 NAME=interop kernels=("" bookworm-backports)
 packages=mount,iproute2,iputils-ping,kmod,socat,ethtool,procps,nftables,tcpdump

@@ -6,23 +6,27 @@
 #   codec        scapy and tshark read our headers                             1 minute
 #   kernel-6.1   the kernel's device, in a virtual machine                     2 minutes, and 5 to make the image once
 #   kernel-6.12  the same of a newer kernel                                    2 minutes
+#   selftests    the kernel's own test of path MTUs, with our device           2 minutes
+#   ipsec        ESP underneath, in a virtual machine                          1 minute
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+machine="qemu-system-x86_64 mmdebstrap cpio"
 declare -A tools=(
   [ovs]="ip ping tc socat ethtool ovs-vswitchd" [codec]="tshark scapy3"
-  [kernel-6.1]="qemu-system-x86_64 mmdebstrap cpio" [kernel-6.12]="qemu-system-x86_64 mmdebstrap cpio"
+  [kernel-6.1]=$machine [kernel-6.12]=$machine [selftests]=$machine [ipsec]=$machine
 )
 parts=("$@")
 [ $# -gt 0 ] || parts=(ovs codec)
-[ $# -gt 0 ] || [ -z "${GVTEP_E2E_LONG:-}" ] || parts+=(kernel-6.1 kernel-6.12)
+[ $# -gt 0 ] || [ -z "${GVTEP_E2E_LONG:-}" ] || parts+=(kernel-6.1 kernel-6.12 selftests ipsec)
 doc=docs/interop.md
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 part() {
   case $1 in
-  ovs | codec) "scripts/interop/$1.sh" ;;
+  ovs | codec | selftests) "scripts/interop/$1.sh" ;;
   kernel-*) scripts/interop/guest.sh "${1#kernel-}" kernel-guest.sh ;;
+  ipsec) scripts/interop/guest.sh 6.1 ipsec-guest.sh ;;
   *) echo "run.sh: there is no part $1" >&2; return 1 ;;
   esac
 }
