@@ -151,10 +151,18 @@ for x in "0xff01:1:01020304 an option" "0x0102:5:0102030405060708,0xff01:2:0a0b0
   check "$name by geneve_opts, delivered" "$(pings k 192.0.2.2)" "$all"
   check "$name by geneve_opts, counted" "$(($(gvtep -i g metrics | grep '^gvtep_option_packets_total.*ignored' | awk '{ n += $2 } END { print n + 0 }') - before))" "[1-9]*"
 done
+"${way[@]}" dev gnv0
+ours 4 42 --lladdr 02:00:00:00:00:02 --options "ff01:01:01020304,ff01:02:@dscp"
+ip -n g neigh replace 192.0.2.1 lladdr "$near" dev gnv0
+check "flower finds the options of our packets" "$(seen k gnv0 ip flower enc_key_id 42 geneve_opts ff01:01:01020304/ffff:ff:ffffffff,ff01:02:0000000a/ffff:ff:ffffffff -- pings k 192.0.2.2 -Q 0x28)" 5
+check "flower finds no others" "$(seen k gnv0 ip flower enc_key_id 42 geneve_opts ff01:01:01020305/ffff:ff:ffffffff -- pings k 192.0.2.2)" 0
 "${way[@]}" geneve_opts 0xff01:0x80:01020304 dev gnv0
 before=$(drops g receive critical_option)
 check "an unknown critical option" "$(pings k 192.0.2.2)" "$none"
 check "counted as critical_option" "$(($(drops g receive critical_option) - before))" 5
+ours 4 42 --lladdr 02:00:00:00:00:02 --match "accept ff01:80"
+ip -n g neigh replace 192.0.2.1 lladdr "$near" dev gnv0
+check "accepted by a rule" "$(pings k 192.0.2.2)" "$all"
 
 echo "# IP inside"
 for family in 4 6; do

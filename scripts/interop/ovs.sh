@@ -145,9 +145,27 @@ set_options 4 0x80
 before=$(drops "$gva" receive critical_option)
 check "an unknown critical option, nothing delivered" "$(pings "$con" 192.0.2.1)" "$none"
 check "an unknown critical option, counted" "$(($(drops "$gva" receive critical_option) - before)) dropped" "[5-9] dropped"
+tunnel "$gva" 1 4 42 --match "accept ffff:80"
+check "the same, accepted by a rule" "$(pings "$con" 192.0.2.1)" "$all"
+ofctl del-flows && ofctl del-tlv-map && ofctl add-tlv-map "{class=0x102,type=0x80,len=4}->tun_metadata0"
+ofctl add-flow "priority=10,in_port=c0,actions=set_field:0x00010002->tun_metadata0,output:$number"
+ofctl add-flow "priority=0,actions=NORMAL"
+check "OVN's option without a rule" "$(pings "$con" 192.0.2.1)" "$none"
+tunnel "$gva" 1 4 42 --match "accept ovn.ports"
+check "OVN's option, accepted by a rule" "$(pings "$con" 192.0.2.1)" "$all"
+ofctl del-flows && ofctl del-tlv-map && ofctl add-tlv-map "{class=0xff01,type=1,len=4}->tun_metadata0,{class=0xff01,type=2,len=8}->tun_metadata1"
+tunnel "$gva" 1 4 42 --options "ff01:01:01020304,ff01:02:@src"
+ofctl add-flow "priority=20,in_port=$number,tun_metadata0=0x01020304,tun_metadata1=0x0200000000010000,actions=NORMAL"
+ofctl add-flow "priority=10,in_port=$number,actions=drop"
+ofctl add-flow "priority=0,actions=NORMAL"
+check "options of ours, one with the MAC address, matched by flows" "$(pings "$gva" 192.0.2.3)" "$all"
+tunnel "$gva" 1 4 42 --options "ff01:01:01020305,ff01:02:@src"
+check "another value matches no flow" "$(pings "$gva" 192.0.2.3)" "$none"
 ofctl del-flows
 ofctl del-tlv-map
 ofctl add-flow "priority=0,actions=NORMAL"
+check "options of ours that the switch knows nothing of" "$(pings "$gva" 192.0.2.3)" "$all"
+tunnel "$gva" 1 4 42
 ip -n "$con" link set eth0 mtu 1430
 check "without options again" "$(pings "$con" 192.0.2.1)" "$all"
 

@@ -10,11 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"gvtep/internal/packet"
 )
 
 // random returns a header with random fields and options, as an endpoint may send it.
 func random(r *rand.Rand) Header {
-	h := Header{VNI: VNI(r.Uint32()) & MaxVNI, Protocol: []uint16{ProtoEthernet, ProtoIPv4, ProtoIPv6}[r.IntN(3)], Control: r.IntN(8) == 0}
+	h := Header{VNI: packet.VNI(r.Uint32()) & packet.MaxVNI, Protocol: []uint16{packet.EtherTypeEthernet, packet.EtherTypeIPv4, packet.EtherTypeIPv6}[r.IntN(3)], Control: r.IntN(8) == 0}
 	for room := r.IntN(MaxOptionsLen + 1); room >= 4; {
 		o := Option{Class: uint16(r.Uint32()), Type: uint8(r.Uint32()), Data: make([]byte, 4*r.IntN(min(room/4-1, 31)+1))}
 		for i := range o.Data {
@@ -71,7 +73,7 @@ func TestForeign(t *testing.T) {
 		}
 		if file != "" {
 			fmt.Fprintf(&lines, "%s %s\n", hex.EncodeToString(b), fields(want))
-			packet(&packets, r, want.Protocol, b)
+			captured(&packets, r, want.Protocol, b)
 		}
 	}
 	if file == "" {
@@ -91,9 +93,9 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// packet appends one captured packet: header behind Ethernet, IPv4 and UDP, before an inner
+// captured appends one captured packet: header behind Ethernet, IPv4 and UDP, before an inner
 // packet of that protocol, which is UDP to the discard port with random data.
-func packet(b *strings.Builder, r *rand.Rand, protocol uint16, header []byte) {
+func captured(b *strings.Builder, r *rand.Rand, protocol uint16, header []byte) {
 	data := make([]byte, r.IntN(200))
 	udp := make([]byte, 8, 8+len(data))
 	binary.BigEndian.PutUint16(udp, 9)
@@ -103,20 +105,20 @@ func packet(b *strings.Builder, r *rand.Rand, protocol uint16, header []byte) {
 	ether := func(kind uint16) []byte { return append(make([]byte, 12), byte(kind>>8), byte(kind)) }
 	var inner []byte
 	switch {
-	case protocol == ProtoIPv6:
+	case protocol == packet.EtherTypeIPv6:
 		inner = v6(udp)
-	case protocol == ProtoIPv4:
+	case protocol == packet.EtherTypeIPv4:
 		inner = v4(udp)
 	case r.IntN(2) == 0:
-		inner = append(ether(ProtoIPv4), v4(udp)...)
+		inner = append(ether(packet.EtherTypeIPv4), v4(udp)...)
 	default:
-		inner = append(ether(ProtoIPv6), v6(udp)...)
+		inner = append(ether(packet.EtherTypeIPv6), v6(udp)...)
 	}
 	outer := make([]byte, 8)
 	binary.BigEndian.PutUint16(outer, 49152)
 	binary.BigEndian.PutUint16(outer[2:], 6081)
 	binary.BigEndian.PutUint16(outer[4:], uint16(8+len(header)+len(inner)))
-	frame := append(ether(ProtoIPv4), v4(append(append(outer, header...), inner...))...)
+	frame := append(ether(packet.EtherTypeIPv4), v4(append(append(outer, header...), inner...))...)
 	record := make([]byte, 16)
 	binary.LittleEndian.PutUint32(record[8:], uint32(len(frame)))
 	binary.LittleEndian.PutUint32(record[12:], uint32(len(frame)))
