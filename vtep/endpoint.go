@@ -63,6 +63,7 @@ type Endpoint struct {
 	ready        atomic.Bool
 	events       events
 	senders      chan sender // unknown senders that may become peers
+	told         told        // by ICMP
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
@@ -158,6 +159,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	if err == nil {
 		watcher.Go(func() { e.watch(ctx) })
 		watcher.Go(func() { e.probe(ctx) })
+		watcher.Go(func() { e.hearErrors(ctx) })
 		watcher.Go(func() { e.devices.Watch(ctx, e.devicesChanged) })
 		e.ready.Store(true)
 		select {

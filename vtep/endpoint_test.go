@@ -529,7 +529,7 @@ func TestSendFailed(t *testing.T) {
 		{unix.ENOBUFS, count.DropSocketFull, false},
 		{unix.EAGAIN, count.DropSocketFull, false},
 		{unix.ENOMEM, count.DropSocketFull, false},
-		{unix.EPERM, count.DropNoRoute, false},
+		{unix.EPERM, count.DropRefused, false},
 		{unix.EACCES, count.DropNoRoute, false},
 		{unix.ENETUNREACH, count.DropNoRoute, false},
 		{unix.EHOSTUNREACH, count.DropNoRoute, false},

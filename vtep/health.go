@@ -35,6 +35,7 @@ func (e *Endpoint) Health() (h Health) {
 		h.Faults = append(h.Faults, broken...)
 		h.Unmet = append(h.Unmet, unmet...)
 	}
+	h.Unmet = append(h.Unmet, idleFaults(e.pool.Snapshot().Ports)...)
 	h.Ready = e.ready.Load() && len(h.Faults)+len(h.Unmet) == 0
 	return h
 }
@@ -55,6 +56,36 @@ func faultsOf(p *forward.Port) (broken, unmet []string) {
 		unmet = append(unmet, path)
 	}
 	return broken, unmet
+}
+
+// idleFaults says so if every device is down because gvtep was told so: one of several may be meant
+// to be, but what carries nothing at all is not ready.
+func idleFaults(ports []*forward.Port) (faults []string) {
+	for _, p := range ports {
+		if !p.Down {
+			return nil
+		}
+		faults = append(faults, setDown(p))
+	}
+	return faults
+}
+
+// unready says why packets of a tunnel cannot flow, or not as configured.
+func (e *Endpoint) unready(t *tunnel) (all []string) {
+	if stuck := e.pool.Stuck(); len(stuck) > 0 {
+		all = append(all, StuckText(stuck))
+	}
+	all = append(all, e.unpolledFault()...)
+	broken, unmet := faultsOf(t.port)
+	all = slices.Concat(all, broken, unmet)
+	if t.port.Down {
+		all = append(all, setDown(t.port))
+	}
+	return all
+}
+
+func setDown(p *forward.Port) string {
+	return fmt.Sprintf("device %s is down, as configured: gvtep tunnel up %s", p.Name, p.Name)
 }
 
 func deviceFaults(p *forward.Port) (broken, unmet []string) {

@@ -312,6 +312,7 @@ type memUnderlay struct {
 	fail      error      // of every send
 	failTo    netip.Addr // if valid, of those to it only
 	changed   chan netio.Changes
+	icmp      chan netio.ICMP
 	renewed   int           // calls of Renew; guarded by mu
 	sent      []memDatagram // if keep
 	keep      bool
@@ -329,7 +330,7 @@ type memDatagram struct {
 }
 
 func newMemUnderlay(t testing.TB, wire *memWire, addrs ...string) *memUnderlay {
-	u := &memUnderlay{t: t, wire: wire, mtu: 1500, routeVia: 2, changed: make(chan netio.Changes, 1)}
+	u := &memUnderlay{t: t, wire: wire, mtu: 1500, routeVia: 2, changed: make(chan netio.Changes, 1), icmp: make(chan netio.ICMP)}
 	for _, s := range addrs {
 		a := netip.MustParseAddr(s)
 		u.addr = append(u.addr, a)
@@ -449,6 +450,17 @@ func (u *memUnderlay) NextHop(hop netip.Addr, _ netio.Upper) (mac packet.MAC, po
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.hop, u.hopPort
+}
+
+func (u *memUnderlay) Errors(ctx context.Context, tell func(netio.ICMP)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-u.icmp:
+			tell(m)
+		}
+	}
 }
 
 func (u *memUnderlay) Watch(context.Context) (<-chan netio.Changes, error) { return u.changed, nil }

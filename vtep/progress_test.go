@@ -133,9 +133,23 @@ func TestDeviceFaults(t *testing.T) {
 		if !slices.Equal(health.Faults, c.want) || !slices.Equal(s.Faults, c.want) || health.Ready != (c.want == nil) || s.Ready != health.Ready {
 			t.Errorf("Health %+v, State ready %t %q; want %q", health, s.Ready, s.Faults, c.want)
 		}
+		if one, two := s.Tunnels[0], s.Tunnels[1]; one.Ready != (c.want == nil) || !slices.Equal(one.Unready, c.want) || two.Ready ||
+			!slices.Equal(two.Unready, []string{"device gnv1 is down, as configured: gvtep tunnel up gnv1"}) {
+			t.Errorf("%q: the first %t, %q, the second %t, %q", c.want, one.Ready, one.Unready, two.Ready, two.Unready)
+		}
 		if s.Tunnels[0].Up != (c.want == nil) || s.Tunnels[1].Up {
 			t.Errorf("%q: up %t and %t, want %t and false", c.want, s.Tunnels[0].Up, s.Tunnels[1].Up, c.want == nil)
 		}
+	}
+	// One of two may be meant to be down, but both carry nothing.
+	set(false, false)
+	both := testTunnel("gnv0", "192.0.2.2")
+	both.Device.Down = true
+	if err := h.Apply(Change{Set: []Tunnel{both}}); err != nil {
+		t.Fatal(err)
+	}
+	if health, s := h.Health(), h.State(); health.Ready || len(health.Faults) > 0 || len(health.Unmet) != 2 || s.Ready || !slices.Equal(s.Faults, health.Unmet) {
+		t.Errorf("with both down: Health %+v, State ready %t, %q", health, s.Ready, s.Faults)
 	}
 }
 

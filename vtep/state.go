@@ -9,6 +9,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
+	"gvtep/vtep/internal/forward"
 )
 
 // State is the endpoint at one moment.
@@ -30,6 +31,11 @@ type State struct {
 	// Packets of each system call of the workers.
 	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
 	Options                                          []count.OptionState // sorted by class
+	// Refused are dropped packets from the underlay, by what they looked like, the most frequent
+	// first. It is bounded: of a flood of many kinds it has the last ones.
+	Refused []Refused
+	// Deaf says that ICMP errors are not seen.
+	Deaf bool
 }
 
 // TunnelState is one tunnel at one moment.
@@ -43,7 +49,11 @@ type TunnelState struct {
 	Accept  []netip.Prefix // hosts there become peers when their first packet arrives
 	Failed  bool           // the device was deleted under us
 	Faults  []string       // what is other than configured about the device
-	Up      bool           // the device is administratively up
+	// Ready says that packets can flow: the endpoint is Running, the device is up and all about the
+	// tunnel is as configured; else Unready says why not.
+	Ready   bool
+	Unready []string
+	Up      bool // the device is administratively up
 	Offload packet.Offload
 	Since   time.Time
 	Stats   count.Stats
@@ -72,6 +82,10 @@ type PeerState struct {
 	NoGSO    bool      // the kernel has refused runs of datagrams to it
 	PathMTU  int       // of the underlay, in bytes of outer IP packet; 0: no route
 	Error    string    // why nothing can be sent, e.g. "the route to it leads into gnv0"
+	Contact  Contact
+	Refused  []PeerRefused
+	SendErr  SendError
+	ICMP     ICMPError // At is zero if there was none
 }
 
 // FDBState sums up a forwarding table.
@@ -119,20 +133,26 @@ func (e *Endpoint) State() State {
 		s.Faults = append(s.Faults, StuckText(s.Stuck))
 	}
 	s.Faults = append(s.Faults, e.unpolledFault()...)
+	s.Running = e.ready.Load()
+	var ports []*forward.Port
 	counted := e.pool.Counts()
 	s.Drops, s.Options = counted.Drops, counted.Options
+	s.Refused, s.Deaf = e.refusals(counted.Refused), e.told.isDeaf()
+	clues := e.clues(s.Refused)
 	s.UDPReceive, s.UDPTransmit = counted.UDPReceive, counted.UDPTransmit
 	s.TAPReceive, s.TAPTransmit = counted.TAPReceive, counted.TAPTransmit
 	s.Sent = e.underlay.Sent()
 	s.Dropped = e.goneDrops
 	s.Dropped.Join(&s.Drops)
 	for _, t := range e.sorted() {
-		s.Tunnels = append(s.Tunnels, t.report(e))
+		s.Tunnels = append(s.Tunnels, t.report(e, clues))
 		last := &s.Tunnels[len(s.Tunnels)-1]
 		s.Dropped.Join(&last.Drops)
 		broken, unmet := faultsOf(t.port)
 		s.Faults = append(append(s.Faults, broken...), unmet...)
+		ports = append(ports, t.port)
 	}
+	s.Faults = append(s.Faults, idleFaults(ports)...)
 	for _, sock := range e.sockets {
 		state := SocketState{
 			Local: netip.AddrPortFrom(sock.options.Local, sock.options.Port), Device: sock.options.Device,
@@ -151,7 +171,6 @@ func (e *Endpoint) State() State {
 		}
 		s.Sockets = append(s.Sockets, state)
 	}
-	s.Running = e.ready.Load()
 	s.Ready = s.Running && len(s.Faults) == 0
 	slices.SortFunc(s.Sockets, func(a, b SocketState) int { return a.Local.Compare(b.Local) })
 	return s
@@ -165,7 +184,7 @@ func (e *Endpoint) Tunnel(name string) (TunnelState, error) {
 	if err != nil {
 		return TunnelState{}, err
 	}
-	return t.report(e), nil
+	return t.report(e, e.clues(e.refusals(e.pool.Refused()))), nil
 }
 
 // Config returns the configuration of one tunnel that runs. It is shared: what its slices
@@ -192,8 +211,8 @@ func (e *Endpoint) Configs() []Tunnel {
 }
 
 // report is the tunnel as it is now.
-func (t *tunnel) report(e *Endpoint) TunnelState {
-	d, seg := t.device.State(), t.port.Segment
+func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
+	d, seg, now := t.device.State(), t.port.Segment, time.Now()
 	failed := d.Deleted || t.state.Failed.Load()
 	broken, unmet := deviceFaults(t.port)
 	s := TunnelState{
@@ -201,6 +220,8 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		MTU: d.MTU, Queues: len(t.port.Queues), MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
 		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.TooBigSent.Load(),
 	}
+	s.Unready = e.unready(t)
+	s.Ready = e.ready.Load() && len(s.Unready) == 0
 	s.Stats = t.gone
 	s.OptionHits = make([]uint64, len(t.config.OptionRules))
 	for _, hits := range seg.OptionHits {
@@ -215,6 +236,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		stats, _ := p.counters()
 		s.Stats.Add(stats)
 		ps := PeerState{Peer: p.config, Remote: p.Dest.Remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.Flooded.Load(), LastSeen: p.lastSeen(e), NoGSO: p.runsRefused()}
+		ps.Refused, ps.SendErr, ps.ICMP = t.refused(p, clues), p.sendError(e), e.told.about(p.Dest.Remote)
 		limit := int(p.Limit.Load())
 		if limit != 0 {
 			ps.PathMTU = limit + p.Outer
@@ -225,6 +247,7 @@ func (t *tunnel) report(e *Endpoint) TunnelState {
 		case limit == 0:
 			ps.Error = "no route"
 		}
+		ps.Contact = ps.contact(now)
 		s.Peers = append(s.Peers, ps)
 	}
 	s.FDB.Limit = t.domains[0].fdb.Limit()

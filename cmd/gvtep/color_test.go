@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"gvtep/cmd/internal/control"
 )
 
 // terminal returns one end of a pseudo terminal.
@@ -36,15 +38,22 @@ func terminal(t *testing.T) *os.File {
 func TestColors(t *testing.T) {
 	tty := terminal(t)
 	t.Setenv("NO_COLOR", "")
-	ago := func(s float64) *float64 { return &s }
+	peer := func(state string, ago ...float64) (p control.Peer) {
+		p.State = state
+		if len(ago) > 0 {
+			p.SeenAgo = &ago[0]
+		}
+		return p
+	}
 	for _, tt := range []struct {
-		ago  *float64
+		peer control.Peer
 		want string
 	}{
-		{ago(0), green}, {ago(9.9), green}, {ago(10), yellow}, {ago(59.9), yellow}, {ago(60), red}, {ago(9e9), red}, {nil, red},
+		{peer("heard", 0), green}, {peer("heard", 9.9), green}, {peer("heard", 10), yellow}, {peer("heard", 59.9), yellow},
+		{peer("silent", 60), red}, {peer("silent", 9e9), red}, {peer("silent"), red}, {peer("refused"), red}, {peer("no route", 1), red},
 	} {
 		on := &app{out: tty, color: "auto"}
-		if got := on.seen(tt.ago); !strings.HasPrefix(got, "\x1b["+tt.want+"m") || !strings.HasSuffix(got, "\x1b[0m") {
+		if got := on.state(tt.peer); !strings.HasPrefix(got, "\x1b["+tt.want+"m") || !strings.HasSuffix(got, "\x1b[0m") {
 			t.Errorf("on a terminal: %q, want color %s", got, tt.want)
 		}
 	}
@@ -52,15 +61,15 @@ func TestColors(t *testing.T) {
 		"in a pipe":                        {out: &bytes.Buffer{}, color: "auto"},
 		"on a terminal with --color never": {out: tty, color: "never"},
 	} {
-		if got := a.seen(nil); strings.Contains(got, "\x1b") {
+		if got := a.state(peer("silent")); strings.Contains(got, "\x1b") {
 			t.Errorf("%s: %q has colors", name, got)
 		}
 	}
-	if got := (&app{out: &bytes.Buffer{}, color: "always"}).seen(nil); !strings.Contains(got, "\x1b") {
+	if got := (&app{out: &bytes.Buffer{}, color: "always"}).state(peer("silent")); !strings.Contains(got, "\x1b") {
 		t.Errorf("-c in a pipe: %q has no colors", got)
 	}
 	t.Setenv("NO_COLOR", "1")
-	if got := (&app{out: tty, color: "auto"}).seen(nil); strings.Contains(got, "\x1b") {
+	if got := (&app{out: tty, color: "auto"}).state(peer("silent")); strings.Contains(got, "\x1b") {
 		t.Errorf("with NO_COLOR: %q has colors", got)
 	}
 }

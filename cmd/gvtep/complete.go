@@ -293,7 +293,7 @@ func (*completion) ownAddresses() (addrs []string) {
 
 // goals are the values of gvtep wait --for.
 func (c *completion) goals() []string {
-	all := []string{"up", "ready"}
+	all := []string{"up", "ready", "peers"}
 	switch {
 	case strings.HasPrefix(c.word, "peer="):
 		for _, addr := range c.peers() {

@@ -145,6 +145,9 @@ func fakeState(ready bool) vtep.State {
 		if seen > 0 {
 			p.LastSeen = begin.Add(-seen)
 		}
+		if seen > 0 && seen < vtep.HeardFor {
+			p.Contact = vtep.Heard
+		}
 		return p
 	}
 	gnv0 := vtep.TunnelState{
@@ -168,7 +171,12 @@ func fakeState(ready bool) vtep.State {
 	group, pointed := peer("", "239.1.1.1", 0), peer("", "192.0.2.9", 0)
 	pointed.Given = false
 	pointed.Flood = false
+	group.Speaks, pointed.Speaks = false, false
 	gnv0.Peers[1].Dynamic = true
+	gnv0.Peers[1].Contact = vtep.NoRoute
+	gnv0.Peers[1].Refused = []vtep.PeerRefused{{Reason: count.DropUnknownVNI, VNI: 300, Count: 4, Last: begin.Add(-2 * time.Second)}}
+	gnv0.Peers[1].SendErr = vtep.SendError{Err: unix.EPERM, At: begin.Add(-90 * time.Second)}
+	gnv0.Peers[1].ICMP = vtep.ICMPError{ICMP: netio.ICMP{Type: 3, Code: 4, From: netip.MustParseAddr("198.51.100.1"), MTU: 1400}, At: begin.Add(-3 * time.Hour)}
 	gnv0.Peers = append(gnv0.Peers, group, pointed)
 	gnv0.Answered, gnv0.TooBig, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 4, 11, 1
 	gnv0.Drops.Rx[count.DropUnknownPeer], gnv0.Drops.Rx[count.DropECN], gnv0.Drops.Tx[count.DropTooBig] = 9, 1, 3
@@ -181,6 +189,7 @@ func fakeState(ready bool) vtep.State {
 		Ifindex: 8, MTU: 1400, Queues: 2, Since: begin.Add(-90 * time.Second), Peers: []vtep.PeerState{peer("", "2001:db8::9", 70*time.Second)},
 	}
 	gnv3.Peers[0].Flood, gnv3.Peers[0].Routes = false, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/48")}
+	gnv0.Ready, gnv3.Unready = ready, []string{"device gnv3 is down, as configured: gvtep tunnel up gnv3"}
 	s := vtep.State{
 		Workers: 2, Started: begin.Add(-51 * time.Hour), Ready: ready, Tunnels: []vtep.TunnelState{gnv0, gnv3},
 		Sockets: []vtep.SocketState{
@@ -188,6 +197,10 @@ func fakeState(ready bool) vtep.State {
 		},
 	}
 	s.Drops.Rx[count.DropUnknownVNI] = 5
+	s.Refused = []vtep.Refused{{
+		Reason: count.DropUnknownVNI, Source: netip.MustParseAddr("192.0.2.3"), VNI: 300, Protocol: 0x6558, Port: 6081, Count: 5,
+		First: begin.Add(-time.Minute), Last: begin.Add(-2 * time.Second), Head: []byte{0, 0, 0x65, 0x58, 0, 1, 0x2c, 0},
+	}}
 	return s
 }
 

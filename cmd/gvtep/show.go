@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -21,7 +22,9 @@ func (a *app) showCmd() *cobra.Command {
 		Use:   "show [NAME|all] [" + strings.Join(words, "|") + "]",
 		Short: "show tunnels with their peers and counters",
 		Long: `Show tunnels with their peers, forwarding tables and drops. -d adds their
-settings, -s more counters. On a terminal, peers seen in the last ten seconds are
+settings, -s more counters. A peer is heard if a packet of it was taken in the last
+minute, refused if its packets arrive and are dropped, silent if nothing comes, or
+there is no route to it. On a terminal, peers heard in the last ten seconds are
 green, in the last minute yellow, all others red.
 
 ` + viewsText(),
@@ -204,7 +207,7 @@ func (a *app) peerLine(p control.Peer) string {
 		return s
 	}
 	line := fmt.Sprintf("  peer %s%s  %s  %s  rx %s  tx %s", name, netip.AddrPortFrom(p.Remote, p.Port).String(), flood,
-		a.seen(p.SeenAgo), traffic(p.RX), traffic(p.TX))
+		a.state(p), traffic(p.RX), traffic(p.TX))
 	switch p.Origin {
 	case "group", "fdb":
 		line = fmt.Sprintf("  %s %s  %s  tx %s", p.Origin, netip.AddrPortFrom(p.Remote, p.Port).String(), flood, traffic(p.TX))
@@ -235,19 +238,29 @@ const (
 	yellow = "33"
 )
 
-// seen is green for ten seconds and yellow for a minute.
-func (a *app) seen(ago *float64) string {
-	if ago == nil {
-		return a.paint(red, "NEVER SEEN")
-	}
-	text := "seen " + age(*ago) + " ago"
+// state is what is heard of a peer: green in the last ten seconds, yellow in the last minute, else red.
+func (a *app) state(p control.Peer) string {
+	word := stateWord(p)
 	switch {
-	case *ago < 10:
-		return a.paint(green, text)
-	case *ago < 60:
-		return a.paint(yellow, text)
+	case p.State == "heard" && *p.SeenAgo < 10:
+		return a.paint(green, word+" "+age(*p.SeenAgo)+" ago")
+	case p.State == "heard":
+		return a.paint(yellow, word+" "+age(*p.SeenAgo)+" ago")
+	case p.State == "silent" && p.SeenAgo != nil:
+		return a.paint(red, word+" for "+age(*p.SeenAgo))
+	case p.State == "silent":
+		return a.paint(red, word+", never heard")
 	}
-	return a.paint(red, text)
+	return a.paint(red, word)
+}
+
+// stateWord is the state of a peer, with the reason if its packets are dropped.
+func stateWord(p control.Peer) string {
+	if p.State != "refused" || len(p.Refused) == 0 {
+		return p.State
+	}
+	last := slices.MinFunc(p.Refused, func(x, y control.PeerRefused) int { return cmp.Compare(x.LastAgo, y.LastAgo) })
+	return fmt.Sprintf("refused (%s %d, %s ago)", last.Reason, last.Packets, age(last.LastAgo))
 }
 
 func (a *app) paint(color, text string) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -14,8 +15,8 @@ func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "show whether the daemon is ready; exit 0 only when it is",
-		Long: `Show whether the daemon is ready, and if not, why, its sockets, and the drops of
-packets that belong to no tunnel. -d adds the configuration and the number of
+		Long: `Show whether the daemon is ready, and if not, why, how many peers are heard, its
+sockets, and the drops of packets that belong to no tunnel. -d adds the configuration and the number of
 objects in its heap.`,
 		Example:           "  gvtep status\n  gvtep -j status | jq .ready",
 		Args:              atMost(0),
@@ -31,7 +32,7 @@ objects in its heap.`,
 				a.printLines(a.statusLines(s))
 			}
 			if err == nil && !s.Ready {
-				err = exitError{exitRefused, fmt.Errorf("not ready: %s", s.Reason)}
+				err = exitError{exitRefused, errors.New("not ready")} // the reason is printed
 			}
 			return err
 		}),
@@ -45,6 +46,7 @@ func (a *app) statusLines(s control.Status) []string {
 	}
 	lines := []string{fmt.Sprintf("%s  %s  pid %d  version %s  up %s  %d %s  %d %s", s.Instance, state, s.PID, s.Version,
 		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))}
+	lines = append(lines, "  peers "+peersText(s.Peers))
 	if s.Config != "" && a.details {
 		lines = append(lines, "  config "+s.Config)
 	}
@@ -59,4 +61,18 @@ func (a *app) statusLines(s control.Status) []string {
 		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", netip.AddrPortFrom(sock.Local, sock.Port).String(), dev, sock.Overflows))
 	}
 	return append(lines, fmt.Sprintf("  drops of no tunnel %d%s", s.Drops.Total(), reasons(s.Drops)))
+}
+
+// peersText is how many peers are heard, and what the others are.
+func peersText(n control.PeerCount) string {
+	text := fmt.Sprintf("%d of %d heard", n.Heard, n.Total)
+	for _, other := range []struct {
+		n    int
+		word string
+	}{{n.Refused, "refused"}, {n.Silent, "silent"}, {n.NoRoute, "no route"}} {
+		if other.n > 0 {
+			text += fmt.Sprintf(", %d %s", other.n, other.word)
+		}
+	}
+	return text
 }

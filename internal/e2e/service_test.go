@@ -292,7 +292,7 @@ func TestServiceReload(t *testing.T) {
 	write(first + "[[tunnel]]\nname = \"gnv1\"\nid = 43\nremote = \"10.77.0.2\"\n")
 	mark := m.mark()
 	reloaded(func() { g.client("reload") })
-	m.await(mark, 5*time.Second, "STATUS=2 tunnels up, 0 of 2 peers seen")
+	m.await(mark, 5*time.Second, "STATUS=2 tunnels up, 0 of 2 peers heard")
 	write("nonsense")
 	said := reloaded(func() { g.cmd.Process.Signal(syscall.SIGHUP) })
 	if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, "STATUS=not reloaded: ") }) {
@@ -301,7 +301,7 @@ func TestServiceReload(t *testing.T) {
 	write(first + "[[tunnel]]\nname = \"gnv1\"\nid = 43\nremote = \"10.77.0.2\"\n")
 	mark = m.mark()
 	reloaded(func() { g.client("reload") })
-	m.await(mark, 5*time.Second, "STATUS=2 tunnels up, 0 of 2 peers seen") // no longer that of the failure
+	m.await(mark, 5*time.Second, "STATUS=2 tunnels up, 0 of 2 peers heard") // no longer that of the failure
 }
 
 // TestServiceMemory: the table is there again with its ages after a restart,

@@ -324,7 +324,7 @@ func TestServiceRestart(t *testing.T) {
 				t.Errorf("%d descriptors are stored, want 6: %s", n, m.names())
 			}
 			said, _ := m.heard(0)
-			if !slices.Contains(said, "STOPPING=1") || !slices.ContainsFunc(said, func(s string) bool { return s == "STATUS=1 tunnel up, 1 of 1 peer seen" }) {
+			if !slices.Contains(said, "STOPPING=1") || !slices.ContainsFunc(said, func(s string) bool { return s == "STATUS=1 tunnel up, 1 of 1 peer heard" }) {
 				t.Errorf("the service manager heard no STOPPING=1, or no status with a peer: %q", said)
 			}
 		})

@@ -133,6 +133,9 @@ type Underlay interface {
 	NextHop(hop netip.Addr, by Upper) (mac packet.MAC, port int)
 	// Sent tells what has left so far, for each local address and device.
 	Sent() []packet.Sent
+	// Errors calls tell for each ICMP error about what was sent from Ports, until ctx ends. It
+	// may be called from several goroutines. An error says that nothing can be heard.
+	Errors(ctx context.Context, tell func(ICMP)) error
 	// Watch sends what has changed of links, addresses, routes and rules, many changes
 	// in one value, until ctx ends.
 	Watch(ctx context.Context) (<-chan Changes, error)

@@ -16,6 +16,7 @@ const (
 	DropControl                       // O bit: a control packet (section 3.4)
 	DropBadOptions                    // an option runs over the option area (section 3.5)
 	DropCriticalOption                // a critical option that we do not know (section 3.5)
+	DropVXLAN                         // VXLAN (RFC 7348) sent to a GENEVE port
 	DropBadProtocol                   // the payload type does not fit the tunnel (section 3.4)
 	DropUnknownVNI                    // no tunnel has this VNI on this socket
 	DropUnknownPeer                   // the VNI is ours, the outer source is no peer of it
@@ -33,7 +34,8 @@ const (
 	DropReinjected                    // came in through a device of ours (RFC 8926 section 6.2)
 	DropLoop                          // would go back where it came from, or the route leads into the tunnel
 	DropTooBig                        // larger than the path to the peer
-	DropNoRoute                       // the kernel has no way to the peer, or refuses it
+	DropNoRoute                       // the kernel has no way to the peer
+	DropRefused                       // a firewall of this host does not let it out (EPERM)
 	DropNoFDBEntry                    // unknown destination and nobody to flood to
 	DropNoPeer                        // no peer of an L3 tunnel has a route to the destination
 	DropFloodOff                      // flooding of this kind is off
@@ -62,7 +64,7 @@ var explanations = [NumReasons]Explanation{
 		"find the sender with `tshark`"},
 	DropBadVersion: {"bad_version", true, false,
 		"the GENEVE version is not 0",
-		"something else on the port, such as VXLAN, or a later GENEVE",
+		"something else on the port, or a later GENEVE",
 		"compare `encap` and port at both ends"},
 	DropNoVNI: {"no_vni", true, false,
 		"a VXLAN header whose I flag is not set, so that its VNI is not valid",
@@ -80,6 +82,10 @@ var explanations = [NumReasons]Explanation{
 		"a critical option that gvtep does not know",
 		"the other end insists on an option; OVN does so in every packet (docs/migration.md)",
 		"`match \"accept CLASS:TYPE\"` if it is harmless to you; else switch it off there"},
+	DropVXLAN: {"vxlan", true, false,
+		"VXLAN, where the tunnel speaks GENEVE",
+		"the other end is a VXLAN device that sends to our port",
+		"`encap vxlan` here, or a device of `type geneve` at the other end"},
 	DropBadProtocol: {"bad_protocol", true, false,
 		"the payload type does not fit the tunnel",
 		"Ethernet sent to a tunnel for IP, or the reverse",
@@ -149,9 +155,13 @@ var explanations = [NumReasons]Explanation{
 		"a smaller path than the MTU inside",
 		"`mtu auto`; docs/troubleshooting.md, part \"Ping works, large transfers hang\""},
 	DropNoRoute: {"no_route", false, true,
-		"the kernel has no way to the peer, or refuses it",
-		"no route; or a firewall rejects what is sent",
-		"`ip route get PEER`; look at the output chain"},
+		"the kernel has no way to the peer",
+		"no route, or one that prohibits; a next hop that does not answer",
+		"`ip route get PEER`"},
+	DropRefused: {"refused", false, true,
+		"a firewall of this host does not let it out (EPERM)",
+		"a rule of an output chain drops or rejects UDP to the peer",
+		"`nft list ruleset`, the chains with `hook output`; let UDP to the peer's port out"},
 	DropNoFDBEntry: {"no_fdb_entry", false, true,
 		"unknown destination, and nobody to flood to",
 		"no peer has flooding on",
@@ -191,6 +201,16 @@ func (r Reason) String() string { return explanations[r].Name }
 
 // Explain returns what the reason means.
 func (r Reason) Explain() Explanation { return explanations[r] }
+
+// OfFrame reports whether the reason is a decision about one frame, and says nothing about others
+// of the same sender.
+func (r Reason) OfFrame() bool {
+	switch r {
+	case DropReservedAddress, DropVLAN, DropLocked, DropECN, DropBroadcast, DropReinjected, DropBUMLimit, DropDeviceFull:
+		return true
+	}
+	return false
+}
 
 // Reasons returns all reasons in a fixed order.
 func Reasons() []Reason {

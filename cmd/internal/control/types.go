@@ -39,9 +39,38 @@ type Status struct {
 	Tunnels  int       `json:"tunnels"`
 	Sockets  []Socket  `json:"sockets"`
 	Drops    Drops     `json:"drops"` // of packets that belong to no tunnel
+	Peers    PeerCount `json:"peers"`
+	// Refused are dropped packets from the underlay by what they looked like, the most frequent
+	// first. It is bounded: of a flood of many kinds it has the last ones.
+	Refused []Refused `json:"refused"`
+	// ICMP says whether ICMP errors about what is sent are seen; without CAP_NET_RAW they are not.
+	ICMP bool `json:"icmp_seen"`
 	// Config is the file or directory that a reload reads, if there is one.
 	Config string   `json:"config,omitempty"`
 	Go     *Runtime `json:"go,omitempty"`
+}
+
+// PeerCount is how many peers, those configured and those let in, are in which state.
+type PeerCount struct {
+	Total   int `json:"total"`
+	Heard   int `json:"heard"`
+	Refused int `json:"refused"`
+	Silent  int `json:"silent"`
+	NoRoute int `json:"no_route"`
+}
+
+// Refused is what is remembered of packets that looked alike and were dropped.
+type Refused struct {
+	Reason  string     `json:"reason"` // as in drops; gvtep explain has more
+	Source  netip.Addr `json:"source"` // of the outer packet
+	ID      uint32     `json:"id"`     // VNI, as the header says
+	Payload string     `json:"payload"`
+	Port    uint16     `json:"port,omitempty"` // that they were sent to
+	Packets uint64     `json:"packets"`
+	First   time.Time  `json:"first"`
+	Last    time.Time  `json:"last"`
+	LastAgo float64    `json:"last_seconds"` // ago
+	Head    string     `json:"head"`         // the first bytes of the first one, in hexadecimal, from the GENEVE header on
 }
 
 // Runtime is about the Go runtime of the daemon. It is told only to those who
@@ -218,6 +247,8 @@ type TunnelDetail struct {
 	Drops      Drops     `json:"drops"`
 	VLANs      []VLAN    `json:"vlans,omitempty"` // of a trunk
 	Peers      []Peer    `json:"peers"`
+	Ready      bool      `json:"ready"`             // packets can flow
+	Unready    []string  `json:"unready,omitempty"` // why not, one sentence each
 	FDB        FDBCount  `json:"fdb"`
 }
 
@@ -244,6 +275,40 @@ type Peer struct {
 	Flooded  uint64     `json:"bum_dropped,omitempty"` // frames above it
 	Options  []string   `json:"options,omitempty"`     // of packets to it, if they are not the tunnel's
 	Error    string     `json:"error,omitempty"`
+	// State is "heard" (in the last minute), "refused" (its packets arrive and are dropped), "silent"
+	// or "no route"; "" of a group, and where only entries point.
+	State     string        `json:"state,omitempty"`
+	Refused   []PeerRefused `json:"refused,omitempty"`
+	SendError *SendError    `json:"send_error,omitempty"`
+	ICMP      *ICMP         `json:"icmp,omitempty"`
+}
+
+// PeerRefused is how many packets of a peer were dropped for a reason, as far as is remembered.
+type PeerRefused struct {
+	Reason  string    `json:"reason"`
+	ID      uint32    `json:"id"` // VNI, as the header says
+	Packets uint64    `json:"packets"`
+	Last    time.Time `json:"last"`
+	LastAgo float64   `json:"last_seconds"` // ago
+}
+
+// SendError is the last error that the kernel made of a send to a peer.
+type SendError struct {
+	Errno   string    `json:"errno"` // as EPERM
+	Text    string    `json:"text"`
+	Last    time.Time `json:"last"`
+	LastAgo float64   `json:"last_seconds"` // ago
+}
+
+// ICMP is the last ICMP error about what was sent to a peer. It is a hint: others can make it up.
+type ICMP struct {
+	Type    uint8      `json:"type"`
+	Code    uint8      `json:"code"`
+	What    string     `json:"what"` // as "port unreachable"
+	From    netip.Addr `json:"from"`
+	MTU     int        `json:"mtu,omitempty"`
+	Last    time.Time  `json:"last"`
+	LastAgo float64    `json:"last_seconds"` // ago
 }
 
 // VLAN is VLANs of a trunk and as many segments, in the form of an element of

@@ -118,7 +118,7 @@ func (a *attendant) run(ctx context.Context) {
 
 // look compares what is with what was.
 func (a *attendant) look(round int) {
-	up, peers, seen, now := 0, 0, 0, time.Now()
+	up, peers, heard, now := 0, 0, 0, time.Now()
 	cfg := a.reloader.hooksConfig()
 	for _, b := range a.endpoint.Brief() {
 		t := a.known[b.Name]
@@ -138,8 +138,8 @@ func (a *attendant) look(round int) {
 		a.follow(t, was)
 		for _, p := range b.Peers {
 			peers++
-			if !p.LastSeen.IsZero() {
-				seen++
+			if now.Sub(p.LastSeen) < vtep.HeardFor {
+				heard++
 			}
 			talks := !p.LastSeen.IsZero() && now.Sub(p.LastSeen) < cfg.LostAfter
 			switch {
@@ -167,7 +167,7 @@ func (a *attendant) look(round int) {
 	}
 	a.kernel.CheckRoom()
 	a.remember(now)
-	status := fmt.Sprintf("%s up, %d of %s seen", several(up, "tunnel"), seen, several(peers, "peer"))
+	status := fmt.Sprintf("%s up, %d of %s heard", several(up, "tunnel"), heard, several(peers, "peer"))
 	if h := a.endpoint.Health(); !h.Ready && len(h.Faults)+len(h.Unmet) > 0 {
 		faults := append(h.Faults, h.Unmet...)
 		status = "not ready: " + faults[0]

@@ -89,6 +89,7 @@ var (
 	peerReceive  = counter("peer_receive_packets", "Inner packets received from a peer.", "device", "vni", "remote", "peer")
 	peerTransmit = counter("peer_transmit_packets", "Inner packets sent to a peer.", "device", "vni", "remote", "peer")
 	peerLast     = gauge("peer_last_receive_timestamp_seconds", "When a packet of a peer was last taken, as Unix time; 0: never.", "device", "vni", "remote", "peer")
+	peerState    = gauge("peer_state", "1 for the state that a peer is in, 0 for the others: heard, refused (its packets arrive and are dropped), silent, no route.", "device", "vni", "remote", "peer", "state")
 	peerMTU      = gauge("peer_path_mtu_bytes", "The longest outer packet that reaches a peer whole; 0: there is no route.", "remote")
 	peersHidden  = gauge("peers_without_series", "Peers that have no series of their own, because metrics.peers is reached.")
 
@@ -115,7 +116,7 @@ var (
 var all = []family{
 	buildInfo, startTime, ready, stuck, reloadOK, reloadTime,
 	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
-	peerReceive, peerTransmit, peerLast, peerMTU, peersHidden,
+	peerReceive, peerTransmit, peerLast, peerState, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbRejected,
 	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages, logDropped,
 }
@@ -256,6 +257,7 @@ func (o output) peers(s *vtep.State, most int) {
 	type figures struct {
 		rx, tx, last float64
 		speaks       bool
+		state        vtep.Contact
 	}
 	values, paths := map[key]figures{}, map[string]float64{}
 	var hidden int
@@ -272,7 +274,9 @@ func (o output) peers(s *vtep.State, most int) {
 			f.rx += float64(p.Stats.RxPackets)
 			f.tx += float64(p.Stats.TxPackets)
 			f.last = max(f.last, unix(p.LastSeen))
-			f.speaks = f.speaks || p.Speaks
+			if p.Speaks {
+				f.speaks, f.state = true, p.Contact
+			}
 			values[k] = f
 			// A path is that of an address; the worst of what is known counts.
 			if mtu, ok := paths[k.remote]; !ok || float64(p.PathMTU) < mtu {
@@ -285,6 +289,9 @@ func (o output) peers(s *vtep.State, most int) {
 		if f.speaks {
 			o.put(peerReceive, f.rx, k.device, k.vni, k.remote, k.peer)
 			o.put(peerLast, f.last, k.device, k.vni, k.remote, k.peer)
+			for _, c := range vtep.Contacts() {
+				o.put(peerState, bit(c == f.state), k.device, k.vni, k.remote, k.peer, c.String())
+			}
 		}
 	}
 	for remote, mtu := range paths {

@@ -25,7 +25,7 @@ func Status(s vtep.State, instance, version string, now time.Time) control.Statu
 		Instance: instance, PID: os.Getpid(), Version: version,
 		Ready: s.Ready, Started: s.Started, Uptime: seconds(now.Sub(s.Started)),
 		Workers: s.Workers, Stuck: append([]int{}, s.Stuck...), Tunnels: len(s.Tunnels), Sockets: []control.Socket{},
-		Drops: dropsOf(&s.Drops),
+		Drops: dropsOf(&s.Drops), Peers: countPeers(s.Tunnels), Refused: refusals(s.Refused, now), ICMP: !s.Deaf,
 	}
 	switch {
 	case len(s.Faults) > 0:
@@ -71,7 +71,7 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered, TooBig: t.TooBig,
 		VLANs:   VLANs(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: Count(&t.FDB), Options: option.Default().Words(cfg.Options),
+		FDB: Count(&t.FDB), Ready: t.Ready, Unready: t.Unready, Options: option.Default().Words(cfg.Options),
 	}
 	for i, rule := range cfg.OptionRules {
 		g.Match = append(g.Match, control.Match{Rule: option.Default().RuleText(rule), Packets: t.OptionHits[i]})
@@ -171,6 +171,10 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 		ago := max(0, seconds(now.Sub(p.LastSeen)))
 		out.LastSeen, out.SeenAgo = &p.LastSeen, &ago
 	}
+	if p.Speaks {
+		out.State = p.Contact.String()
+	}
+	addEvidence(&out, p, now)
 	return out
 }
 

@@ -62,7 +62,9 @@ type VNIKey struct {
 type Socket struct {
 	ID        uint32
 	Name      string // address and port, for people
-	Parse     encap.Parser
+	Encap     encap.Format
+	Parse     encap.Parser // of Encap
+	Port      uint16
 	Receivers []netio.Receiver
 	Received  []packet.Counter // datagrams, by worker
 }
@@ -201,6 +203,11 @@ type PeerState struct {
 	ReportedFloods uint64
 
 	Traffic []count.Traffic // by worker
+
+	// SendError is the errno of the last send to it that the kernel refused, 0: none was, and
+	// SendErrorAt the endpoint's clock then.
+	SendError   atomic.Uint32
+	SendErrorAt atomic.Int64
 }
 
 // Loop is why what is sent to a peer would come back to us.

@@ -101,11 +101,11 @@ func (j *joining) end(w *worker) {
 		w.rest = packet.VirtioHdr{}
 		for _, piece := range j.joiner.Pieces() {
 			if err := p.Writers[w.id].Write(&w.rest, piece); err != nil {
-				w.writeFailed(p, err, 1)
+				w.undelivered(from, seg, err, 1, piece)
 			}
 		}
 	default:
-		w.writeFailed(p, err, n)
+		w.undelivered(from, seg, err, n, frame)
 	}
 }
 
@@ -125,7 +125,7 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 		if t.Broadcast {
 			// A VTEP is spoken to by its address. All sockets have a copy.
 			if first {
-				w.drops.Rx[count.DropBroadcast].Add(t.Count())
+				w.refuseTrain(s, t, count.DropBroadcast)
 			}
 			n += int(t.Count())
 			continue
@@ -139,7 +139,7 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 				w.admitted.packets++
 				w.admitted.bytes += uint64(len(datagram) - encap.HeaderLen)
 			} else if reason := w.inbound(s, t, datagram); reason != forward.Delivered {
-				w.countDrop(reason)
+				w.refuse(s, t.From, datagram, reason)
 			}
 			n++
 			if data = data[size:]; len(data) == 0 {
@@ -249,16 +249,6 @@ func isPayload(protocol uint16) bool {
 	return protocol == packet.EtherTypeEthernet || protocol == packet.EtherTypeIPv4 || protocol == packet.EtherTypeIPv6
 }
 
-// countDrop counts a datagram that was not delivered, for the tunnel if one
-// admitted it.
-func (w *worker) countDrop(reason count.Reason) {
-	if w.admitted.peer != nil {
-		w.admitted.peer.Port().Segment.Drops[w.id].Rx[reason].Add(1)
-		return
-	}
-	w.drops.Rx[reason].Add(1)
-}
-
 // deliver gives an accepted frame to the device, together with those before
 // and after it that it can be joined with. Pieces are joined only when their
 // GENEVE headers are the same to the byte (RFC 8926 section 4.6).
@@ -347,11 +337,12 @@ func (w *worker) writeUnfinished(p *forward.Port, frame []byte, h *packet.Header
 	}
 }
 
-// writeFailed counts frames that the device did not take.
-func (w *worker) writeFailed(p *forward.Port, err error, frames int) {
+// writeFailed counts frames that the device did not take, and returns why.
+func (w *worker) writeFailed(p *forward.Port, err error, frames int) count.Reason {
 	reason := count.DropDeviceFull
 	if err == unix.EIO || deviceGone(err) {
 		reason = count.DropDeviceDown
 	}
 	p.Segment.Drops[w.id].Rx[reason].Add(uint64(frames))
+	return reason
 }

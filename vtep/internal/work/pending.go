@@ -75,7 +75,7 @@ func (w *worker) retry() {
 		}
 		w.retrying = true
 		if reason := w.inbound(d.socket, &d.train, d.train.Data); reason != forward.Delivered {
-			w.countDrop(reason)
+			w.refuse(d.socket, d.train.From, d.train.Data, reason)
 		}
 		w.retrying = false
 		w.joining.end(w)

@@ -172,6 +172,7 @@ func (p *Pool) Step() {
 type Counts struct {
 	Drops   count.Drops
 	Options []count.OptionState // sorted by class
+	Refused []count.Refused     // packets from the underlay, also those of tunnels; the most frequent first
 	// Packets of each system call.
 	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
 }
@@ -187,8 +188,18 @@ func (p *Pool) Counts() (c Counts) {
 		w.sender.Batches().AddTo(&c.UDPTransmit)
 		w.options.AddTo(options)
 	}
+	c.Refused = p.Refused()
 	c.Options = count.SortedOptions(options)
 	return c
+}
+
+// Refused is what dropped packets from the underlay looked like, the most frequent first.
+func (p *Pool) Refused() []count.Refused {
+	all := make(map[count.Sight]*count.Refused)
+	for _, w := range p.workers {
+		w.evidence.AddTo(all)
+	}
+	return count.SortedRefused(all)
 }
 
 // callUp brings one more worker to duty, if there is one.
@@ -233,6 +244,12 @@ func (p *Pool) sendFailed(w *worker, f packet.Failure) {
 		}
 	case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
 		reason = count.DropSocketFull
+	case unix.EPERM:
+		reason = count.DropRefused
+	}
+	if errno, ok := f.Err.(unix.Errno); ok {
+		to.SendErrorAt.Store(w.now)
+		to.SendError.Store(uint32(errno))
 	}
 	to.Port().Segment.Drops[w.id].Tx[reason].Add(uint64(f.Count))
 	to.Traffic[w.id].TxFailed.Add(uint64(f.Count))

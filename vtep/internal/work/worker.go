@@ -64,7 +64,9 @@ type worker struct {
 
 	drops   count.DropCounters // of packets that belong to no tunnel
 	options count.OptionCounters
-	batches struct{ udpReceive, tapReceive, tapTransmit packet.Batches }
+	// evidence is what dropped packets from the underlay looked like.
+	evidence count.Evidence
+	batches  struct{ udpReceive, tapReceive, tapTransmit packet.Batches }
 
 	events [maxEvents]unix.EpollEvent
 
