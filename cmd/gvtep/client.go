@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -74,18 +74,25 @@ func (a *app) socketPath() (string, error) {
 	if a.instance != "" {
 		return control.SocketPath(a.runDir, a.instance), config.CheckInstance(a.instance)
 	}
-	names, err := control.Instances(a.runDir)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
+	found, err := control.Find(a.runDir)
+	if errors.Is(err, fs.ErrPermission) {
 		return "", fmt.Errorf("%w: %w", control.ErrUnreachable, err)
-	case err != nil:
-		return "", err
-	case len(names) == 0:
-		return "", errNoDaemon
-	case len(names) > 1:
-		return "", fmt.Errorf("several instances are running, choose one with -i: %s", strings.Join(names, ", "))
 	}
-	return control.SocketPath(a.runDir, names[0]), nil
+	if err != nil {
+		return "", err
+	}
+	live := slices.DeleteFunc(found, func(f control.Found) bool { return !f.Live() })
+	if len(live) == 0 {
+		return "", errNoDaemon
+	}
+	if len(live) > 1 {
+		near := slices.DeleteFunc(slices.Clone(live), func(f control.Found) bool { return !ownNetns(f.PID) })
+		if len(near) != 1 {
+			return "", fmt.Errorf("several instances are running, choose one with -i: %s", a.describeInstances(live))
+		}
+		live = near
+	}
+	return control.SocketPath(a.runDir, live[0].Name), nil
 }
 
 // printJSON prints v on one line, or indented with -p.

@@ -23,6 +23,7 @@ func TestWalls(t *testing.T) {
 		"logging": {zap, "go.uber.org/zap/zapcore"},
 		"service": {},
 		"metrics": {"internal/packet", "vtep", "vtep/count"},
+		"doctor":  {"cmd/internal/control", "vtep/count"},
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
 		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"daemon": {
@@ -30,7 +31,7 @@ func TestWalls(t *testing.T) {
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
 		},
 		"../gvtep": {
-			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/logging", "cmd/internal/service",
+			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/doctor", "cmd/internal/logging", "cmd/internal/service",
 			"config", "vtep/count", "vtep/spec",
 		},
 	}

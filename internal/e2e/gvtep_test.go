@@ -37,8 +37,7 @@ func built(t *testing.T) string {
 
 // newInstance returns a name that no other instance on this machine has.
 func newInstance() string {
-	suite.instances++
-	return fmt.Sprintf("e2e-%d-%d", os.Getpid(), suite.instances)
+	return fmt.Sprintf("e2e-%d-%d", os.Getpid(), suite.instances.Add(1))
 }
 
 func runDir(instance string) string { return filepath.Join("/run/gvtep", instance) }

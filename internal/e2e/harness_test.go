@@ -26,6 +26,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ import (
 var suite struct {
 	dir         string // of the built programs, readable for everyone
 	plain, race func() (string, error)
-	instances   int // started so far, for names that nobody else uses
+	instances   atomic.Int32 // started so far, for names that nobody else uses
 }
 
 func TestMain(m *testing.M) {

@@ -29,8 +29,19 @@ func SocketPath(runDir, instance string) string {
 	return filepath.Join(runDir, instance, socketName)
 }
 
-// Instances lists the instances below runDir that answer.
-func Instances(runDir string) ([]string, error) {
+// Found is an instance that has a control socket.
+type Found struct {
+	Name string
+	PID  int   // of who serves the socket; 0: it is not known
+	Err  error // why nobody can be asked; fs.ErrPermission: who runs lets us not in
+}
+
+// Live reports whether somebody serves the socket: of an instance that does not let us in we
+// know that it is there.
+func (f Found) Live() bool { return f.Err == nil || errors.Is(f.Err, fs.ErrPermission) }
+
+// Find lists the instances below runDir, those included that ended without removing their socket.
+func Find(runDir string) (all []Found, err error) {
 	dirs, err := os.ReadDir(runDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -38,18 +49,25 @@ func Instances(runDir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var live []string
 	for _, d := range dirs {
-		c, err := net.DialTimeout("unix", SocketPath(runDir, d.Name()), time.Second)
-		if err == nil {
-			c.Close()
-		}
-		// Of an instance that does not let us in we know that it is there.
-		if err == nil || errors.Is(err, fs.ErrPermission) {
-			live = append(live, d.Name())
+		path := SocketPath(runDir, d.Name())
+		pid, err := serving(path)
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			all = append(all, Found{d.Name(), pid, err})
 		}
 	}
-	return live, nil
+	return all, nil
+}
+
+// Instances lists the instances below runDir that answer.
+func Instances(runDir string) (live []string, err error) {
+	all, err := Find(runDir)
+	for _, f := range all {
+		if f.Live() {
+			live = append(live, f.Name)
+		}
+	}
+	return live, err
 }
 
 // InUseError says that a live process serves the socket.
@@ -151,24 +169,33 @@ func lockFile(path string) (*os.File, error) {
 	return nil, fmt.Errorf("control socket: %w", err)
 }
 
-// holder asks the kernel who listens at path.
+// holder asks the kernel who listens at path, 0 if nobody does.
 func holder(path string) int {
+	pid, _ := serving(path)
+	return pid
+}
+
+// ServedBy is the process that serves the control socket at path; 0: nobody, or one in another PID
+// namespace.
+func ServedBy(path string) int { return holder(path) }
+
+// serving asks the kernel who listens at path. It is 0 where that is in another PID namespace.
+func serving(path string) (pid int, err error) {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	defer c.Close()
 	raw, err := c.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	pid := 0
 	raw.Control(func(fd uintptr) {
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
 			pid = int(cred.Pid)
 		}
 	})
-	return pid
+	return pid, nil
 }
 
 // RemoveDirs removes the directory of an instance with the socket at path and
