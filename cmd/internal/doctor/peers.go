@@ -158,7 +158,7 @@ func vxlan(f *Facts) []Finding {
 		return Finding{
 			What:     fmt.Sprintf("its peer %s sends VXLAN, and here GENEVE is spoken", p.Remote),
 			Evidence: seen(r, p.Remote),
-			Try:      fmt.Sprintf("make the device there one of type geneve, with id %s", idOf(t)),
+			Try:      fmt.Sprintf("encap vxlan here; or there a device of type geneve, with id %s", idOf(t)),
 		}, ok
 	})
 }
