@@ -21,8 +21,8 @@ func (a *app) showCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [NAME|all] [" + strings.Join(words, "|") + "]",
 		Short: "show tunnels with their peers and counters",
-		Long: `Show tunnels with their peers, forwarding tables and drops. -d adds their
-settings, -s more counters. A peer is heard if a packet of it was taken in the last
+		Long: `Show tunnels with their peers, forwarding tables and drops, in and out. PATH is the
+MTU of the path to a peer. -d adds settings, offloads of the device included, -s more counters. A peer is heard if a packet of it was taken in the last
 minute, refused if its packets arrive and are dropped, silent if nothing comes, or
 there is no route to it. On a terminal, peers heard in the last ten seconds are
 green, in the last minute yellow, all others red.
@@ -36,7 +36,12 @@ green, in the last minute yellow, all others red.
 		Args:              atMost(2),
 		ValidArgsFunction: a.completing((*completion).tunnelNamesOrAll, oneOf(words...)),
 	}
+	onlyProblems := false
+	cmd.Flags().BoolVar(&onlyProblems, "problems", false, "only tunnels that are not ready, and peers that are not heard")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 2 && onlyProblems {
+			return inCommand(cmd, fmt.Errorf("--problems beside %s: views have all peers", args[1]))
+		}
 		if len(args) == 2 && !slices.Contains(words, args[1]) {
 			return inCommand(cmd, unknownWord(args[1], words))
 		}
@@ -47,6 +52,8 @@ green, in the last minute yellow, all others red.
 				return fmt.Errorf("%w; did you mean show all %s?", err, args[0])
 			case err != nil:
 				return err
+			case onlyProblems:
+				tunnels = problems(tunnels)
 			case len(args) == 2:
 				return a.printView(args[1], tunnels, args[0] == "all")
 			}
@@ -103,14 +110,16 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	if d.ID != nil {
 		id = fmt.Sprintf("id %d", *d.ID)
 	}
-	first := fmt.Sprintf("%s  %s %s  local %s  mtu %s  %s  %s %d %s",
-		t.Ifname, strings.ToUpper(t.LinkInfo.Kind), id, g.Local, mtu, state, kind, g.Queues, plural(g.Queues, "queue"))
-	for _, o := range g.Offload {
-		first += " " + o
+	lines := []string{fmt.Sprintf("%s  %s %s  local %s  mtu %s  %s", t.Ifname, strings.ToUpper(t.LinkInfo.Kind), id, g.Local, mtu, state)}
+	for _, why := range g.Unready {
+		lines = append(lines, "  "+a.paint(red, "NOT READY: "+why))
 	}
-	lines := []string{first}
 	if a.details {
-		lines = append(lines, settingLines(t)...)
+		device := fmt.Sprintf("  %s %d %s", kind, g.Queues, plural(g.Queues, "queue"))
+		for _, o := range g.Offload {
+			device += " " + o
+		}
+		lines = append(append(lines, device), settingLines(t)...)
 	}
 	if len(g.VLANs) > 0 {
 		lines = append(lines, vlanLine(g.VLANs))
@@ -118,26 +127,22 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	if len(g.Accept) > 0 {
 		lines = append(lines, "  accept "+strings.Join(g.Accept, " "))
 	}
-	for _, p := range g.Peers {
-		lines = append(lines, a.peerLine(p))
-	}
-	last := "  "
+	lines = append(lines, a.peerTable(g.Peers)...)
 	if g.Mode != "l3" { // that has no table
-		last += fmt.Sprintf("fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
+		last := fmt.Sprintf("  fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
 		if len(g.VLANs) > 0 {
 			last += " in each VLAN"
 		}
 		if a.stats {
 			last += fmt.Sprintf(", %d moved, %d aged, %d damped, %d frozen", g.FDB.Moved, g.FDB.Aged, g.FDB.Damped, g.FDB.Frozen)
 		}
-		last += "      "
+		lines = append(lines, last)
 	}
-	last += fmt.Sprintf("drops %d%s", g.Drops.Total(), reasons(g.Drops))
 	if a.stats {
 		lines = append(lines, fmt.Sprintf("  rx %d packets %d bytes  tx %d packets %d bytes  %d of them flooded copies  answered %d  too big told %d",
 			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood, g.Answered, g.TooBig))
 	}
-	return append(lines, last)
+	return append(lines, fmt.Sprintf("  drops %d%s", g.Drops.Total(), directions(g.Drops)))
 }
 
 // settingLines are the settings in the words of the keywords.
@@ -238,20 +243,28 @@ const (
 	yellow = "33"
 )
 
-// state is what is heard of a peer: green in the last ten seconds, yellow in the last minute, else red.
-func (a *app) state(p control.Peer) string {
-	word := stateWord(p)
+// stateCell is what is heard of a peer: green in the last ten seconds, yellow in the last minute, else red.
+func (a *app) stateCell(p control.Peer) cell {
 	switch {
 	case p.State == "heard" && *p.SeenAgo < 10:
-		return a.paint(green, word+" "+age(*p.SeenAgo)+" ago")
+		return cell{"heard " + age(*p.SeenAgo) + " ago", green}
 	case p.State == "heard":
-		return a.paint(yellow, word+" "+age(*p.SeenAgo)+" ago")
+		return cell{"heard " + age(*p.SeenAgo) + " ago", yellow}
 	case p.State == "silent" && p.SeenAgo != nil:
-		return a.paint(red, word+" for "+age(*p.SeenAgo))
+		return cell{"silent for " + age(*p.SeenAgo), red}
 	case p.State == "silent":
-		return a.paint(red, word+", never heard")
+		return cell{"silent, never heard", red}
 	}
-	return a.paint(red, word)
+	return cell{p.State, red}
+}
+
+// state is that, painted, with the reason if its packets are dropped.
+func (a *app) state(p control.Peer) string {
+	c := a.stateCell(p)
+	if p.State == "refused" {
+		c.text = stateWord(p)
+	}
+	return a.paint(c.color, c.text)
 }
 
 // stateWord is the state of a peer, with the reason if its packets are dropped.
@@ -272,6 +285,20 @@ func (a *app) paint(color, text string) string {
 		return text
 	}
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+// directions lists why packets were dropped, those from the underlay and those from the device apart.
+func directions(d control.Drops) string {
+	text := ""
+	for _, of := range []struct {
+		word  string
+		drops map[string]uint64
+	}{{"in", d.RX}, {"out", d.TX}} {
+		if len(of.drops) > 0 {
+			text += "  " + of.word + strings.NewReplacer("(", "", ")", "").Replace(reasons(control.Drops{RX: of.drops}))
+		}
+	}
+	return text
 }
 
 // reasons lists why packets were dropped, the most frequent first.
