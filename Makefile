@@ -8,13 +8,14 @@ BENCHTIME   ?= 1s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NEED        := scripts/tools/need.sh
 LABTOOLS    := ip ping iperf3 socat tshark
+# clang makes the object of the fast path again, to compare it with the committed one.
 # gcc: the race detector needs it, and one test runs a binary with it; python3 holds a port in another;
 # mandoc and groff find what is wrong with the manual pages, systemd-analyze with the unit.
 # Without root these are only looked for, and the tests that need one skip.
-TESTTOOLS   := curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
+TESTTOOLS   := clang curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
 
-.PHONY: help build install uninstall test race fuzz lint bench man docs demo deb rpm tarball release package-test systemd-test interop labs clean
+.PHONY: help build install uninstall test race fuzz lint bench bpf man docs demo deb rpm tarball release package-test systemd-test interop labs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -63,6 +64,10 @@ man: build ## bin/man/gvtep.8 and bin/man/gvtep.toml.5, from what the program sa
 
 docs: ## docs/reference.md and docs/drops.md, from the tables of the program
 	$(GO) run ./scripts/tools/man -docs docs
+
+bpf: ## internal/fastpath/bpf_bpfel.o and .go, from fast.c, with the clang of Debian 12
+	@$(NEED) clang llvm-strip
+	BPF2GO_CFLAGS="-idirafter /usr/include/$$(uname -m)-linux-gnu" $(GO) generate ./internal/fastpath
 
 demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything removed
 	@$(NEED) $(LABTOOLS)

@@ -211,6 +211,28 @@ func (t *Table) Learn(mac packet.MAC, via Nexthop, now int64) Result {
 	return t.learn(key, hash, via, now)
 }
 
+// Heard notes that a frame from mac has come in via a nexthop at a time, perhaps some time
+// ago, if that is where its entry is. It makes and moves none: it is for those who carry
+// frames of known addresses only, and tell of them later.
+func (t *Table) Heard(mac packet.MAC, via Nexthop, at int64) { t.note(mac, via, at, updated) }
+
+// Used is Heard for frames to mac.
+func (t *Table) Used(mac packet.MAC, via Nexthop, at int64) { t.note(mac, via, at, used) }
+
+func (t *Table) note(mac packet.MAC, via Nexthop, at int64, clock func(*slot) *atomic.Int64) {
+	key := keyOf(mac)
+	hash := t.hasher.hash(key)
+	a := t.cur.Load()
+	s := a.find(key, hash)
+	if s == nil {
+		return
+	}
+	if v := value(s.value.Load()); v.dead() || v.nexthop() != via || clock(s).Load() >= at {
+		return
+	}
+	touch(a, s, key, hash, clock, at)
+}
+
 func (t *Table) atLimit() bool {
 	limit := t.limit.Load()
 	return limit != 0 && t.counts[Dynamic].Load() >= limit

@@ -78,8 +78,7 @@ func (e *Endpoint) lookAbove() {
 		return
 	}
 	next := *e.pool.Snapshot()
-	e.guard(&next)
-	if err := e.pool.Publish(&next); err != nil {
+	if err := e.hand(&next); err != nil {
 		e.log.Error("workers could not be updated", zapErr(err))
 	}
 	e.renest()

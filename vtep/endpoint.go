@@ -40,7 +40,8 @@ type Config struct {
 	CPUs     []int
 	Devices  netio.Devices
 	Underlay netio.Underlay
-	Log      *zap.Logger // nil: none
+	FastPath netio.FastPath // nil: none. It is closed by who made it, after the endpoint
+	Log      *zap.Logger    // nil: none
 }
 
 // Endpoint is a set of tunnels on one set of workers. All methods may be
@@ -84,6 +85,7 @@ type Endpoint struct {
 	missing     bool // it was logged that an address family is missing
 
 	goneDrops count.Drops // of tunnels that are no longer there
+	fast      fast
 }
 
 // New makes an endpoint without tunnels. Close or Run must be called for its
@@ -105,17 +107,22 @@ func New(cfg Config) (*Endpoint, error) {
 		sockets:      make(map[listening]*socket),
 		spoken:       make(map[spoken]int),
 		owners:       make(map[*forward.PortState]*tunnel),
+		fast:         fast{path: cfg.FastPath, tunnels: make(map[uint32]*fastTunnel)},
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
 	}
+	seed := rand.Uint64()
 	var err error
 	e.pool, err = work.New(work.Config{
 		Workers: cfg.Workers, CPUs: cfg.CPUs, Sender: cfg.Underlay.Sender,
-		Clock: e.clock, Seed: rand.Uint64(), Owner: listener{e},
+		Clock: e.clock, Seed: seed, Owner: listener{e},
 	})
 	if err != nil {
 		return nil, err
+	}
+	if cfg.FastPath != nil {
+		cfg.FastPath.Start(seed)
 	}
 	e.above.cards = e.askCards()
 	return e, nil
@@ -183,6 +190,7 @@ func (e *Endpoint) shutdown() error {
 		return nil
 	}
 	e.closed = true
+	e.leaveFast()
 	err := errors.Join(e.pool.Stop(), e.closeTunnels(slices.Collect(maps.Values(e.tunnels))))
 	e.pool.Close()
 	return err
@@ -220,7 +228,13 @@ func (e *Endpoint) publish() error {
 			}
 		}
 	}
+	return e.hand(snap)
+}
+
+// hand gives a snapshot to all who carry packets. e.mu is held.
+func (e *Endpoint) hand(snap *forward.Snapshot) error {
 	e.guard(snap)
+	e.publishFast(snap)
 	err := e.pool.Publish(snap)
 	e.renest()
 	return err

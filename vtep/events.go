@@ -94,6 +94,10 @@ func (ev *events) send(event Event) {
 // fdbChanged passes on a change of a tunnel's table. The table calls it
 // locked, from a worker too.
 func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *forward.PortState, c fdb.Event) {
+	port := state.Current.Load()
+	if state.Fast.Load() {
+		e.fast.fastEntry(port, c)
+	}
 	if !e.events.wanted() {
 		return
 	}
@@ -101,7 +105,7 @@ func (e *Endpoint) fdbChanged(tunnel string, vid uint16, state *forward.PortStat
 		Object: "fdb", Action: c.Kind.String(), Tunnel: tunnel,
 		MAC: c.MAC, VLAN: vid, State: c.State, Flags: c.Flags, Local: c.Nexthop == fdb.Local,
 	}
-	if port := state.Current.Load(); port != nil {
+	if port != nil {
 		event.Remote = port.Segment.Remote(c.Nexthop)
 		event.From = port.Segment.Remote(c.From)
 	}

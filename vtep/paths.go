@@ -194,6 +194,7 @@ func (e *Endpoint) checkPaths(which func(*tunnel, *peer) bool) {
 	if looked != nil {
 		e.follow(looked)
 	}
+	e.publishFast(e.pool.Snapshot())
 }
 
 // takeAnswer acts on what the kernel says about the way to a peer, unless something newer
@@ -214,6 +215,7 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer, told *notices) {
 			zap.Int("mtu", a.route.MTU), zap.Int32("sent", p.Limit.Load()+int32(p.Outer)))
 	}
 	setLoop(t, p, loop, told)
+	e.doubtFast(t)
 	if p.checkRuns(e.clock()) {
 		told.add(zap.WarnLevel, "the kernel takes no runs of datagrams (UDP_SEGMENT) for the peer: they are sent one by one, which is slower; IPsec, or a device without checksum offload?", t, p)
 	}
@@ -240,6 +242,7 @@ func (e *Endpoint) takeAnswers(t *tunnel) {
 	told.log(e.log)
 	if len(t.fresh) > 0 {
 		e.followMTU(t)
+		e.publishFast(e.pool.Snapshot())
 	}
 }
 

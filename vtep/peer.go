@@ -351,7 +351,7 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 	if before != nil {
 		p.PeerState, p.known, p.Nexthop, p.ID = before.PeerState, before.known, before.Nexthop, before.ID
 	} else {
-		p.PeerState, p.known = &forward.PeerState{Traffic: make([]count.Traffic, e.workers)}, &known{since: e.clock()}
+		p.PeerState, p.known = &forward.PeerState{Traffic: make([]count.Traffic, e.carriers())}, &known{since: e.clock()}
 		p.Nexthop = t.newNexthop()
 		e.lastID++
 		p.ID = int32(e.lastID)

@@ -49,6 +49,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
+			e.pullHeard()
 			e.sweep()
 			e.checkHops()
 			e.alarm()

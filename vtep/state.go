@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gvtep/fdb"
+	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
@@ -31,6 +32,7 @@ type State struct {
 	// Packets of each system call of the workers.
 	UDPReceive, UDPTransmit, TAPReceive, TAPTransmit packet.BatchCounts
 	Options                                          []count.OptionState // sorted by class
+	FastPunts                                        []netio.FastPunt    // nil: there is no fast path
 	// Refused are dropped packets from the underlay, by what they looked like, the most frequent
 	// first. It is bounded: of a flood of many kinds it has the last ones.
 	Refused []Refused
@@ -66,6 +68,7 @@ type TunnelState struct {
 	TooBig uint64
 	// OptionHits are the packets that each of Config.OptionRules matched.
 	OptionHits []uint64
+	Fast       FastState
 }
 
 // PeerState is one peer of a tunnel at one moment.
@@ -126,6 +129,7 @@ type FDBEntry struct {
 
 // State returns the endpoint as it is now.
 func (e *Endpoint) State() State {
+	e.pullCounts()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := State{Workers: e.workers, Stuck: e.pool.Stuck(), Started: e.started}
@@ -142,6 +146,9 @@ func (e *Endpoint) State() State {
 	s.UDPReceive, s.UDPTransmit = counted.UDPReceive, counted.UDPTransmit
 	s.TAPReceive, s.TAPTransmit = counted.TAPReceive, counted.TAPTransmit
 	s.Sent = e.underlay.Sent()
+	if e.fast.path != nil {
+		s.FastPunts = e.fast.path.Punts()
+	}
 	s.Dropped = e.goneDrops
 	s.Dropped.Join(&s.Drops)
 	for _, t := range e.sorted() {
@@ -219,6 +226,7 @@ func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
 		MTU: d.MTU, Queues: len(t.port.Queues), MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
 		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.TooBigSent.Load(),
+		Fast: e.fastState(t),
 	}
 	s.Unready = e.unready(t)
 	s.Ready = e.ready.Load() && len(s.Unready) == 0

@@ -55,6 +55,7 @@ type tunnel struct {
 	// that version that this one does not have, or not so.
 	fresh, left []*peer
 	version     uint64
+	slow        string // why it is not for the fast path; "": it is
 }
 
 // newNexthop returns a number that no peer and no set of t has.

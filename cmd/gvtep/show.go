@@ -127,6 +127,9 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 	if len(g.Accept) > 0 {
 		lines = append(lines, "  accept "+strings.Join(g.Accept, " "))
 	}
+	if g.FastPath != nil {
+		lines = append(lines, a.fastLine(g))
+	}
 	lines = append(lines, a.peerTable(g.Peers)...)
 	if g.Mode != "l3" { // that has no table
 		last := fmt.Sprintf("  fdb %d learned, %d static, limit %d", g.FDB.Learned, g.FDB.Static, g.FDB.Limit)
@@ -143,6 +146,25 @@ func (a *app) tunnelLines(t control.Tunnel) []string {
 			t.Stats.RX.Packets, t.Stats.RX.Bytes, t.Stats.TX.Packets, t.Stats.TX.Bytes, g.TxFlood, g.Answered, g.TooBig))
 	}
 	return append(lines, fmt.Sprintf("  drops %d%s", g.Drops.Total(), directions(g.Drops)))
+}
+
+// fastLine says which devices the fast path joins, or why it does not.
+func (a *app) fastLine(g control.TunnelDetail) string {
+	f := g.FastPath
+	line := "  fastpath " + f.Wanted
+	for i, d := range f.Devices {
+		line += []string{", serves ", ", "}[min(i, 1)] + d.Name
+		if !d.Bulk {
+			line += " (not super-frames)"
+		}
+	}
+	if f.Reason != "" {
+		line += "   " + a.paint(yellow, "not carried: "+f.Reason)
+	}
+	if a.stats {
+		line += fmt.Sprintf("   rx %d tx %d packets", f.RX, f.TX)
+	}
+	return line
 }
 
 // settingLines are the settings in the words of the keywords.

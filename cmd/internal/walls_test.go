@@ -22,13 +22,13 @@ func TestWalls(t *testing.T) {
 		"control": {},
 		"logging": {zap, "go.uber.org/zap/zapcore"},
 		"service": {},
-		"metrics": {"internal/packet", "vtep", "vtep/count"},
+		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/spec"},
 		"doctor":  {"cmd/internal/control", "vtep/count"},
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
 		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"daemon": {
 			zap, "cmd/internal/build", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
-			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
+			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
 		},
 		"../gvtep": {
 			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/doctor", "cmd/internal/logging", "cmd/internal/service",

@@ -63,7 +63,7 @@ func TestUnit(t *testing.T) {
 
 // TestDropIns: they too hold nothing unknown.
 func TestDropIns(t *testing.T) {
-	for _, name := range []string{"netns.conf", "hooks.conf", "underlay-device.conf"} {
+	for _, name := range []string{"netns.conf", "hooks.conf", "underlay-device.conf", "fastpath.conf"} {
 		if out, err := analyze(t, "verify", installed(t, name)); err != nil || strings.TrimSpace(out) != "" {
 			t.Errorf("%s: systemd-analyze verify: %v\n%s", name, err, out)
 		}

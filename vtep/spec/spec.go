@@ -88,6 +88,8 @@ type Tunnel struct {
 
 	Entries []Entry // of the forwarding table
 
+	FastPath FastPath // whether the kernel carries what needs no thought
+
 	L2ControlPass bool // carry 01:80:c2:00:00:00-0f, PAUSE excepted
 	VLANDrop      bool // drop frames with a VLAN tag, both ways
 }
@@ -101,6 +103,20 @@ const (
 	DFUnset
 	DFInherit
 )
+
+// FastPath is whether the kernel carries known unicast by itself.
+type FastPath uint8
+
+// The values of FastPath. FastAuto is on as long as the kernel has no rules that would be
+// bypassed.
+const (
+	FastOff FastPath = iota
+	FastOn
+	FastAuto
+)
+
+// String is the value as the keyword fastpath has it.
+func (f FastPath) String() string { return [...]string{"off", "on", "auto"}[f] }
 
 // MaxVID is the largest VLAN ID; 0 is none and 4095 is reserved (IEEE 802.1Q
 // table 9-2).

@@ -250,6 +250,22 @@ type TunnelDetail struct {
 	Ready      bool      `json:"ready"`             // packets can flow
 	Unready    []string  `json:"unready,omitempty"` // why not, one sentence each
 	FDB        FDBCount  `json:"fdb"`
+	FastPath   *FastPath `json:"fastpath,omitempty"` // left out where it is off
+}
+
+// FastPath is how the fast path carries a tunnel.
+type FastPath struct {
+	Wanted  string       `json:"wanted"`           // "on" or "auto"
+	Devices []FastDevice `json:"devices"`          // of the underlay, that it serves
+	Reason  string       `json:"reason,omitempty"` // why it does not serve the tunnel, or some device
+	RX      uint64       `json:"rx_packets"`       // of stats64, those that it carried
+	TX      uint64       `json:"tx_packets"`
+}
+
+// FastDevice is an underlay device of a fast path.
+type FastDevice struct {
+	Name string `json:"ifname"`
+	Bulk bool   `json:"bulk"` // super-frames go that way, too
 }
 
 // Match is a rule for the options of packets that arrive.

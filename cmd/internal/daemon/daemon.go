@@ -22,6 +22,7 @@ import (
 	"gvtep/cmd/internal/logging"
 	"gvtep/cmd/internal/service"
 	"gvtep/config"
+	"gvtep/internal/fastpath"
 	"gvtep/vtep"
 )
 
@@ -108,7 +109,11 @@ func Run(ctx context.Context, o Options) error {
 	defer kernel.Close()
 	dir := d.dir()
 	memory := d.recall(dir)
-	ep, err := vtep.New(vtep.Config{Workers: workers, CPUs: cpus, Devices: kernel.Devices(memory.devices), Underlay: kernel.Underlay(), Log: d.Log})
+	fast := fastpath.New()
+	defer fast.Close()
+	ep, err := vtep.New(vtep.Config{
+		Workers: workers, CPUs: cpus, Devices: kernel.Devices(memory.devices), Underlay: kernel.Underlay(), FastPath: fast, Log: d.Log,
+	})
 	if err != nil {
 		return err
 	}

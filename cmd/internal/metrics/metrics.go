@@ -16,6 +16,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
+	"gvtep/vtep/spec"
 )
 
 // Snapshot is what one scrape tells.
@@ -109,6 +110,10 @@ var (
 	logMessages   = counter("log_messages", "Messages logged.", "level")
 	logDropped    = counter("log_dropped", "Messages dropped because the log was not read fast enough, or could not be written.")
 
+	fastActive  = gauge("fastpath_active", "Whether the fast path carries the tunnel on a device of the underlay; a tunnel with fastpath on or auto has a series for each, or one with 0 and no device.", "device", "vni", "underlay")
+	fastPackets = counter("fastpath_packets", "Inner packets that the fast path has carried, of those received and transmitted.", "device", "vni", "direction")
+	fastPunts   = counter("fastpath_punts", "Packets that the fast path has left to the ordinary way.", "direction", "reason")
+
 	batchDesc = prometheus.NewDesc("gvtep_io_batch_packets", "Wire-sized packets that one system call carried.", []string{"path"}, nil)
 )
 
@@ -119,6 +124,7 @@ var all = []family{
 	peerReceive, peerTransmit, peerLast, peerState, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbRejected,
 	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages, logDropped,
+	fastActive, fastPackets, fastPunts,
 }
 
 type collector struct {
@@ -156,6 +162,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	o.peers(s, snap.MaxPeers)
 	o.sockets(s)
 	o.offloads(s)
+	o.fastPath(s)
 	for _, opt := range s.Options {
 		class := fmt.Sprintf("%#04x", opt.Class)
 		if opt.Other {
@@ -372,6 +379,31 @@ func (o output) offloads(s *vtep.State) {
 	}
 	for name, t := range map[string]tally{"tap_vnet_hdr": header, "tap_tso": tso, "tap_uso": uso, "udp_gso": gso, "udp_gro": gro} {
 		o.put(offloads, bit(t.n > 0 && t.have == t.n), name)
+	}
+}
+
+func (o output) fastPath(s *vtep.State) {
+	for i := range s.Tunnels {
+		t := &s.Tunnels[i]
+		if t.Fast.Wanted == spec.FastOff {
+			continue
+		}
+		device, vni := t.Config.Device.Name, vniOf(&t.Config)
+		for _, d := range t.Fast.Devices {
+			o.put(fastActive, 1, device, vni, d.Name)
+		}
+		if len(t.Fast.Devices) == 0 {
+			o.put(fastActive, 0, device, vni, "")
+		}
+		o.put(fastPackets, float64(t.Fast.RxPackets), device, vni, "receive")
+		o.put(fastPackets, float64(t.Fast.TxPackets), device, vni, "transmit")
+	}
+	for _, p := range s.FastPunts {
+		direction := "transmit"
+		if p.In {
+			direction = "receive"
+		}
+		o.put(fastPunts, float64(p.Count), direction, p.Reason)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
+	"gvtep/vtep/spec"
 )
 
 var update = flag.Bool("update", false, "write the expected output anew")
@@ -37,11 +38,13 @@ func full() Snapshot {
 		FDB: vtep.FDBState{Learned: 3, Static: 5, Permanent: 1, Limit: 4096, Entered: 6, Moved: 7, Aged: 8, Full: 9, Own: 10},
 	}
 	t.Drops.Rx[count.DropLocked], t.TooBig = 11, 21
+	t.Fast = vtep.FastState{Wanted: spec.FastOn, RxPackets: 22, TxPackets: 23, FastState: netio.FastState{Devices: []netio.FastDevice{{Name: "eth0", Bulk: true}}}}
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
-		Sockets: []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},
-		Sent:    []packet.Sent{{Family: 4, Local: netip.MustParseAddr("192.0.2.1"), Device: "eth0", Datagrams: 15, GSO: true}},
-		Options: []count.OptionState{{Class: 0x102, Ignored: 16, Dropped: 17}, {Other: true, Ignored: 18}},
+		Sockets:   []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},
+		Sent:      []packet.Sent{{Family: 4, Local: netip.MustParseAddr("192.0.2.1"), Device: "eth0", Datagrams: 15, GSO: true}},
+		FastPunts: []netio.FastPunt{{Reason: "group", Count: 24}, {Reason: "source", In: true, Count: 25}},
+		Options:   []count.OptionState{{Class: 0x102, Ignored: 16, Dropped: 17}, {Other: true, Ignored: 18}},
 	}
 	s.Dropped.Rx[count.DropUnknownVNI], s.Dropped.Tx[count.DropTooBig] = 19, 20
 	s.UDPReceive = packet.BatchCounts{Buckets: [8]uint64{1, 0, 2, 0, 0, 0, 0, 1}, Packets: 110}

@@ -16,6 +16,7 @@ import (
 	"gvtep/vtep"
 	"gvtep/vtep/count"
 	"gvtep/vtep/option"
+	"gvtep/vtep/spec"
 )
 
 // Status is the daemon as a whole. What only the daemon knows, its configuration and
@@ -71,7 +72,7 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered, TooBig: t.TooBig,
 		VLANs:   VLANs(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: Count(&t.FDB), Ready: t.Ready, Unready: t.Unready, Options: option.Default().Words(cfg.Options),
+		FDB: Count(&t.FDB), Ready: t.Ready, Unready: t.Unready, Options: option.Default().Words(cfg.Options), FastPath: fastOf(&t.Fast),
 	}
 	for i, rule := range cfg.OptionRules {
 		g.Match = append(g.Match, control.Match{Rule: option.Default().RuleText(rule), Packets: t.OptionHits[i]})
@@ -108,6 +109,18 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 	}
 	for i := range t.Peers {
 		g.Peers = append(g.Peers, peerOf(&t.Peers[i], cfg, now))
+	}
+	return out
+}
+
+// fastOf is how a tunnel with a fast path is carried; nil: it has none.
+func fastOf(s *vtep.FastState) *control.FastPath {
+	if s.Wanted == spec.FastOff {
+		return nil
+	}
+	out := &control.FastPath{Wanted: s.Wanted.String(), Devices: []control.FastDevice{}, Reason: s.Reason, RX: s.RxPackets, TX: s.TxPackets}
+	for _, d := range s.Devices {
+		out.Devices = append(out.Devices, control.FastDevice{Name: d.Name, Bulk: d.Bulk})
 	}
 	return out
 }

@@ -125,6 +125,8 @@ type PortState struct {
 	RoomAgain int64
 	// ReportedFaults are those of the device that the watcher has told of.
 	ReportedFaults []string
+	// Fast says that changes of the table are told to the fast path. Current is set then.
+	Fast atomic.Bool
 	// Current is the port in the newest snapshot, set before workers get that.
 	Current atomic.Pointer[Port]
 }
@@ -202,7 +204,7 @@ type PeerState struct {
 	Flooded        atomic.Uint64
 	ReportedFloods uint64
 
-	Traffic []count.Traffic // by worker
+	Traffic []count.Traffic // by worker, and behind them of the fast path if there is one
 
 	// SendError is the errno of the last send to it that the kernel refused, 0: none was, and
 	// SendErrorAt the endpoint's clock then.

@@ -1,0 +1,179 @@
+package fastpath
+
+import (
+	"errors"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/netio"
+	"gvtep/internal/packet"
+)
+
+// batch is how many entries one system call reads of a map.
+const batch = 1024
+
+// Entry implements netio.FastPath.
+func (p *Path) Entry(port uint32, mac packet.MAC, peer int32) {
+	p.queue.Lock()
+	p.pending[stationOf(port, mac)] = peer
+	first := len(p.pending) == 1
+	p.queue.Unlock()
+	if first {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// flush brings the entries that were told into the map, of each station the last.
+func (p *Path) flush() {
+	p.queue.Lock()
+	all := p.pending
+	p.pending = make(map[bpfStation]int32)
+	p.queue.Unlock()
+	if len(all) == 0 {
+		return
+	}
+	var err error
+	for station, peer := range all {
+		if peer == netio.FastNowhere {
+			err = errors.Join(err, ignore(p.kernel.Fdb.Delete(station), ebpf.ErrKeyNotExist))
+		} else {
+			err = errors.Join(err, p.kernel.Fdb.Put(station, bpfPlace{Peer: peer}))
+		}
+	}
+	p.mu.Lock()
+	p.must(err)
+	p.mu.Unlock()
+}
+
+// ignore returns err unless it is what.
+func ignore(err, what error) error {
+	if errors.Is(err, what) {
+		return nil
+	}
+	return err
+}
+
+// now is the clock of the programs.
+func now() uint64 {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // it cannot fail
+	return uint64(t.Nano())
+}
+
+// since is the time since a stamp of the programs, negative if there is none.
+func since(stamp, now uint64) time.Duration {
+	if stamp == 0 {
+		return -1
+	}
+	return time.Duration(max(int64(now-stamp), 0))
+}
+
+// countsOf reads the counters of one peer. p.mu is held.
+func (p *Path) countsOf(id int32) (netio.FastCounts, bool) {
+	var each []bpfTraffic
+	if p.kernel.Counts.Lookup(id, &each) != nil {
+		return netio.FastCounts{}, false
+	}
+	return sum(each, now()), true
+}
+
+// sum adds up what the processors have counted.
+func sum(each []bpfTraffic, now uint64) (c netio.FastCounts) {
+	var seen uint64
+	for i := range each {
+		c.RxPackets += each[i].RxPackets
+		c.RxBytes += each[i].RxBytes
+		c.TxPackets += each[i].TxPackets
+		c.TxBytes += each[i].TxBytes
+		seen = max(seen, each[i].Seen)
+	}
+	c.Seen = since(seen, now)
+	return c
+}
+
+// Counts implements netio.FastPath.
+func (p *Path) Counts(yield func(peer int32, c netio.FastCounts)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kernel == nil {
+		return
+	}
+	cpus := ebpf.MustPossibleCPU()
+	keys, values := make([]int32, batch), make([]bpfTraffic, batch*cpus)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := p.kernel.Counts.BatchLookup(&cursor, keys, values, nil)
+		at := now()
+		for i := range n {
+			yield(keys[i], sum(values[i*cpus:(i+1)*cpus], at))
+		}
+		if err != nil { // the end
+			return
+		}
+	}
+}
+
+// Heard implements netio.FastPath. Entries of tunnels that are no longer there are removed.
+func (p *Path) Heard(yield func(port uint32, mac packet.MAC, peer int32, heard, used time.Duration)) {
+	p.mu.Lock()
+	kernel := p.kernel
+	there := make(map[uint32]bool, len(p.tunnels))
+	for port := range p.tunnels {
+		there[port] = true
+	}
+	p.mu.Unlock()
+	if kernel == nil {
+		return
+	}
+	keys, values := make([]bpfStation, batch), make([]bpfPlace, batch)
+	var gone []bpfStation
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := kernel.Fdb.BatchLookup(&cursor, keys, values, nil)
+		at := now()
+		for i := range n {
+			key, v := keys[i], &values[i]
+			switch {
+			case !there[key.Port]:
+				gone = append(gone, key)
+			case v.Heard != 0 || v.Used != 0:
+				yield(key.Port, key.Mac, v.Peer, since(v.Heard, at), since(v.Used, at))
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	for _, key := range gone {
+		kernel.Fdb.Delete(key) // an entry of nobody harms nobody
+	}
+}
+
+// Punts implements netio.FastPath.
+func (p *Path) Punts() (all []netio.FastPunt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kernel == nil {
+		return nil
+	}
+	names := puntNames()
+	keys, values := make([]uint32, 2*(len(names)+1)), make([]uint64, 2*(len(names)+1)*ebpf.MustPossibleCPU())
+	var cursor ebpf.MapBatchCursor
+	n, _ := p.kernel.Punts.BatchLookup(&cursor, keys, values, nil) // all of them, and so the end
+	for i, key := range keys[:n] {
+		if key < 2 {
+			continue // no reason has this number
+		}
+		c := netio.FastPunt{Reason: names[key/2-1], In: key%2 == 1}
+		for _, n := range values[i*len(values)/len(keys) : (i+1)*len(values)/len(keys)] {
+			c.Count += n
+		}
+		all = append(all, c)
+	}
+	return all
+}
