@@ -410,3 +410,24 @@ func TestNoAllocs(t *testing.T) {
 		}
 	}
 }
+
+// TestHeardElsewhere: those who carry known addresses beside the table keep entries alive
+// and used, and neither make nor move nor rejuvenate one.
+func TestHeardElsewhere(t *testing.T) {
+	table := NewTable(Options{Ageing: 10 * time.Second})
+	table.Heard(macB, 5, 0)
+	want(t, "entries made", table.Len(), 0)
+	table.Learn(macB, 5, 0)
+	table.Heard(macB, 6, 9*sec) // from elsewhere: not its entry
+	wantGone(t, table, macB, 10*sec)
+	table.Heard(macB, 5, 9*sec)
+	wantAt(t, table, macB, 5, 18*sec)
+	table.Heard(macB, 5, 3*sec) // older than what is known
+	wantAt(t, table, macB, 5, 18*sec)
+	wantGone(t, table, macB, 19*sec)
+	table.Learn(macA, 5, 20*sec)
+	table.Used(macA, 5, 25*sec)
+	if e, _ := table.Get(macA, 26*sec); e.Used != time.Second || e.Updated != 6*time.Second {
+		t.Errorf("used %v ago, heard %v ago, want 1s and 6s", e.Used, e.Updated)
+	}
+}

@@ -21,8 +21,8 @@ func TestParseOptions(t *testing.T) {
 		{args: "--only scale", runs: 9, secs: 3, only: "scale", labs: "veth,wire"},
 		{args: "--only scale,ping", want: "scale is measured by itself"},
 		{args: "--only tcp2", want: "--only tcp2: want some of tcp1,"},
-		{args: "--labs air", want: "--labs air: want some of veth,wire"},
-		{args: "--contenders ipsec", want: "want some of gvtep,gvtep-vxlan,busypoll,relay,vxlan,raw,wireguard"},
+		{args: "--labs air", want: "--labs air: want some of veth,wire,nic"},
+		{args: "--contenders ipsec", want: "want some of gvtep,gvtep-vxlan,fast,busypoll,relay,vxlan,raw,wireguard"},
 		{args: "--runs 0", want: "want at least 1"},
 		{args: "tcp1", want: `unexpected word "tcp1"`},
 	}

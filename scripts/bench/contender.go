@@ -18,9 +18,9 @@ import (
 const wireguardGo = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
 
 // contenderNames are all that there are. "busypoll" is gvtep, told to look for
-// packets that long before it sleeps, and "gvtep-vxlan" is gvtep with VXLAN's header. "relay" is no tunnel, but what one in a
-// process cannot do without (relay.go).
-var contenderNames = []string{"gvtep", "gvtep-vxlan", "busypoll", "relay", "vxlan", "raw", "wireguard"}
+// packets that long before it sleeps, "gvtep-vxlan" is gvtep with VXLAN's header, and "fast" gvtep with the fast path on.
+// "relay" is no tunnel, but what one in a process cannot do without (relay.go).
+var contenderNames = []string{"gvtep", "gvtep-vxlan", "fast", "busypoll", "relay", "vxlan", "raw", "wireguard"}
 
 // contender is one way between two hosts.
 type contender struct {
@@ -43,7 +43,7 @@ type contender struct {
 // build builds the programs that are needed into dir and returns the contenders, and where gvtep is.
 func build(ctx context.Context, dir string, o options) (out []contender, program string, err error) {
 	program = o.gvtep
-	ours := func(name string) bool { return name == "gvtep" || name == "gvtep-vxlan" || name == "busypoll" }
+	ours := func(name string) bool { return name == "gvtep" || name == "gvtep-vxlan" || name == "fast" || name == "busypoll" }
 	if program == "" && slices.ContainsFunc(o.contenders, ours) {
 		program = filepath.Join(dir, "gvtep")
 		logf("building gvtep")
@@ -61,6 +61,17 @@ func build(ctx context.Context, dir string, o options) (out []contender, program
 		case "gvtep-vxlan":
 			c := gvtep(name, program, append(slices.Clone(o.extra), "--encap", "vxlan"))
 			c.second, c.many, c.upMany = nil, nil, nil // as with GENEVE
+			out = append(out, c)
+		case "fast":
+			c := gvtep(name, program, append(slices.Clone(o.extra), "--fastpath", "on"))
+			c.many, c.upMany = nil, nil
+			up := c.up
+			c.up = func(ctx context.Context, dir string, s *site) error {
+				if err := up(ctx, dir, s); err != nil {
+					return err
+				}
+				return served(ctx, program, dir, s)
+			}
 			out = append(out, c)
 		case "busypoll":
 			c := gvtep(name, program, append(slices.Clone(o.extra), "--busypoll", "3ms"))
@@ -184,6 +195,20 @@ func gvtep(name, program string, extra []string) contender {
 			return err == nil
 		})
 	}}
+}
+
+// served waits until the fast path carries the tunnel at both ends.
+func served(ctx context.Context, program, dir string, s *site) error {
+	for _, e := range s.ends {
+		err := e.daemon.until(ctx, "served by the fast path", func() bool {
+			out, err := command(ctx, program, "--control", filepath.Join(dir, e.host+".sock"), "show", e.device)
+			return err == nil && strings.Contains(out, "serves "+underlayDevice)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wireguard is wireguard-go. It is configured over its local socket, so the

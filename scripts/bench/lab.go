@@ -159,8 +159,8 @@ func newSite(ctx context.Context, dir, lab string, c contender, bridged bool) (*
 		err = errors.Join(err,
 			s.ip(ctx, e.host, "addr", "add", e.underlay.String()+"/24", "dev", underlayDevice),
 			s.ip(ctx, e.host, "link", "set", underlayDevice, "up"))
-		if lab == "wire" {
-			err = errors.Join(err, cutAtSender(ctx, e.host))
+		if lab != "veth" {
+			err = errors.Join(err, cutAtSender(ctx, e.host, lab))
 		}
 	}
 	if err != nil {
@@ -211,13 +211,17 @@ func (s *site) ip(ctx context.Context, ns string, args ...string) error {
 
 // cutAtSender makes packets of the MTU cross a veth, as they cross a wire:
 // the sender cuts, and the receiver may join again. A veth that keeps its
-// offloads hands over 64 KiB super-packets uncut.
-func cutAtSender(ctx context.Context, ns string) error {
+// offloads hands over 64 KiB super-packets uncut. In lab "nic" the checksums are made by the
+// sender, too, so that what arrives has no mark of the sender's stack, as from a card.
+func cutAtSender(ctx context.Context, ns, lab string) error {
 	want := map[string]string{
 		"tcp-segmentation-offload":     "off",
 		"generic-segmentation-offload": "off",
 		"tx-udp-segmentation":          "off",
 		"generic-receive-offload":      "on",
+	}
+	if lab == "nic" {
+		want["tx-checksumming"] = "off"
 	}
 	args := []string{"ip", "netns", "exec", ns, "ethtool", "-K", underlayDevice}
 	for feature, value := range want {
@@ -232,7 +236,7 @@ func cutAtSender(ctx context.Context, ns string) error {
 	}
 	for feature, value := range want {
 		if !strings.Contains(out, feature+": "+value) {
-			return fmt.Errorf("lab wire: %s of a veth cannot be turned %s here", feature, value)
+			return fmt.Errorf("lab %s: %s of a veth cannot be turned %s here", lab, feature, value)
 		}
 	}
 	return nil

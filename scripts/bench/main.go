@@ -22,6 +22,9 @@ import (
 // measures are the words of --only, in the order in which they run.
 var measures = []string{"tcp1", "tcp4", "udp64", "udp1300", "nodrop64", "nodrop1300", "ping", "flood", "tcp1br", "tcp4br", "idle"}
 
+// labNames are all labs; newSite and cutAtSender say what they are.
+var labNames = []string{"veth", "wire", "nic"}
+
 // options is what the command line asks for.
 type options struct {
 	runs       int
@@ -90,7 +93,7 @@ func parseOptions(args []string) (options, error) {
 		}
 		*contenders = "gvtep"
 	}
-	o.labs = words("labs", *labs, []string{"veth", "wire"})
+	o.labs = words("labs", *labs, labNames)
 	o.contenders = words("contenders", *contenders, contenderNames)
 	return o, err
 }

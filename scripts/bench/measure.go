@@ -56,7 +56,7 @@ func (m *meter) onSite(ctx context.Context, bridged bool, todo []string) {
 		if ctx.Err() != nil {
 			return
 		}
-		if m.lab == "wire" && m.contender.uncut && strings.HasPrefix(word, "tcp") {
+		if m.lab != "veth" && m.contender.uncut && strings.HasPrefix(word, "tcp") {
 			continue
 		}
 		switch word {
@@ -135,7 +135,7 @@ func (m *meter) tcp(ctx context.Context, what string, streams int, costs bool) {
 		if after, err := linkOf(ctx, m.site.ends[1-from].host, underlayDevice); err == nil {
 			size := (after.Stats.Rx.Bytes - cut.Stats.Rx.Bytes) / (after.Stats.Rx.Packets - cut.Stats.Rx.Packets)
 			note += fmt.Sprintf(", %.0f bytes a packet of the underlay", size)
-			if m.lab == "wire" && size > 1514 {
+			if m.lab != "veth" && size > 1514 {
 				note += ": THAT IS NOT CUT, the lab is not what it should be"
 			}
 		}

@@ -77,6 +77,7 @@ type column struct {
 var columns = []column{
 	{"gvtep", "gvtep", false},
 	{"gvtep-vxlan", "gvtep-vxlan", false},
+	{"fast", "gvtep --fastpath on", false},
 	{"busypoll", "gvtep --busypoll 3ms", false},
 	{"relay", "bare relay", true},
 	{"vxlan", "VXLAN", true},
