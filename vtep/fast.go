@@ -201,7 +201,7 @@ func (t *tunnel) fastPeer(p *peer, snap *forward.Snapshot) (fp netio.FastPeer, o
 		ID: p.ID, Ifindex: r.Ifindex, Source: r.Source.WithZone(""), Remote: p.Dest.Remote, Header: [8]byte(header),
 		Ports: path.Set.Ports, Mark: t.config.Mark, TTL: rules.TTL, TOS: rules.TOS,
 		InheritTTL: rules.InheritTTL, InheritTOS: rules.InheritTOS,
-		NoChecksum: !t.config.UDPCsum, MayCut: rules.UnsetDF, Limit: limit, FloodLimited: p.BUM.Interval != 0,
+		NoChecksum: !t.config.UDPCsum, MayCut: path == p.PathFrag, Limit: limit, FloodLimited: p.BUM.Interval != 0,
 	}
 	if p.Dest.Remote.Addr().Is6() {
 		fp.NoChecksum = t.config.ZeroCsum6

@@ -178,6 +178,8 @@ func fakeState(ready bool) vtep.State {
 	gnv0.Peers[1].SendErr = vtep.SendError{Err: unix.EPERM, At: begin.Add(-90 * time.Second)}
 	gnv0.Peers[1].ICMP = vtep.ICMPError{ICMP: netio.ICMP{Type: 3, Code: 4, From: netip.MustParseAddr("198.51.100.1"), MTU: 1400}, At: begin.Add(-3 * time.Hour)}
 	gnv0.Peers = append(gnv0.Peers, group, pointed)
+	gnv0.Fast = vtep.FastState{Wanted: spec.FastAuto, RxPackets: 30, TxPackets: 40, FastState: netio.FastState{
+		Devices: []netio.FastDevice{{Name: "eth0", Bulk: true}, {Name: "eth1"}}, Reason: "eth2: it is no Ethernet device"}}
 	gnv0.Answered, gnv0.TooBig, gnv0.FDB.Damped, gnv0.FDB.Frozen = 8, 4, 11, 1
 	gnv0.Drops.Rx[count.DropUnknownPeer], gnv0.Drops.Rx[count.DropECN], gnv0.Drops.Tx[count.DropTooBig] = 9, 1, 3
 	gnv3 := vtep.TunnelState{
