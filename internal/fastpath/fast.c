@@ -522,18 +522,18 @@ static __always_inline int measure(struct __sk_buff *skb, struct peer *p, struct
 			piece = f->head + gso;
 		}
 	}
-	if (piece > p->limit || length > 65535 - 70)
+	if (piece > p->limit)
 		return TOO_BIG;
 	s->length = 16 + length;
 	__u64 *bulk = stamp(&sent_bulk, s->hash >> 20);
 	bool summed6 = p->flags & PEER_IPV6 && !(p->flags & PEER_NO_SUM);
-	bool later = (p->flags & PEER_LONE && gso) || (summed6 && !even);
-	if (later) {
+	bool lone = gso && p->flags & PEER_LONE;
+	if (lone || (summed6 && !even) || length > 65535 - 70) {
 		if (bulk)
 			*bulk = now;
-		return p->flags & PEER_LONE ? BULK : REMAINDER;
+		return summed6 && !even && !lone ? REMAINDER : BULK;
 	}
-	if ((p->flags & PEER_LONE || summed6) && within(bulk, now, SENT_BULK))
+	if (within(bulk, now, SENT_BULK))
 		return BULK;
 	if (p->flags & PEER_NO_SUM || !even)
 		return 0;
@@ -773,6 +773,13 @@ static __always_inline int receive4(struct __sk_buff *skb)
 	struct ipv4 *ip = data + 14;
 	if ((void *)(ip + 1) > end || ip->version != 0x45 || ip->fragment & bpf_htons(0x3fff))
 		return NEXT;
+	__u16 *w = (__u16 *)ip;
+	__u64 sum = 0;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += w[i];
+	if (fold(sum) != 0xffff)
+		return NEXT;
 	if (ip->proto == ICMP) {
 		struct icmp *i = data + 34;
 		struct ipv4 *quoted = data + 42;
@@ -809,7 +816,7 @@ static __always_inline int receive6(struct __sk_buff *skb)
 	reach(skb, 70 + INNER);
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6 *ip = data + 14;
-	if ((void *)(ip + 1) > end)
+	if ((void *)(ip + 1) > end || (*(__u8 *)ip & 0xf0) != 0x60)
 		return NEXT;
 	if (ip->next == ICMPV6) {
 		struct icmp *i = data + 54;

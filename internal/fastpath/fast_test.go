@@ -320,6 +320,14 @@ func TestPuntsIn(t *testing.T) {
 				}
 				return b
 			}},
+			{"damaged header", "", func(b []byte) []byte {
+				if family == 4 {
+					b[18]++ // the ID, which nothing else looks at
+				} else {
+					b[14] = 0x50
+				}
+				return b
+			}},
 			{"for another station", "", func(b []byte) []byte { b[5] = 1; return b }},
 		} {
 			b := c.edit(slices.Clone(good))
@@ -413,7 +421,9 @@ func TestNarrow(t *testing.T) {
 		quoted := sent.bytes()[14:]
 		var b []byte
 		if family == 4 {
-			b = append(make([]byte, 12), 8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 9, 10, 77, 0, 1, 3, 4, 0, 0, 0, 0, 5, 0)
+			ip := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 9, 10, 77, 0, 1}
+			binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
+			b = append(append(append(make([]byte, 12), 8, 0), ip...), 3, 4, 0, 0, 0, 0, 5, 0)
 		} else {
 			b = append(make([]byte, 12), 0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 58, 64)
 			b = append(append(b, a[2].AsSlice()...), a[1].AsSlice()...)
