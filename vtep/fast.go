@@ -14,6 +14,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -125,6 +126,10 @@ func slowReason(t *tunnel, shared bool) string {
 		return "it is not for mode l3"
 	case isTrunk(cfg):
 		return "it is not for trunks"
+	case cfg.Encap != encap.Geneve:
+		return "it is not for encap " + cfg.Encap.String()
+	case cfg.Options != (option.Sent{}) || len(cfg.OptionRules) > 0:
+		return "it is not for options and match" // a rule may be about packets without options
 	case cfg.DF == DFInherit:
 		return "it is not for df inherit"
 	case cfg.SrcPorts > netio.FastPorts:

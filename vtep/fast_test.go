@@ -13,7 +13,9 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -160,8 +162,10 @@ func TestFastTold(t *testing.T) {
 func TestFastNot(t *testing.T) {
 	for want, edit := range map[string]func(*Tunnel){
 		"off":             func(c *Tunnel) { c.FastPath = spec.FastOff },
-		"mode l3":         func(c *Tunnel) { c.Device.L3 = true },
+		"mode l3":         func(c *Tunnel) { c.Device.L3, c.Device.LLAddr = true, packet.MAC{} },
 		"trunks":          func(c *Tunnel) { c.VLANs = []VLANRange{{First: 1, Last: 1, VNI: 1}} },
+		"encap vxlan":     func(c *Tunnel) { c.Encap = encap.VXLAN },
+		"options":         func(c *Tunnel) { c.OptionRules = make([]option.Rule, 1) },
 		"df inherit":      func(c *Tunnel) { c.DF = DFInherit },
 		"ageing":          func(c *Tunnel) { c.Ageing = 3 * time.Second },
 		"64 source ports": func(c *Tunnel) { c.SrcPorts = 65 },

@@ -43,7 +43,9 @@ type contender struct {
 // build builds the programs that are needed into dir and returns the contenders, and where gvtep is.
 func build(ctx context.Context, dir string, o options) (out []contender, program string, err error) {
 	program = o.gvtep
-	ours := func(name string) bool { return name == "gvtep" || name == "gvtep-vxlan" || name == "fast" || name == "busypoll" }
+	ours := func(name string) bool {
+		return name == "gvtep" || name == "gvtep-vxlan" || name == "fast" || name == "busypoll"
+	}
 	if program == "" && slices.ContainsFunc(o.contenders, ours) {
 		program = filepath.Join(dir, "gvtep")
 		logf("building gvtep")
