@@ -111,11 +111,8 @@ func (e *Endpoint) guard(snap *forward.Snapshot) {
 	}
 	slices.Sort(snap.Own)
 	snap.Own = slices.Compact(snap.Own)
-	unseen := slices.ContainsFunc(here, func(i int) bool {
-		_, ok := slices.BinarySearch(e.above.below, i)
-		return !ok
-	})
-	if unseen = unseen && e.running; !unseen && !e.above.shared() {
+	unseen := e.unseenDevice()
+	if !unseen && !e.above.shared() {
 		return
 	}
 	g := &forward.Guard{Remotes: make(map[netip.Addr]*forward.PeerState)}
@@ -138,6 +135,15 @@ func (e *Endpoint) guard(snap *forward.Snapshot) {
 	if unseen {
 		e.lookSoon()
 	}
+}
+
+// unseenDevice reports whether nobody has looked what is above some device, although somebody
+// would. e.mu is held.
+func (e *Endpoint) unseenDevice() bool {
+	return e.running && slices.ContainsFunc(e.here(), func(i int) bool {
+		_, ok := slices.BinarySearch(e.above.below, i)
+		return !ok
+	})
 }
 
 // lookSoon has the watcher look above our devices, and then at the ways to all peers.

@@ -33,6 +33,7 @@ const fastHeader = "\x00\x00\x65\x58"
 // fast is what the endpoint has told a fast path.
 type fast struct {
 	path    netio.FastPath // nil: there is none
+	ports   []uint16       // that are listened on, as told
 	mu      sync.Mutex     // for those that read counters without Endpoint.mu
 	tunnels map[uint32]*fastTunnel
 }
@@ -74,9 +75,14 @@ func (e *Endpoint) publishFast(snap *forward.Snapshot) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	shared := e.sharesWithFast(snap)
+	if ports := e.listening(); !slices.Equal(ports, f.ports) && len(ports) <= netio.FastListen {
+		f.path.Listen(ports)
+		f.ports = ports
+	}
 	wanted := make(map[uint32]bool, len(f.tunnels))
 	for _, t := range e.tunnels {
-		if t.slow = slowReason(t, snap.Guard != nil); t.slow != "" {
+		if t.slow = slowReason(t, shared); t.slow != "" {
 			continue
 		}
 		wanted[t.id] = true
@@ -102,6 +108,37 @@ func (e *Endpoint) publishFast(snap *forward.Snapshot) {
 			delete(f.tunnels, id)
 		}
 	}
+}
+
+// listening are the ports of all sockets, in ascending order. e.mu is held.
+func (e *Endpoint) listening() (ports []uint16) {
+	for opts := range e.sockets {
+		ports = append(ports, opts.Port)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// sharesWithFast reports whether what a fast path sends or delivers may have to be told from
+// what it must not: because the way to some peer leads by a device that is stacked on ours, or
+// because that is not known. Where our devices are in bridges that have nothing to do with
+// those ways, our own packets to peers do not come out of them; and what comes in for one of our
+// sockets is not for the fast path. e.mu is held.
+func (e *Endpoint) sharesWithFast(snap *forward.Snapshot) bool {
+	if snap.Guard == nil {
+		return false
+	}
+	if e.unseenDevice() || len(e.listening()) > netio.FastListen {
+		return true
+	}
+	for _, t := range e.tunnels {
+		for _, p := range t.peers {
+			if _, over := e.above.upper(p.route.Ifindex); over {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // leaveFast ends what the fast path carries. e.mu is held.
@@ -139,7 +176,7 @@ func slowReason(t *tunnel, shared bool) string {
 	case !t.device.State().Here:
 		return "the device is in another network namespace"
 	case shared:
-		return "tunnel devices share a bridge or bond with the underlay"
+		return "a tunnel device shares a bridge or bond with the underlay, or may do so"
 	}
 	return ""
 }

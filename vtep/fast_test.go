@@ -3,6 +3,7 @@ package vtep
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type memFast struct {
 	counts  map[int32]netio.FastCounts
 	heard   map[packet.MAC]time.Duration // behind whom the entries say
 	sets    int
+	ports   []uint16
 }
 
 func newMemFast() *memFast {
@@ -37,6 +39,8 @@ func newMemFast() *memFast {
 }
 
 func (f *memFast) Start(seed uint64) { f.seed = seed }
+
+func (f *memFast) Listen(ports []uint16) { f.ports = ports }
 
 func (f *memFast) Set(t netio.FastTunnel) map[int32]netio.FastCounts {
 	f.sets++
@@ -134,8 +138,8 @@ func TestFastTold(t *testing.T) {
 	if diff := cmp.Diff(want, fast.only(t), ignore...); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}
-	if fast.seed == 0 {
-		t.Error("the hash has no key")
+	if fast.seed == 0 || !slices.Equal(fast.ports, []uint16{6081}) {
+		t.Errorf("the key of the hash is %d, ports %d", fast.seed, fast.ports)
 	}
 	sets := fast.sets
 	h.add(testTunnel("gnv1", "192.0.2.3"))

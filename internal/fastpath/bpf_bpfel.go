@@ -58,8 +58,9 @@ type bpfPlace struct {
 }
 
 type bpfSetting struct {
-	_    structs.HostLayout
-	Seed uint64
+	_      structs.HostLayout
+	Seed   uint64
+	Listen [8]uint16
 }
 
 type bpfStation struct {

@@ -184,8 +184,10 @@ struct traffic {
 	__u64 seen; // CLOCK_MONOTONIC of the last packet received
 };
 
+#define LISTEN 8
 struct setting {
-	__u64 seed; // of the flow hash
+	__u64 seed;             // of the flow hash
+	__be16 listen[LISTEN];  // ports that gvtep listens on; 0: no more
 };
 
 struct {
@@ -717,6 +719,11 @@ static __always_inline int in(struct __sk_buff *skb, struct coming *c, const int
 			*bulk = now;
 		return BULK;
 	}
+	if (f.proto == UDP) // a bridge might lead it to one of our sockets
+#pragma unroll
+		for (int i = 0; i < LISTEN; i++)
+			if (*((__be16 *)&f.ports + 1) == set->listen[i])
+				return OWN_FLOW;
 	__u32 length = skb->len - outer;
 	if (f.length > length || (gso && f.length != length))
 		return LENGTH;

@@ -285,6 +285,7 @@ func TestPuntsIn(t *testing.T) {
 				o.from = underlays[family][2]
 				return o
 			}, 0},
+			{"to our port", "own_flow in", frame(func(f *inner) { f.proto, f.dport = packet.ProtoUDP, 7777 }), 0},
 			{"other VNI", "", datagram(func(o *outer) { o.geneve[6]++ }), 0},
 			{"reserved byte", "", datagram(func(o *outer) { o.geneve[7]++ }), 0},
 			{"other port", "", datagram(func(o *outer) { o.dport++ }), 0},

@@ -45,13 +45,15 @@ var underlays = map[int][3]netip.Addr{
 func newPath(t *testing.T, family int, edit func(*netio.FastPeer)) *Path {
 	t.Helper()
 	need(t)
-	kernel, err := open(seed)
+	kernel, err := open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := New()
 	p.kernel = kernel
 	t.Cleanup(func() { kernel.Close() })
+	p.Start(seed)
+	p.Listen([]uint16{6081, 7777})
 	p.closed = true // so that nothing is attached
 	p.under[loopback] = &device{name: "lo", bulk: true}
 	p.Set(tunnelOf(family, edit))

@@ -14,7 +14,7 @@ import (
 // is final: the same kernel and rights would refuse again.
 func (p *Path) load() bool {
 	p.mu.Lock()
-	loaded, refused, seed := p.kernel != nil, p.refused != "", p.seed
+	loaded, refused := p.kernel != nil, p.refused != ""
 	p.mu.Unlock()
 	if refused {
 		p.forget()
@@ -22,7 +22,7 @@ func (p *Path) load() bool {
 	if loaded || refused {
 		return loaded
 	}
-	kernel, err := open(seed)
+	kernel, err := open()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -31,6 +31,7 @@ func (p *Path) load() bool {
 		return false
 	}
 	p.kernel = kernel
+	p.must(kernel.Settings.Put(uint32(0), p.setting))
 	return true
 }
 
@@ -42,7 +43,7 @@ func (p *Path) forget() {
 }
 
 // open loads programs and maps.
-func open(seed uint64) (*bpfObjects, error) {
+func open() (*bpfObjects, error) {
 	const vmlinux = "/sys/kernel/btf/vmlinux"
 	if _, err := os.Stat(vmlinux); err != nil {
 		return nil, fmt.Errorf("this kernel has no %s (CONFIG_DEBUG_INFO_BTF)", vmlinux)
@@ -58,10 +59,6 @@ func open(seed uint64) (*bpfObjects, error) {
 		return nil, fmt.Errorf("this kernel does not take the program: %v (Linux 6.6 and newer do)", verifier)
 	default:
 		return nil, fmt.Errorf("the kernel refuses: %w (Linux 6.6 and newer can)", err)
-	}
-	if err := kernel.Settings.Put(uint32(0), bpfSetting{Seed: seed}); err != nil {
-		kernel.Close()
-		return nil, err
 	}
 	return kernel, nil
 }

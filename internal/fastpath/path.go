@@ -21,7 +21,7 @@ type Path struct {
 	done chan struct{}
 
 	mu      sync.Mutex
-	seed    uint64
+	setting bpfSetting
 	closed  bool
 	kernel  *bpfObjects // nil: not loaded
 	refused string      // why the kernel does not do it; "": it does, or was not asked
@@ -67,7 +67,20 @@ func New() *Path {
 func (p *Path) Start(seed uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.seed = seed
+	p.setting.Seed = seed
+}
+
+// Listen implements netio.FastPath.
+func (p *Path) Listen(ports []uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.setting.Listen[:])
+	for i, port := range ports {
+		p.setting.Listen[i] = raw(port)
+	}
+	if p.kernel != nil {
+		p.must(p.kernel.Settings.Put(uint32(0), p.setting))
+	}
 }
 
 // Close detaches everything. Packets go to queues and sockets from then on.

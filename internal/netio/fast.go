@@ -16,6 +16,9 @@ type FastPath interface {
 	// Start tells the key of packet.Hash, by which both paths choose one source port for
 	// a flow. It comes first.
 	Start(seed uint64)
+	// Listen tells the ports that are listened on, at most FastListen: a datagram inside a
+	// tunnel to one of them is left to queues and sockets, which see whether it is for us.
+	Listen(ports []uint16)
 	// Set tells all there is to know of a tunnel, instead of what was told before. Packets
 	// of peers that are no longer in it are not let in from the moment that it returns, and
 	// it returns their counters for the last time.
@@ -74,6 +77,9 @@ type FastPeer struct {
 
 // FastPorts is how many source ports a peer of a fast path may have.
 const FastPorts = 64
+
+// FastListen is how many ports that are listened on a fast path can tell apart.
+const FastListen = 8
 
 // FastAdmission is what a datagram of a peer must match beside its source.
 type FastAdmission struct {
