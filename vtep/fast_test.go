@@ -287,3 +287,24 @@ func TestFastHeard(t *testing.T) {
 		t.Error("an entry that was not heard has not aged")
 	}
 }
+
+// TestFastBridge: a device in a bridge is carried as long as no way to a peer leads by that
+// bridge; else what comes out of the device has to be looked at.
+func TestFastBridge(t *testing.T) {
+	h, fast := newFastHost(t)
+	dev := h.add(fastTunnelOf("192.0.2.2"))
+	bridge := func(ifindex int) {
+		h.underlay.mu.Lock()
+		h.underlay.uppers = []netio.Upper{{Ifindex: ifindex, Below: []int{dev.index}, Joint: "br0", Bridge: ifindex}}
+		h.underlay.mu.Unlock()
+		h.lookAbove()
+	}
+	bridge(h.underlay.routeVia + 100)
+	if h.pool.Snapshot().Guard == nil || len(fast.tunnels) != 1 {
+		t.Errorf("in a bridge: told of %d tunnels, want it carried", len(fast.tunnels))
+	}
+	bridge(h.underlay.routeVia)
+	if s := h.State().Tunnels[0].Fast; len(fast.tunnels) != 0 || !strings.Contains(s.Reason, "bridge") {
+		t.Errorf("in the bridge that the way to a peer leads by: told of %d tunnels, reason %q", len(fast.tunnels), s.Reason)
+	}
+}
