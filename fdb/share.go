@@ -5,9 +5,9 @@ import "sync/atomic"
 // Shares. One nexthop may use all of the limit as long as nobody else wants a part of it.
 // Then each has a share that it always finds room for: our own side half of the limit, for
 // its stations are why we are here, and the peers that have any entries equal parts of the
-// other half. Whoever has less than its share when the table is full takes the place of
-// an entry whose nexthop has more, so one that makes up addresses only uses up its own
-// share. Whoever has its share or more finds the table full, as ever.
+// other half. A nexthop that has less than its share when the table is full takes the place
+// of an entry whose nexthop has more, so a peer that forges MAC addresses only uses up its own
+// share. A nexthop that has its share or more finds the table full.
 
 // share is what one nexthop has in the table. Written under the table's lock.
 type share struct {

@@ -65,14 +65,14 @@ func (d *Device) LLAddr() packet.MAC { return d.state.Load().LLAddr }
 // Bridged reports whether the device is a port of a bridge.
 func (d *Device) Bridged() bool { return d.state.Load().Bridged }
 
-// Offload tells which super-frames and partial checksums may be written and
+// Offload returns which super-frames and partial checksums may be written and
 // will be read. Zero in plain mode.
 func (d *Device) Offload() packet.Offload { return d.offload }
 
 // Queue is the i-th queue, 0 to Options.Queues-1.
 func (d *Device) Queue(i int) *Queue { return d.queues[i] }
 
-// Refused tells which settings of an adopted device this process lacks the
+// Refused returns which settings of an adopted device this process lacks the
 // capability to make. The device works, as its maker left it.
 func (d *Device) Refused() []error { return d.refused }
 
@@ -179,7 +179,7 @@ func (d *Device) kernel(f func(*conn, netlink.Link) error) error {
 	return f(c, link)
 }
 
-// locate tells the name of a queue's device now, and its namespace: none if
+// locate returns the name of a queue's device now, and its namespace: none if
 // it is that of the thread, else the caller closes it. The namespace takes
 // Linux 5.2 and CAP_NET_ADMIN; failing there it still returns the name.
 func locate(fd int) (name string, ns netns.NsHandle, err error) {

@@ -24,7 +24,7 @@ const (
 	tooSmall              // the MTU is less than IPv6 needs
 	down
 	disabled // by the sysctl disable_ipv6
-	unseen   // it went while nobody looked
+	unseen   // it went while no watcher was running
 	byHand
 	moved   // it went when the device was moved to another namespace
 	refused // it could not be set
@@ -114,7 +114,7 @@ func (h *hold) removed(p netip.Prefix, now time.Time) {
 func (h *hold) revived() { h.decide(disabled) }
 
 // relocated notes that the device was moved to another namespace, which takes all
-// addresses away. Whoever moved it decides which it has there.
+// addresses away. The one who moved it decides which addresses it has there.
 func (h *hold) relocated() {
 	for i := range h.addresses {
 		h.addresses[i].lost = moved

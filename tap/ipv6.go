@@ -9,7 +9,7 @@ import (
 
 // IPv6 reports whether the device has IPv6 or may get it: the kernel has it, and it is
 // not disabled on the device. A bridge port counts as one that has, for what is behind
-// the bridge and the bridge itself. Where nobody can tell it has.
+// the bridge and the bridge itself. If it cannot be seen, the answer is yes.
 func (d *Device) IPv6() (yes bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

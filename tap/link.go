@@ -227,7 +227,7 @@ func address(p netip.Prefix) *netlink.Addr {
 	return a
 }
 
-// rootQdisc tells the kind of the root qdisc, and whether somebody chose it:
+// rootQdisc returns the kind of the root qdisc, and whether somebody chose it:
 // only then it has a handle. It asks for this one; the list that the netlink
 // package offers is that of all devices of the namespace. Before the first up
 // there is none.

@@ -290,7 +290,7 @@ func setIff(fd int, name string, flags uint16) error {
 	return unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 }
 
-// getIff tells the name that the device has now, and its flags.
+// getIff returns the name that the device has now, and its flags.
 func getIff(fd int) (string, uint16, error) {
 	ifr, _ := unix.NewIfreq("")
 	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); err != nil {

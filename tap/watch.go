@@ -28,8 +28,8 @@ const (
 // Watcher follows what others do with devices. It keeps their State, and sets
 // addresses again that the kernel has removed.
 //
-// One socket in the namespace of the process hears of all namespaces
-// (NETLINK_LISTEN_ALL_NSID): one in another namespace would keep that alive.
+// One socket in the namespace of the process receives messages of all namespaces
+// (NETLINK_LISTEN_ALL_NSID): a socket in another namespace would keep that namespace alive.
 type Watcher struct {
 	mu      sync.Mutex
 	devices map[*Device]place

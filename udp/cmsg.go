@@ -25,7 +25,7 @@ const (
 
 func cmsgPad(n int) int { return (n + cmsgAlign - 1) &^ (cmsgAlign - 1) }
 
-// received is what the control messages of one datagram told.
+// received is what the control messages of one datagram say.
 type received struct {
 	groSize  int    // 0: not a train
 	ifindex  int32  // 0: unknown

@@ -169,8 +169,8 @@ func rebind(fd int, device string, index int, group netip.Addr) (changed bool, e
 	return true, nil
 }
 
-// joined tells whether a device is in a group, for us or for anybody. If
-// that cannot be seen, it is assumed.
+// joined reports whether a device has joined a group, for our socket or another. If that
+// cannot be seen, it is assumed.
 func joined(index int, group netip.Addr) bool {
 	// thread-self: a thread may be in another namespace than the process.
 	table, find := "/proc/thread-self/net/igmp", findGroup4

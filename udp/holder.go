@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// holder says in words who has a UDP socket that keeps us from binding
-// addr and port, as well as we may know.
+// holder names the process whose UDP socket keeps us from binding addr and port, as far as we
+// have the rights to see it.
 func holder(addr netip.Addr, port uint16) string {
 	// thread-self: a thread may be in another namespace than the process.
 	tables := []string{"/proc/thread-self/net/udp6"}

@@ -72,9 +72,9 @@ func (r *Receiver) FD() int { return r.fd }
 
 // Overflows is how many datagrams the kernel dropped at this socket since it was
 // opened: for want of room, mostly, and those with a wrong checksum. The
-// worker hears of it with the next datagram that does arrive (SO_RXQ_OVFL);
-// what came since, on a socket that is stuck, say, is asked for here. Not to be
-// called while the socket is closed.
+// worker gets the count with the next datagram that does arrive (SO_RXQ_OVFL);
+// newer drops, such as those of a socket that is stuck, are asked for here. It must not be
+// called while the socket is being closed.
 func (r *Receiver) Overflows() uint64 {
 	seen := r.overflows.Load()
 	// SK_MEMINFO_VARS numbers, the last of them SK_MEMINFO_DROPS (linux/sock_diag.h).
@@ -130,7 +130,7 @@ func (r *Receiver) Receive(buf []byte) (trains []packet.Train, more bool, err er
 	return r.collect(buf, int(n)), r.used == batch, nil
 }
 
-// receiveFatal tells the errors that no later call can be without.
+// receiveFatal reports whether an error means that every later call fails, too.
 func receiveFatal(e unix.Errno) bool {
 	switch e {
 	case unix.EBADF, unix.EBADFD, unix.ENOTSOCK, unix.EFAULT, unix.ENOSYS:

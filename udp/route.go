@@ -298,7 +298,7 @@ const (
 	rtaNexthopID    = 30
 )
 
-// hashesPorts tells whether the kernel lets ports decide between the ways of a multipath
+// hashesPorts reports whether the kernel lets ports decide between the ways of a multipath
 // route. Otherwise addresses decide, and all ports of a set take the same.
 func hashesPorts(remote netip.Addr) bool {
 	version := "ipv4"
@@ -436,7 +436,7 @@ func (u *Underlay) Watch(ctx context.Context) (<-chan netio.Changes, error) {
 	return follow(ctx, file, watchSocket), nil
 }
 
-// watchSocket opens a netlink socket that hears of all that Watch tells of.
+// watchSocket opens a netlink socket that receives all changes that Watch reports.
 func watchSocket() (io.ReadCloser, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -559,6 +559,6 @@ func routePrefix(message []byte) (p netip.Prefix, err error) {
 	return p, nil
 }
 
-// isOverrun tells that the kernel had more to say than the socket could
-// hold, which is a change as well.
+// isOverrun reports whether messages were lost because the socket was full, which counts as a
+// change as well.
 func isOverrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }

@@ -33,7 +33,7 @@ func datagrams(set *packet.PortSet) (n uint64) {
 	return n
 }
 
-// Sent tells how many datagrams the kernel has taken from all source ports,
+// Sent returns how many datagrams the kernel has taken from all source ports,
 // those that are closed by now included: one element for each local address
 // and device. GSO is true where all that is open sends runs with UDP_SEGMENT.
 func (u *Underlay) Sent() []packet.Sent {

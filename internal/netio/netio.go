@@ -45,7 +45,7 @@ type Device interface {
 	Name() string
 	// State is what the device is like. It asks the kernel nothing.
 	State() DeviceState
-	// Offload tells what may be written to and will be read from it.
+	// Offload returns what may be written to and will be read from it.
 	Offload() packet.Offload
 	// Queue is the i-th of as many queues as were asked for.
 	Queue(i int) Queue
@@ -131,7 +131,7 @@ type Underlay interface {
 	// Bridge, as far as the kernel knows at this moment; zero values stand for what it
 	// does not.
 	NextHop(hop netip.Addr, by Upper) (mac packet.MAC, port int)
-	// Sent tells what has left so far, for each local address and device.
+	// Sent returns what has left so far, for each local address and device.
 	Sent() []packet.Sent
 	// Errors calls tell for each ICMP error about what was sent from Ports, until ctx ends. It
 	// may be called from several goroutines. An error says that nothing can be heard.

@@ -146,8 +146,8 @@ func (c *Cutter) Start(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, e
 }
 
 // Pieces is how many pieces a frame stands for, with hdr as the device gave it and h as
-// Walk found it: what Start says of a super-frame that it takes, and 1 for any other
-// frame. Whoever drops frames counts them by it.
+// Walk found it: the result of Start for a super-frame that it takes, and 1 for any other
+// frame. Dropped frames are counted by it.
 func Pieces(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers) int {
 	if hdr.GSOType == packet.GSONone || hdr.GSOSize == 0 || h.L4 == 0 {
 		return 1

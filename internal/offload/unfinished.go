@@ -64,8 +64,8 @@ func whole(frame []byte, h *packet.Headers) bool {
 
 // Uncut makes hdr, which Unfinished has filled, that of a super-frame if frame is one, and
 // reports whether it is. TCP is one if it is longer than longest, the frame that the path carries; its
-// pieces get as long as that. Where UDP was to be cut nobody can tell but the kernel: size
-// is the payload of its pieces, 0 if the kernel did not say so.
+// pieces get as long as that. Where UDP was to be cut only the kernel knows: size is the
+// payload of its pieces, 0 if the kernel did not report it.
 func Uncut(hdr *packet.VirtioHdr, frame []byte, h *packet.Headers, longest, size int) bool {
 	off := int(h.L4) + 8
 	kind := uint8(packet.GSOUDPL4)

@@ -93,7 +93,7 @@ type Path struct {
 	NoGSO atomic.Bool
 }
 
-// Failure tells that datagrams were not sent.
+// Failure reports that datagrams were not sent.
 type Failure struct {
 	Path  *Path
 	Count int   // datagrams lost

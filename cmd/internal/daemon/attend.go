@@ -293,7 +293,7 @@ func (a *attendant) remember(now time.Time) {
 	a.pause = max(memoryPeriod, memoryShare*a.saved.Sub(now))
 }
 
-// notify tells the service manager something.
+// notify sends the service manager a message.
 func (d *daemon) notify(state string) {
 	if err := d.Manager.Notify(state); err != nil {
 		d.Log.Warn("the service manager could not be notified", zap.NamedError("err", err))

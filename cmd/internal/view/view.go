@@ -310,7 +310,7 @@ func LogLevel(now string, until time.Time, then string) control.LogLevel {
 // seconds keeps milliseconds: more digits are noise in JSON.
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
 
-// Reload tells what changes between a configuration and cfg, which is at path.
+// Reload returns what changes between a configuration and cfg, which is at path.
 func Reload(path string, c config.Changes, cfg config.Config, faults []control.DeviceFault) control.Reload {
 	out := control.Reload{
 		Config: path, Tunnels: len(cfg.Tunnels), Restart: c.Restart(),
