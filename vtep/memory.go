@@ -63,7 +63,7 @@ type Learned struct {
 type PeerMemory struct {
 	Remote  netip.AddrPort
 	Silent  time.Duration // how long ago
-	Dynamic bool          // let in by accept
+	Dynamic bool          // an automatic peer, admitted by accept
 }
 
 // Memory returns the memory of the endpoint, also after Run has returned. The endpoint is

@@ -139,7 +139,7 @@ func destinationPort(frame []byte, h *packet.Headers) (port uint16, udp, known b
 		}
 		return binary.BigEndian.Uint16(frame[transport+2:]), true, true
 	case extHopByHop, extRouting, extDestOpts, extAH:
-		return 0, h.Version == 6, false // more extension headers than anybody walks
+		return 0, h.Version == 6, false // more extension headers than we walk
 	}
 	return 0, false, false
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// rateBurst is how long a flood may go on at any rate before a limit bites:
+// rateBurst is how long a flood may last at any rate before a limit takes effect:
 // the ARP requests of a segment that wakes up come together.
 const rateBurst = int64(100 * time.Millisecond)
 

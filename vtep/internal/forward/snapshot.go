@@ -31,7 +31,7 @@ type Snapshot struct {
 	VNIs map[VNIKey]struct{}
 	// Trunks are the ports of trunks by the sockets they listen on.
 	Trunks map[uint32][]*Port
-	// Open are the segments that let in whoever accept says.
+	// Open are the segments of tunnels with accept.
 	Open map[VNIKey]*Port
 	// Peers finds the peer of a failed send by packet.Path.Peer.
 	Peers Shards[PeerID, *Peer]
@@ -46,8 +46,8 @@ type Snapshot struct {
 	Cards []int32
 }
 
-// Admission is what a datagram must match to be let in: where it arrived,
-// its VNI and who sent it.
+// Admission is what a datagram must match to be admitted: where it arrived, its VNI and its
+// source.
 type Admission struct {
 	VNIKey
 	Source netip.Addr
@@ -325,7 +325,7 @@ func (p *Port) Refuse(gso uint8) {
 	p.Offload.And(^uint32(packet.OffloadFor(gso)))
 }
 
-// Accepted reports whether a source may be let in.
+// Accepted reports whether accept admits a source.
 func Accepted(accept []netip.Prefix, source netip.Addr) bool {
 	return slices.ContainsFunc(accept, func(a netip.Prefix) bool { return a.Contains(source) })
 }

@@ -198,7 +198,8 @@ func (p *Pool) CatchUp() error {
 	return p.hand(p.view.Load())
 }
 
-// hasPassed is called by a worker that has passed to another view, or heard the wakeup.
+// hasPassed is called by a worker that has passed to another snapshot, or seen the wake-up
+// event.
 func (p *Pool) hasPassed() {
 	select {
 	case p.passing <- struct{}{}:

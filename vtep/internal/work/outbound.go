@@ -49,7 +49,7 @@ func (w *worker) deviceTurn(p *forward.Port, n int) (did outcome) {
 	return did
 }
 
-// deviceGone tells the errors after which a queue is of no more use. While a
+// deviceGone reports whether an error means that a queue is of no more use. While a
 // device is down, reads say EAGAIN and writes EIO.
 func deviceGone(err error) bool {
 	return err == unix.EBADFD || err == unix.EBADF || err == unix.ENODEV

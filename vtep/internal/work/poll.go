@@ -68,8 +68,8 @@ func (s *pollSet) close(workers []*worker) {
 // claim notes that the calling worker has the slot.
 func (l *slot) claim() { l.owned.Swap(true) }
 
-// arm lets go of a slot: whoever is free takes it when it is ready. Of one that
-// has left the set meanwhile the kernel says so, and nothing is lost.
+// arm returns a descriptor to the set, and a free worker takes it when it is ready. If it was
+// removed meanwhile, epoll_ctl fails, which is harmless.
 func (s *pollSet) arm(l *slot) {
 	l.owned.Store(false)
 	ev := l.event()

@@ -20,7 +20,7 @@ import (
 	"gvtep/vtep/internal/forward"
 )
 
-// Owner hears of what workers come upon and cannot mend. They call it, so it must not wait.
+// Owner is notified of what workers find and cannot repair. They call it, so it must not wait.
 type Owner interface {
 	// DeviceFailed says that a port's device is gone, perhaps more than once.
 	DeviceFailed(*forward.Port, error)
@@ -35,7 +35,7 @@ type Owner interface {
 	// and Unsliced that it has the kernel's time slices.
 	Unpinned(worker, cpu int, err error)
 	Unsliced(worker int, err error)
-	// Unpolled says for how many descriptors the kernel lets nobody wait.
+	// Unpolled reports how many descriptors could not be added to epoll.
 	Unpolled(descriptors int, err error)
 }
 
@@ -51,7 +51,7 @@ type Config struct {
 
 // Pool is a set of workers, one thread each, that carry frames both ways between the
 // devices and sockets of a snapshot. Methods that change something are for one caller at a
-// time; all others for anybody.
+// time; all others may be called by any goroutine.
 type Pool struct {
 	Config
 	workers  []*worker
@@ -132,7 +132,7 @@ func (p *Pool) SetBusyPoll(d time.Duration) { p.busyPoll.Store(int64(d)) }
 // Thread is the number of a worker's thread, as in /proc/PID/task.
 func (p *Pool) Thread(worker int) int32 { return p.workers[worker].thread.Load() }
 
-// Unpolled is for how many descriptors the kernel lets nobody wait.
+// Unpolled is how many descriptors could not be added to epoll.
 func (p *Pool) Unpolled() int { return int(p.unpolled.Load()) }
 
 // Polled is how many descriptors the workers wait for.

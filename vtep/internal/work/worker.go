@@ -59,7 +59,7 @@ type worker struct {
 	recent   recent
 	joining  joining
 
-	pending  []pending // datagrams whose sender is being let in
+	pending  []pending // datagrams whose sender is being admitted
 	retrying bool      // they are being taken up
 
 	drops   count.DropCounters // of packets that belong to no tunnel
@@ -72,7 +72,7 @@ type worker struct {
 
 	// passed is the newest generation at which the worker has begun a loop.
 	passed atomic.Uint64
-	// loops counts the loops, for whoever wants to see progress.
+	// loops counts the loops, to see progress.
 	loops  atomic.Uint64
 	thread atomic.Int32 // its number, as in /proc/PID/task
 }
@@ -271,7 +271,7 @@ func (w *worker) serve(t *turn) {
 	}
 }
 
-// sleep waits until something is ready. It says if a signal ended it early.
+// sleep waits until something is ready. It reports whether a signal ended it early.
 func (w *worker) sleep(a action) (n int, woken bool) {
 	if !a.raw {
 		n, err := unix.EpollWait(w.pool.poll.epoll, w.events[:a.take], int(a.limit.Milliseconds()))
