@@ -223,6 +223,7 @@ func TestECN(t *testing.T) {
 	const drop = -1
 	// [inner][outer], in the order Not-ECT, ECT(1), ECT(0), CE.
 	want := [4][4]int{{0, 0, 0, drop}, {1, 1, 1, 3}, {2, 1, 2, 3}, {3, 3, 3, 3}}
+	odd := [4][4]uint64{{0, 1, 1, 0}, {0, 0, 1, 0}, {}, {0, 1, 0, 0}}
 	inner := map[string]func(ecn uint8) ([]byte, func([]byte) uint8){
 		"IPv4": func(ecn uint8) ([]byte, func([]byte) uint8) {
 			return frame(macA, macB, 0x0800, ipv4(0xb8|ecn, "10.99.0.2", "10.99.0.77", 7, 9, "ecn")),
@@ -264,6 +265,9 @@ func TestECN(t *testing.T) {
 				}
 				if got != want[in][out] {
 					t.Errorf("%s inner %d outer %d: delivered %d, want %d", kind, in, out, got, want[in][out])
+				}
+				if n := h.State().Tunnels[0].OddECN; n != odd[in][out] {
+					t.Errorf("%s inner %d outer %d: %d mismatches, want %d", kind, in, out, n, odd[in][out])
 				}
 				h.Close()
 			}

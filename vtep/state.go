@@ -64,6 +64,8 @@ type TunnelState struct {
 	FDB     FDBState // of all VLANs together, but for Limit, which each has for itself
 	// Answered are ARP and ND requests answered by neigh_suppress.
 	Answered uint64
+	// OddECN are packets from peers with an outer ECN field that does not go with the inner one.
+	OddECN uint64
 	// TooBig is how often a sender was told that its packet is too big for the path.
 	TooBig uint64
 	// OptionHits are the packets that each of Config.OptionRules matched.
@@ -98,6 +100,7 @@ type FDBState struct {
 	Entered                uint64 // addresses learned so far
 	Moved, Aged            uint64
 	Full, Own              uint64 // not learned: no room; an address of our own
+	Evicted                uint64 // made room for a peer with less than its share
 	Damped, Frozen         uint64 // moves not made of flapping addresses, and how often one was frozen
 }
 
@@ -225,7 +228,7 @@ func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
 	s := TunnelState{
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
 		MTU: d.MTU, Queues: len(t.port.Queues), MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
-		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), TooBig: t.state.TooBigSent.Load(),
+		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), OddECN: t.state.OddECN.Load(), TooBig: t.state.TooBigSent.Load(),
 		Fast: e.fastState(t),
 	}
 	s.Unready = e.unready(t)

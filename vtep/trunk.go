@@ -173,7 +173,7 @@ func (d *domain) state() FDBState {
 	return FDBState{
 		Learned: counts.Dynamic, Static: counts.Static + counts.Permanent, Permanent: counts.Permanent, Limit: d.fdb.Limit(),
 		Entered: stats.Learned, Full: stats.Full, Own: stats.Own,
-		Moved: stats.Moved, Aged: stats.Aged, Damped: stats.Damped, Frozen: stats.Frozen,
+		Moved: stats.Moved, Aged: stats.Aged, Evicted: stats.Evicted, Damped: stats.Damped, Frozen: stats.Frozen,
 	}
 }
 
@@ -186,6 +186,7 @@ func (s *FDBState) add(o FDBState) {
 	s.Own += o.Own
 	s.Moved += o.Moved
 	s.Aged += o.Aged
+	s.Evicted += o.Evicted
 	s.Damped += o.Damped
 	s.Frozen += o.Frozen
 }

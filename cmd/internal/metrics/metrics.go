@@ -85,6 +85,7 @@ var (
 	transmitPackets = counter("transmit_packets", "Inner packets sent to peers, each copy counted: unicast, as copies of flooded packets, to a multicast group.", "device", "vni", "type")
 	transmitBytes   = counter("transmit_bytes", "Bytes of inner packets sent to peers, each copy counted.", "device", "vni", "type")
 	tooBig          = counter("icmp_too_big", "Senders told by ICMP that a packet is too big for the path to its peer.", "device", "vni")
+	oddECN          = counter("ecn_mismatches", "Packets from peers whose outer ECN field does not go with the inner one (RFC 6040 section 4.2), and were delivered.", "device", "vni")
 	dropped         = counter("dropped_packets", "Packets dropped, received from the underlay or to be transmitted to it.", "direction", "reason")
 
 	peerReceive  = counter("peer_receive_packets", "Inner packets received from a peer.", "device", "vni", "remote", "peer")
@@ -99,6 +100,7 @@ var (
 	fdbLearned  = counter("fdb_learned", "Addresses learned.", "device", "vni")
 	fdbMoved    = counter("fdb_moved", "Addresses that moved from one peer, or our own side, to another: a migration, or a loop.", "device", "vni")
 	fdbAged     = counter("fdb_aged", "Learned addresses that expired.", "device", "vni")
+	fdbEvicted  = counter("fdb_evicted", "Learned addresses that made room for one of a peer with less than its share of the table.", "device", "vni")
 	fdbRejected = counter("fdb_rejected", "Source addresses not learned: the table is full, the address is pinned elsewhere, it is our own.", "device", "vni", "reason")
 
 	udpReceive    = counter("udp_receive_datagrams", "Datagrams received.", "socket")
@@ -122,7 +124,7 @@ var all = []family{
 	buildInfo, startTime, ready, stuck, reloadOK, reloadTime,
 	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
 	peerReceive, peerTransmit, peerLast, peerState, peerMTU, peersHidden,
-	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbRejected,
+	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbEvicted, fdbRejected, oddECN,
 	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages, logDropped,
 	fastActive, fastPackets, fastPunts,
 }
@@ -253,6 +255,8 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	o.put(fdbLearned, float64(table.Entered), device, vni)
 	o.put(fdbMoved, float64(table.Moved), device, vni)
 	o.put(fdbAged, float64(table.Aged), device, vni)
+	o.put(fdbEvicted, float64(table.Evicted), device, vni)
+	o.put(oddECN, float64(t.OddECN), device, vni)
 	o.put(fdbRejected, float64(table.Full), device, vni, "table_full")
 	o.put(fdbRejected, float64(t.Drops.Rx[count.DropLocked]+t.Drops.Tx[count.DropLocked]), device, vni, "locked")
 	o.put(fdbRejected, float64(table.Own), device, vni, "own_address")

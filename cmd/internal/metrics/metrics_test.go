@@ -35,10 +35,11 @@ func full() Snapshot {
 			{Remote: netip.MustParseAddrPort("239.1.1.1:6081"), Stats: count.Stats{TxPackets: 18}},
 			{Remote: netip.MustParseAddrPort("192.0.2.4:6081")},
 		},
-		FDB: vtep.FDBState{Learned: 3, Static: 5, Permanent: 1, Limit: 4096, Entered: 6, Moved: 7, Aged: 8, Full: 9, Own: 10},
+		FDB: vtep.FDBState{Learned: 3, Static: 5, Permanent: 1, Limit: 4096, Entered: 6, Moved: 7, Aged: 8, Full: 9, Own: 10, Evicted: 22},
 	}
 	t.Drops.Rx[count.DropLocked], t.TooBig = 11, 21
 	t.Fast = vtep.FastState{Wanted: spec.FastOn, RxPackets: 22, TxPackets: 23, FastState: netio.FastState{Devices: []netio.FastDevice{{Name: "eth0", Bulk: true}}}}
+	t.OddECN = 23
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
 		Sockets:   []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},

@@ -51,6 +51,9 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 		if ecn == ecnDrop {
 			return count.DropECN
 		}
+		if ecnOdd[h.TOS&3][tos&3] {
+			p.OddECN.Add(1)
+		}
 		if ecn != h.TOS&3 {
 			packet.SetECN(frame, h, ecn)
 		}

@@ -113,6 +113,8 @@ type PortState struct {
 	Failed atomic.Bool
 	// Answered counts ARP and ND requests answered for their targets.
 	Answered atomic.Uint64
+	// OddECN counts packets from peers whose outer ECN does not go with the inner (ecnOdd).
+	OddECN atomic.Uint64
 	// TooBigSent counts senders told that a packet is too big for the path, which
 	// TooBig limits; tooBigDue is its state.
 	TooBigSent atomic.Uint64

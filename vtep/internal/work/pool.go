@@ -56,10 +56,13 @@ type Pool struct {
 	Config
 	workers  []*worker
 	poll     *pollSet
+	busyPoll atomic.Int64 // nanoseconds
+
+	_        cacheLine    // what workers write under load does not slow down what they read each round
 	onDuty   atomic.Int32 // how many workers wait for what is ready, or serve it; at least one
 	calledUp atomic.Int64 // when one was last called, or would have been if there were more
 	bulk     atomic.Int64 // when a turn of some worker was last bulk
-	busyPoll atomic.Int64 // nanoseconds
+	_        cacheLine
 
 	view     atomic.Pointer[view]
 	settled  atomic.Uint64         // generation that all workers have passed
@@ -74,6 +77,9 @@ type Pool struct {
 	todo    []func() // see afterwards
 	slots   map[descriptor]*slot
 }
+
+// cacheLine keeps fields apart: processors fetch lines of 64 bytes in pairs.
+type cacheLine [128]byte
 
 // New makes a pool with nothing to carry. close or stop must be called for its
 // descriptors to go.
