@@ -51,8 +51,8 @@ check "without keys, but with the rule for it: nothing in" "$(pings k 192.0.2.2)
 check "such packets are dropped by the firewall" "$(clear)" "[1-9]*"
 for x in "k 1 2" "g 2 1"; do
   read -r ns n m <<<"$x"
-  ip -n "$ns" xfrm policy add src "10.77.0.$n" dst "10.77.0.$m" proto udp dport 6081 dir out tmpl proto esp mode transport
-  ip -n "$ns" xfrm policy add src "10.77.0.$m" dst "10.77.0.$n" proto udp dport 6081 dir in tmpl proto esp mode transport
+  ip -n "$ns" xfrm policy add src "10.77.0.$n" dst "10.77.0.$m" proto 17 dport 6081 dir out tmpl proto esp mode transport
+  ip -n "$ns" xfrm policy add src "10.77.0.$m" dst "10.77.0.$n" proto 17 dport 6081 dir in tmpl proto esp mode transport
 done
 keys 1000 600
 check "keys" "exit $?" "exit 0"

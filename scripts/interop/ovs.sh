@@ -164,6 +164,7 @@ check "another value matches no flow" "$(pings "$gva" 192.0.2.3)" "$none"
 ofctl del-flows
 ofctl del-tlv-map
 ofctl add-flow "priority=0,actions=NORMAL"
+until_ok 10 "ip netns exec $gva ping -c 1 -W 0.3 192.0.2.3" # until the switch has forgotten its flow
 check "options of ours that the switch knows nothing of" "$(pings "$gva" 192.0.2.3)" "$all"
 tunnel "$gva" 1 4 42
 ip -n "$con" link set eth0 mtu 1430
