@@ -29,7 +29,7 @@ names=("$@")
 [ $# -gt 0 ] || names=(pmtu_ipv{4,6}_geneve{4,6}_exception pmtu_ipv{4,6}_br_geneve{4,6}_exception)
 echo "# pmtu.sh of Linux 6.1"
 for name in "${names[@]}"; do
-  PATH=/tmp/wrap:$PATH timeout 120 bash ./pmtu.sh "$name" >/tmp/out 2>&1
+  PATH=/tmp/wrap:$PATH timeout 300 bash ./pmtu.sh "$name" >/tmp/out 2>&1
   for kind in "" " with nexthop objects"; do
     line=$(grep '^TEST: ' /tmp/out | if [ -n "$kind" ]; then grep 'nexthop objects'; else grep -v 'nexthop objects'; fi | tail -n 1)
     check "$name$kind" "$(sed -n 's/.*\[ *\([A-Z]*\) *\].*/\1/p' <<<"$line")" OK
