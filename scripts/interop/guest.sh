@@ -20,7 +20,7 @@ modules=(crypto lib arch/x86/crypto net/core net/ipv4 net/ipv6 net/sched net/bri
 populate() { install_kernels "$1"; }
 
 [ "${1:-}" != populate ] || { populate "$2"; exit; }
-trap '[ -z "$work" ] || rm -rf "$work"' EXIT
+trap '[ -z "$work" ] || rm -rf --one-file-system "$work"' EXIT
 image
 [ "${1:-}" != image ] || exit 0
 [ $# -ge 2 ] || fail "usage: $0 KERNEL SCRIPT [WORD...] | shell KERNEL | image"

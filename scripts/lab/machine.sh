@@ -13,7 +13,7 @@
 SUITE=bookworm ACCEL=${ACCEL:-tcg}
 without=(/usr/share/{doc,man,locale,i18n,zoneinfo,info,lintian} /usr/lib/x86_64-linux-gnu/gconv)
 fail() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
-work=
+work= # removed at the end, with --one-file-system: a file system half made has /proc and /sys mounted in it
 
 # install_kernels ROOT: the modules there, and each kernel as $KERNELS/vmlinuz-6.1.
 install_kernels() {
@@ -55,7 +55,7 @@ image() {
   done
   proxy=$(apt-config dump --format '%v%n' Acquire::http::Proxy)
   [ -z "$proxy" ] || options+=("--aptopt=Acquire::http::Proxy \"$proxy\"")
-  KERNELS=$work timeout 900 mmdebstrap --quiet --variant=essential --include="$packages" "${options[@]}" \
+  KERNELS=$work timeout 1500 mmdebstrap --quiet --variant=essential --include="$packages" "${options[@]}" \
     --customize-hook="$(realpath "$0") populate \"\$1\"" "$SUITE" "$work/root" ${MIRROR:+"$MIRROR"} >"$work/log" 2>&1 ||
     { cat "$work/log" >&2; fail "could not make the image"; }
   rm -rf "$work/root/var/cache/apt" "$work/root/var/lib/apt/lists" "$work/root"/{boot,dev}/*
@@ -86,7 +86,7 @@ checked() {
   : >"$results"
   tail -f "$results" &
   # shellcheck disable=SC2064 # of now
-  trap "kill $!; rm -rf '$work'" EXIT
+  trap "kill $!; rm -rf --one-file-system '$work'" EXIT
   machine "$limit" "$2" -append "console=ttyS0 panic=-1 quiet ${*:3}" -serial "file:$work/console" -serial "file:$results" </dev/null || status=$?
   sleep 1 # for tail
   if [ $status != 0 ] || ! tr -d '\r' <"$results" | tail -n 1 | grep -qx 'end: [1-9][0-9]* checks, 0 failed'; then

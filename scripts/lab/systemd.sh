@@ -56,7 +56,7 @@ if [ "${1:-}" = populate ]; then
   populate "$2"
   exit
 fi
-trap '[ -z "$work" ] || rm -rf "$work"' EXIT
+trap '[ -z "$work" ] || rm -rf --one-file-system "$work"' EXIT
 case ${1:-} in
 image) image ;;
 test | shell)
