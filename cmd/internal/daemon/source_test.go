@@ -117,7 +117,7 @@ type testDevices struct {
 }
 
 func (d testDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
-	return testDevice{nil, o, d.seen, testFD(d.t)}, nil
+	return &testDevice{nil, o, d.seen, testFD(d.t)}, nil
 }
 func (testDevices) CloseAll([]netio.Device) error { return nil }
 func (testDevices) Watch(context.Context, func()) {}
@@ -129,21 +129,22 @@ type testDevice struct {
 	queue        testQueue
 }
 
-func (d testDevice) State() netio.DeviceState {
+func (d *testDevice) State() netio.DeviceState {
 	d.seen.looks++
 	return netio.DeviceState{Ifindex: 7, MTU: d.options.MTU, Up: true}
 }
-func (testDevice) Offload() packet.Offload { return 0 }
-func (d testDevice) Queue(int) netio.Queue { return d.queue }
-func (d testDevice) Bridged() bool {
+func (*testDevice) Offload() packet.Offload   { return 0 }
+func (d *testDevice) Queue(int) netio.Queue   { return d.queue }
+func (d *testDevice) Writer(int) netio.Writer { return d.queue }
+func (d *testDevice) Bridged() bool {
 	d.seen.asked++
 	return false
 }
-func (d testDevice) IPv6() bool {
+func (d *testDevice) IPv6() bool {
 	d.seen.asked++
 	return false
 }
-func (d testDevice) SetMTU(int) error {
+func (d *testDevice) SetMTU(int) error {
 	d.seen.asked++
 	return nil
 }
