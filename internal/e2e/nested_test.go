@@ -79,6 +79,7 @@ func TestNested(t *testing.T) {
 			for _, v := range []struct{ name, from, header, counter string }{
 				{"the carried tunnel, another source", "10.66.0.99", "0000 6558 00002b 00", "rx.reinjected"},
 				{"the tunnel below", "10.66.0.2", "0000 6558 00002a 00", "rx.reinjected"},
+				{"the tunnel below, from its peer's address", "10.77.0.2", "0000 6558 00002a 00", "rx.reinjected"},
 				{"a tunnel that is none", "10.66.0.2", "0000 6558 00002c 00", "rx.reinjected"},
 			} {
 				before := p.ga.counters()

@@ -84,6 +84,10 @@ func TestOptions(t *testing.T) {
 					t.Errorf("%q: counters moved by %v, want %s", c.words, p.gb.moved(before, c.counter), c.counter)
 				}
 			}
+			// The tunnel's own change while it runs.
+			p.ga.cli("tunnel", "set", "gnv0", "options", "ff01:01:00000001")
+			p.gb.cli("tunnel", "set", "gnv0", "match", "accept ff01:01:00000001", "match", "drop any")
+			within(t, 5*time.Second, "a ping with other options", pings)
 			// A peer's own take the place of the tunnel's; without any nothing is in the way.
 			p.gb.cli("tunnel", "set", "gnv0", "match", "accept ff03:00", "match", "drop any")
 			if pings() {

@@ -59,8 +59,8 @@ check "keys" "exit $?" "exit 0"
 before=$(clear)
 until_ok 30 "ip netns exec k ping -c 1 -W 1 192.0.2.2"
 check "ping" "$(pings k 192.0.2.2)" "$all"
-until_ok 60 "gvtep -i k show | grep -q 'path mtu 14'"
-mtu=$(gvtep -i k show | sed -n 's/.*path mtu \([0-9]*\).*/\1/p' | head -n 1)
+until_ok 60 "gvtep -i k -j show | grep -q '\"path_mtu\": *14'"
+mtu=$(gvtep -i k -j show | sed -n 's/.*"path_mtu": *\([0-9]*\).*/\1/p' | head -n 1)
 check "the path MTU is right by itself" "$mtu" "14[0-9][0-9]"
 check "MTU of the device" "$(cat /proc/self/mounts >/dev/null; ip netns exec k cat /sys/class/net/gnv0/mtu)" "$((mtu - 50))"
 check "a packet as long as that" "$(pings k 192.0.2.2 -M "do" -s $((mtu - 78)))" "$all"
