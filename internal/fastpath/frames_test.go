@@ -144,7 +144,11 @@ func (f inner) bytes() []byte {
 		copy(ip[8:], src.AsSlice())
 		copy(ip[24:], dst.AsSlice())
 	}
-	binary.BigEndian.PutUint16(l4[at:], ^sum16(pseudo(f.proto, src, dst, len(l4)), l4))
+	sum := ^sum16(pseudo(f.proto, src, dst, len(l4)), l4)
+	if sum == 0 && f.proto == packet.ProtoUDP {
+		sum = 0xffff // 0 says that there is none (RFC 768)
+	}
+	binary.BigEndian.PutUint16(l4[at:], sum)
 	frame := append(append([]byte{}, f.dst[:]...), f.src[:]...)
 	frame = binary.BigEndian.AppendUint16(frame, map[int]uint16{4: packet.EtherTypeIPv4, 6: packet.EtherTypeIPv6}[f.version])
 	return append(append(frame, ip...), l4...)

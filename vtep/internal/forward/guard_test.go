@@ -158,3 +158,25 @@ func TestEchoes(t *testing.T) {
 	check("another speaks, later", other, time.Second+echoHold+1, false, false)
 	check("the next hop speaks, later", hop, 2*time.Minute, true, true)
 }
+
+// TestGuardCarried: the datagrams of a peer that is reached through another tunnel of ours are
+// frames of that one, out and in, and no loop.
+func TestGuardCarried(t *testing.T) {
+	const udp = 17
+	g := guardOf("10.0.0.1/32")
+	out := inner(0, "10.0.0.1", "10.0.0.2", udp, 0, nil, udpTo(6081))
+	in := inner(0, "10.0.0.2", "10.0.0.1", udp, 0, nil, udpTo(6081))
+	for _, through := range []int32{0, 7} {
+		g.Remotes[netip.MustParseAddr("10.0.0.2")].Through.Store(through)
+		for name, c := range map[string]struct {
+			frame []byte
+			says  func([]byte, *packet.Headers) bool
+		}{"Ours": {out, g.Ours}, "ForUs": {in, g.ForUs}} {
+			var h packet.Headers
+			packet.Walk(c.frame, false, &h)
+			if got := c.says(c.frame, &h); got != (through == 0) {
+				t.Errorf("%s of a peer that is reached through device %d: %v", name, through, got)
+			}
+		}
+	}
+}
