@@ -8,9 +8,14 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gvtep/internal/packet"
 )
 
 // TestBitErrors: TCP and UDP over a path that nobody checks, with outer
@@ -39,11 +44,19 @@ func TestBitErrors(t *testing.T) {
 				// What is sent has the top bit of each byte clear, so setting
 				// one flips it. Byte 200 from the outer UDP header is behind
 				// all headers.
-				p.b.ok(5*time.Second, "nft", fmt.Sprintf(`add table netdev damage
+				hit := func(l4 int, in carried) {
+					t.Helper()
+					p.b.ok(5*time.Second, "nft", fmt.Sprintf(`add table netdev damage
+delete table netdev damage
+add table netdev damage
 add chain netdev damage wire { type filter hook ingress device veth0 priority 0; }
-add rule netdev damage wire udp dport 6081 udp length > 1000 numgen inc mod %d 7 counter @th,1600,1 set 1`, every))
+add rule netdev damage wire udp dport 6081 udp length %d %s numgen inc mod %d 7 counter @th,1600,1 set 1`,
+						8+8+14+20+l4, in.finished(8+8+14+20, l4), every))
+				}
+				hit(f.mtu-20, carried{inners[0].near, inners[0].far, unix.IPPROTO_TCP})
 				damagedTCP(t, p, "192.0.2.2:7000", size, size/1500/every/2)
 				// The same for UDP, where nobody sends again.
+				hit(8+1200, carried{inners[0].near, inners[0].far, unix.IPPROTO_UDP})
 				damage := damaged(p)
 				u := numbered(t, p.a, p.b, "192.0.2.1:0", "192.0.2.2:7001", 10_000, 1200)
 				time.Sleep(time.Second)
@@ -86,40 +99,41 @@ func TestBitErrorsInTrains(t *testing.T) {
 			// In trains of pieces of this size one bit is set, 200 bytes behind the
 			// beginning of a piece: the second is joined to the first, those behind it
 			// only follow.
-			hit := func(piece, every int) {
+			hit := func(head, l4, every int, in carried) {
 				t.Helper()
-				pieces := []int{0, 1, 2, 9}
+				pieces, piece := []int{0, 1, 2, 9}, head+l4
 				rules := "add table netdev damage\ndelete table netdev damage\nadd table netdev damage\n"
 				verdicts := ""
 				for i, k := range pieces {
-					rules += fmt.Sprintf("add chain netdev damage at%d\nadd rule netdev damage at%[1]d @th,%d,1 set 1\n", i, 8*(8+k*piece+200))
+					rules += fmt.Sprintf("add chain netdev damage at%d\nadd rule netdev damage at%[1]d %s counter @th,%d,1 set 1\n",
+						i, in.finished(8+k*piece+head, l4), 8*(8+k*piece+200))
 					verdicts += fmt.Sprintf("%d : goto at%[1]d, ", i)
 				}
 				rules += fmt.Sprintf(`add chain netdev damage wire { type filter hook ingress device veth0 priority 0; }
-add rule netdev damage wire udp dport 6081 udp length > %d numgen inc mod %d 3 counter numgen inc mod %d vmap { %s }`, 8+10*piece, every, len(pieces), strings.TrimSuffix(verdicts, ", "))
+add rule netdev damage wire udp dport 6081 udp length > %d numgen inc mod %d 3 numgen inc mod %d vmap { %s }`, 8+10*piece, every, len(pieces), strings.TrimSuffix(verdicts, ", "))
 				if _, stderr, code := p.b.run(5*time.Second, "nft", rules); code != 0 {
 					skip(t, "this kernel's nft changes no byte so far behind: %s", stderr)
 				}
 			}
-			for _, inner := range inners {
-				hit(8+14+f.mtu, 10)
+			for _, addrs := range inners {
+				headers, counter := 20, "Udp:InCsumErrors"
+				if addrs.name == "IPv6" {
+					headers, counter = 40, "Udp6InCsumErrors"
+				}
+				hit(8+14+headers, f.mtu-headers, 10, carried{addrs.near, addrs.far, unix.IPPROTO_TCP})
 				before := superFrames(p.ga, p.gb)
-				damagedTCP(t, p, net.JoinHostPort(inner.far, "7000"), size, 20)
+				damagedTCP(t, p, net.JoinHostPort(addrs.far, "7000"), size, 20)
 				between := superFrames(p.ga, p.gb)
 				byTCP := between.since(before)
-				t.Logf("inner %s: TCP, %s", inner.name, byTCP)
-				byTCP.check(t, "inner "+inner.name+": TCP", true, 2)
+				t.Logf("inner %s: TCP, %s", addrs.name, byTCP)
+				byTCP.check(t, "inner "+addrs.name+": TCP", true, 2)
 				if !uso {
 					continue
 				}
-				headers, counter := 20+8, "Udp:InCsumErrors"
-				if inner.name == "IPv6" {
-					headers, counter = 40+8, "Udp6InCsumErrors"
-				}
-				hit(8+14+headers+payload, 20)
+				hit(8+14+headers, 8+payload, 20, carried{addrs.near, addrs.far, unix.IPPROTO_UDP})
 				damage := damaged(p)
-				u := receives(p.b, net.JoinHostPort(inner.far, "7001"), payload)
-				out := p.a.dialUDP(net.JoinHostPort(inner.far, "7001"))
+				u := receives(p.b, net.JoinHostPort(addrs.far, "7001"), payload)
+				out := p.a.dialUDP(net.JoinHostPort(addrs.far, "7001"))
 				u.stop = func() int64 { return run * runs }
 				for n := range runs {
 					buf := make([]byte, run*payload)
@@ -133,8 +147,8 @@ add rule netdev damage wire udp dport 6081 udp length > %d numgen inc mod %d 3 c
 				}
 				damage.udpWhole(t, u, counter, 20)
 				byUDP := superFrames(p.ga, p.gb).since(between)
-				t.Logf("inner %s: UDP, %s", inner.name, byUDP)
-				byUDP.check(t, "inner "+inner.name+": UDP", true, 2)
+				t.Logf("inner %s: UDP, %s", addrs.name, byUDP)
+				byUDP.check(t, "inner "+addrs.name+": UDP", true, 2)
 			}
 		})
 	}
@@ -209,15 +223,45 @@ func damaged(p pair) damage {
 // flipped is how many were damaged since.
 func (d damage) flipped() int { return flips(d.p.b) - d.wire }
 
-// flips is nft's counter.
-func flips(h *host) (n int) {
+// flips is the sum of nft's counters.
+func flips(h *host) (sum int) {
 	h.t.Helper()
 	rules := h.ok(5*time.Second, "nft", "list", "table", "netdev", "damage")
-	_, rest, ok := strings.Cut(rules, "counter packets ")
-	if _, err := fmt.Sscan(rest, &n); !ok || err != nil {
-		h.t.Fatalf("nft says %s", rules)
+	counts := strings.Split(rules, "counter packets ")[1:]
+	for _, rest := range counts {
+		var n int
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			h.t.Fatalf("nft says %s", rules)
+		}
+		sum += n
 	}
-	return n
+	if len(counts) == 0 {
+		h.t.Fatalf("nft counts nothing: %s", rules)
+	}
+	return sum
+}
+
+// carried is what the packets to be damaged carry.
+type carried struct {
+	from, to string
+	proto    uint8
+}
+
+// finished is the nft expression that leaves one packet of 65,536 alone: that whose
+// checksum happens to be the sum of its pseudo-header. Off a veth that says "the sender's
+// kernel has left the checksum to its card", and damage of it is found by nobody, as the
+// comment in internal/offload/unfinished.go has it. at is where the inner transport header,
+// l4 bytes with its payload, begins behind the outer one.
+func (in carried) finished(at, l4 int) string {
+	sum := packet.SumWord(uint16(in.proto)) + packet.SumWord(uint16(l4))
+	for _, a := range []string{in.from, in.to} {
+		sum = packet.Sum(netip.MustParseAddr(a).AsSlice(), sum)
+	}
+	field := 6
+	if in.proto == unix.IPPROTO_TCP {
+		field = 16
+	}
+	return fmt.Sprintf("@th,%d,16 != %d", 8*(at+field), packet.Fold(sum))
 }
 
 // found checks that each damaged packet, of which there must be some, was
