@@ -59,6 +59,7 @@ func (e *Endpoint) apply(c Change) error {
 		return err
 	}
 	x := e.begin()
+	x.mu.steps(len(c.Set) + len(c.Add))
 	if err := x.make(c); err != nil {
 		return x.undo(err)
 	}
@@ -124,7 +125,7 @@ func (x *transaction) set(all []Tunnel) error {
 	}
 	x.departing = newDepartures(slices.Concat(x.removed, old)...)
 	for i, cfg := range all {
-		x.mu.progress()
+		x.mu.step()
 		t, err := x.reconfigure(old[i], cfg)
 		if err != nil {
 			return spec.About(cfg.Device.Name, err)
@@ -148,7 +149,7 @@ func (x *transaction) set(all []Tunnel) error {
 
 // add opens a tunnel.
 func (x *transaction) add(cfg Tunnel) error {
-	x.mu.progress()
+	x.mu.step()
 	name := cfg.Device.Name
 	if _, ok := x.tunnels[name]; ok {
 		return spec.Exists("there is a tunnel " + name)

@@ -11,6 +11,8 @@ import (
 type lock struct {
 	sync.Mutex
 	since atomic.Pointer[time.Time] // nil: nobody holds it
+
+	done, all atomic.Int64 // steps of who holds it; all is 0 if it has not said how many
 }
 
 func (l *lock) Lock() {
@@ -27,6 +29,7 @@ func (l *lock) TryLock() bool {
 }
 
 func (l *lock) Unlock() {
+	l.all.Store(0)
 	l.since.Store(nil)
 	l.Mutex.Unlock()
 }
@@ -35,6 +38,18 @@ func (l *lock) Unlock() {
 func (l *lock) progress() {
 	now := time.Now()
 	l.since.Store(&now)
+}
+
+// steps says how many steps there are to come.
+func (l *lock) steps(all int) {
+	l.done.Store(0)
+	l.all.Store(int64(all))
+}
+
+// step is progress by one of the steps.
+func (l *lock) step() {
+	l.progress()
+	l.done.Add(1)
 }
 
 func (l *lock) held() time.Duration {
@@ -52,6 +67,15 @@ const heldTooLong = 10 * time.Second
 // Held tells for how long the change that is under way, if there is one, has made
 // no progress. All other changes and State wait for it; Held does not.
 func (e *Endpoint) Held() time.Duration { return e.mu.held() }
+
+// Changing tells of a change under way how many of its tunnels have had their turn. of is 0
+// if there is none. It does not wait.
+func (e *Endpoint) Changing() (done, of int) {
+	if of = int(e.mu.all.Load()); of > 0 {
+		done = min(int(e.mu.done.Load()), of)
+	}
+	return done, of
+}
 
 // heldFault says what is wrong if a change hangs.
 func (e *Endpoint) heldFault() []string {

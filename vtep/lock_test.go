@@ -1,9 +1,13 @@
 package vtep
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"gvtep/internal/packet"
 )
 
 // TestHeld: a change that hangs is a fault; one that goes on step by step is
@@ -44,5 +48,37 @@ func TestHeld(t *testing.T) {
 	}
 	if len(marks) != 2 || !marks[1].After(marks[0]) {
 		t.Errorf("progress at %v, want another time for each tunnel", marks)
+	}
+}
+
+// TestChanging: who does not hold the lock learns how far a change is, and that it is over.
+func TestChanging(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	var seen [][2]int
+	look := func() {
+		done, of := h.Changing()
+		seen = append(seen, [2]int{done, of})
+	}
+	look()
+	h.devices.onOpen = look
+	var all []Tunnel
+	for i := range 3 {
+		all = append(all, testTunnel(fmt.Sprint("gnv", i), fmt.Sprint("192.0.2.", i+2)))
+		all[i].VNI = packet.VNI(i + 1)
+	}
+	if err := h.Add(all...); err != nil {
+		t.Fatal(err)
+	}
+	h.devices.onOpen = nil
+	look()
+	for i := range all {
+		all[i].TTL = 9
+	}
+	if err := h.Apply(Change{Set: all}); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	if want := [][2]int{{0, 0}, {1, 3}, {2, 3}, {3, 3}, {0, 0}, {0, 0}}; !slices.Equal(seen, want) {
+		t.Errorf("seen %v, want %v", seen, want)
 	}
 }

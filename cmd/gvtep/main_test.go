@@ -210,6 +210,8 @@ func (f fakeSource) Health() control.Health {
 	return control.Health{Ready: f.ready}
 }
 
+func (f fakeSource) Progress() control.Progress { return control.Progress{} }
+
 func (f fakeSource) LogLevel() control.LogLevel { return view.LogLevel(f.logs.Level()) }
 
 func (f fakeSource) SetLogLevel(w control.LogLevelWrite) error {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/logging"
 )
 
 func (a *app) reloadCmd() *cobra.Command {
@@ -36,7 +38,9 @@ func (a *app) changing(use, short, example string, dryRun bool) *cobra.Command {
 					return err
 				}
 			}
+			stop := a.showProgress(ctx, c)
 			r, err := c.Reload(ctx, req)
+			stop()
 			if err != nil {
 				return err
 			}
@@ -48,6 +52,38 @@ func (a *app) changing(use, short, example string, dryRun bool) *cobra.Command {
 		})(cmd, args)
 	}
 	return cmd
+}
+
+// showProgress keeps a line on a terminal that says how far a change of many tunnels is, until
+// stop is called. Anywhere else it shows nothing.
+func (a *app) showProgress(ctx context.Context, c *control.Client) (stop func()) {
+	f, ok := a.errOut.(*os.File)
+	if !ok || a.json || !logging.IsTerminal(f) {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for clean := ""; ; {
+			select {
+			case <-ctx.Done():
+				fmt.Fprint(f, clean)
+				return
+			case <-tick.C:
+			}
+			if p, err := c.Progress(ctx); err == nil && p.Of > 1 {
+				clean = "\r\x1b[K"
+				fmt.Fprintf(f, "%s%s tunnels", clean, p)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // printReload is one line a change.

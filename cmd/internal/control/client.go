@@ -146,6 +146,11 @@ func (c *Client) Status(ctx context.Context, details bool) (Status, error) {
 	return call[Status](ctx, c, "GET", "/v1/status"+word("details", details), nil)
 }
 
+// Progress asks how far the change under way is.
+func (c *Client) Progress(ctx context.Context) (Progress, error) {
+	return call[Progress](ctx, c, "GET", "/v1/progress", nil)
+}
+
 // word is a query of a word that is there or not.
 func word(word string, is bool) string {
 	if is {

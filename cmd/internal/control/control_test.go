@@ -56,6 +56,8 @@ func (fake) Health() Health {
 	return Health{Faults: []string{"worker 1 is stuck", "device gnv0 is down"}}
 }
 
+func (fake) Progress() Progress { return Progress{Done: 400, Of: 1000} }
+
 func (fake) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "gvtep_ready 0\n") })
 }
@@ -295,7 +297,7 @@ func get(t *testing.T, path, method, url string) (int, string) {
 func TestGolden(t *testing.T) {
 	path := start(t, fake{}, time.Second, time.Second)
 	for name, url := range map[string]string{
-		"status": "/v1/status", "status_details": "/v1/status?details", "reload": "POST /v1/reload?dry_run", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
+		"status": "/v1/status", "progress": "/v1/progress", "status_details": "/v1/status?details", "reload": "POST /v1/reload?dry_run", "tunnels": "/v1/tunnels", "tunnel": "/v1/tunnels/gnv0", "peers": "/v1/tunnels/gnv6/peers",
 		"tunnel_fdb": "/v1/tunnels/gnv6/fdb", "fdb": "/v1/fdb", "vlans": "/v1/tunnels/gnv0/vlans", "vlans_stats": "/v1/tunnels/gnv0/vlans?stats", "fdb_get": "/v1/tunnels/gnv6/fdb/00:00:00:00:00:00", "fdb_flush": "DELETE /v1/tunnels/gnv0/fdb?static=true",
 	} {
 		method, url, ok := strings.Cut(url, " ")

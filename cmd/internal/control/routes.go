@@ -78,6 +78,7 @@ var watched = []route{
 // routes is the rest.
 var routes = []route{
 	{"GET", "/v1/status", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.Status(r.URL.Query().Has("details")), nil })},
+	{"GET", "/v1/progress", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.Progress(), nil })},
 	{"GET", "/v1/tunnels", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.Tunnels(), nil })},
 	{"GET", "/v1/tunnels/{dev}", anybody, reads(func(s Source, r *http.Request) (any, error) { return s.Tunnel(dev(r)) })},
 	{"GET", "/v1/tunnels/{dev}/peers", anybody, reads(func(s Source, r *http.Request) (any, error) {

@@ -47,8 +47,9 @@ type Source interface {
 	// Events returns what happens from now on, until ctx ends.
 	Events(ctx context.Context) iter.Seq[Event]
 
-	// Health must answer also while a change hangs.
+	// Health and Progress must answer also while a change hangs.
 	Health() Health
+	Progress() Progress
 	// Metrics answers GET /metrics.
 	Metrics() http.Handler
 	// LogLevel returns what is logged now; SetLogLevel changes it, for For

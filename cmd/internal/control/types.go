@@ -21,7 +21,9 @@
 package control
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -425,6 +427,24 @@ var FlushWords = [...]string{"permanent", "static", "dynamic", "sticky", "extern
 // Flushed says how many entries were removed.
 type Flushed struct {
 	Flushed int `json:"flushed"`
+}
+
+// Progress says of how many tunnels of a change under way how many are done. Of is 0 if there
+// is no change, or one of a single tunnel or peer.
+type Progress struct {
+	Done int `json:"done"`
+	Of   int `json:"of"`
+}
+
+// String says "400 of 1,000".
+func (p Progress) String() string { return grouped(p.Done) + " of " + grouped(p.Of) }
+
+// grouped is a number with commas between thousands.
+func grouped(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return grouped(n/1000) + fmt.Sprintf(",%03d", n%1000)
 }
 
 // Event is one change, or that some were lost.

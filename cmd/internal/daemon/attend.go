@@ -203,7 +203,7 @@ func several(n int, what string) string {
 
 // say sends the status if it has changed.
 func (a *attendant) say(status string) {
-	if status == a.status {
+	if !a.overwritten.Swap(false) && status == a.status {
 		return
 	}
 	a.status = status

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -53,6 +54,9 @@ type Options struct {
 type daemon struct {
 	Options              // Config is what was opened last
 	door    control.Door // of what answers; open when the tunnels are
+	// overwritten says that the service manager was told of a reload since the attendant
+	// told it the status.
+	overwritten atomic.Bool
 }
 
 // tasks run beside the endpoint, each until its context ends.

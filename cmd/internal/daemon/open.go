@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"gvtep/cmd/internal/control"
 	"gvtep/cmd/internal/view"
 	"gvtep/config"
 	"gvtep/vtep"
@@ -21,7 +22,12 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 	said := ""
 	var before *config.Config // the last that was waited for, if the present one was not tried yet
 	for {
+		stop := follow(ep.Changing, progressPeriod, func(p control.Progress) {
+			d.tellProgress("starting", p)
+			d.door.Wait("its tunnels: " + p.String())
+		})
 		err := ep.Add(d.Config.Tunnels...)
+		stop()
 		waits := d.Patient && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV))
 		switch {
 		case err == nil:

@@ -91,6 +91,7 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 		log.Error("not reloaded; the old configuration stays in effect", zap.NamedError("err", err))
 	default:
 		r.tried(true)
+		r.daemon.overwritten.Store(true)
 		r.changed()
 		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
 			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
@@ -202,5 +203,7 @@ func (r *reloader) apply(changes config.Changes) error {
 			change.Set = append(change.Set, t.Now)
 		}
 	}
+	stop := follow(r.endpoint.Changing, progressPeriod, func(p control.Progress) { r.daemon.tellProgress("reloading", p) })
+	defer stop()
 	return r.endpoint.Apply(change)
 }

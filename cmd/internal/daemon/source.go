@@ -44,6 +44,11 @@ func (s *source) Metrics() http.Handler { return s.metrics }
 
 func (s *source) Health() control.Health { return control.Health(s.endpoint.Health()) }
 
+func (s *source) Progress() control.Progress {
+	done, of := s.endpoint.Changing()
+	return control.Progress{Done: done, Of: of}
+}
+
 func (s *source) LogLevel() control.LogLevel { return view.LogLevel(s.daemon.Logging.Level()) }
 
 func (s *source) SetLogLevel(w control.LogLevelWrite) error {
