@@ -288,11 +288,12 @@ func tryExample(t *testing.T, c *cobra.Command, line string) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	const links = `[{"ifname":"gnv0","flags":["UP"],"linkinfo":{"info_kind":"geneve","info_data":{"id":5,"remote":"203.0.113.1","ttl":0}}}]`
+	const saved = `{"hosts":[{"host":"leaf1","tunnels":[]}]}`
 	fabric, err := fs.ReadFile(config.Examples, "examples/fabric.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"fabric.toml": string(fabric), "links.json": links, "fdb.json": "[]", "commands": "# nothing\n"} {
+	for name, text := range map[string]string{"fabric.toml": string(fabric), "links.json": links, "fdb.json": "[]", "leaf1.json": saved, "leaf2.json": saved, "commands": "# nothing\n"} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

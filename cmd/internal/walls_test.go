@@ -24,6 +24,7 @@ func TestWalls(t *testing.T) {
 		"service": {},
 		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/spec"},
 		"doctor":  {"cmd/internal/control", "vtep/count"},
+		"graph":   {"cmd/internal/control"},
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
 		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"daemon": {
@@ -31,7 +32,7 @@ func TestWalls(t *testing.T) {
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
 		},
 		"../gvtep": {
-			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/doctor", "cmd/internal/logging", "cmd/internal/service",
+			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/service",
 			"config", "vtep/count", "vtep/spec",
 		},
 	}
