@@ -41,7 +41,7 @@ transfer() {
 }
 # drops INSTANCE [in|out] REASON: how many.
 drops() {
-  gvtep -i "$1" metrics | awk -v want="gvtep_dropped_packets_total{direction=\"$2\",reason=\"$3\"}" '$1 == want { print $2 }'
+  gvtep -i "$1" metrics | awk -v want="direction=\"$2\",reason=\"$3\"}" '/^gvtep_dropped_packets_total/ && index($1, want) { n += $2 } END { print n + 0 }'
 }
 # options INSTANCE CLASS ACTION: packets with options of a class.
 options() {

@@ -86,7 +86,7 @@ var (
 	transmitBytes   = counter("transmit_bytes", "Bytes of inner packets sent to peers, each copy counted.", "device", "vni", "type")
 	tooBig          = counter("icmp_too_big", "Senders told by ICMP that a packet is too big for the path to its peer.", "device", "vni")
 	oddECN          = counter("ecn_mismatches", "Packets from peers whose outer ECN field does not go with the inner one (RFC 6040 section 4.2), and were delivered.", "device", "vni")
-	dropped         = counter("dropped_packets", "Packets dropped, received from the underlay or to be transmitted to it.", "direction", "reason")
+	dropped         = counter("dropped_packets", "Packets dropped, received from the underlay or to be transmitted to it; without a device those of no tunnel, and of tunnels that are gone.", "device", "direction", "reason")
 
 	peerReceive  = counter("peer_receive_packets", "Inner packets received from a peer.", "device", "vni", "remote", "peer")
 	peerTransmit = counter("peer_transmit_packets", "Inner packets sent to a peer.", "device", "vni", "remote", "peer")
@@ -216,10 +216,30 @@ func (o output) workers(s *vtep.State) {
 	}
 }
 
+// drops gives those of no tunnel a series for each reason that there can be, so that a rate sees the first one. Of
+// a device only what has happened: with thousands of tunnels most would be 0.
 func (o output) drops(s *vtep.State) {
+	rest := s.Dropped
+	for i := range s.Tunnels {
+		t := &s.Tunnels[i]
+		for r := range rest.Rx {
+			rest.Rx[r] -= t.Drops.Rx[r]
+			rest.Tx[r] -= t.Drops.Tx[r]
+		}
+		o.dropped(t.Config.Device.Name, &t.Drops, false)
+	}
+	o.dropped("", &rest, true)
+}
+
+func (o output) dropped(device string, d *count.Drops, possible bool) {
 	for _, r := range count.Reasons() {
-		o.put(dropped, float64(s.Dropped.Rx[r]), "receive", r.String())
-		o.put(dropped, float64(s.Dropped.Tx[r]), "transmit", r.String())
+		e := r.Explain()
+		if n := d.Rx[r]; n > 0 || possible && e.In {
+			o.put(dropped, float64(n), device, "receive", e.Name)
+		}
+		if n := d.Tx[r]; n > 0 || possible && e.Out {
+			o.put(dropped, float64(n), device, "transmit", e.Name)
+		}
 	}
 }
 

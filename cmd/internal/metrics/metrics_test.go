@@ -3,6 +3,7 @@ package metrics
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -37,7 +38,7 @@ func full() Snapshot {
 		},
 		FDB: vtep.FDBState{Learned: 3, Static: 5, Permanent: 1, Limit: 4096, Entered: 6, Moved: 7, Aged: 8, Full: 9, Own: 10, Evicted: 22},
 	}
-	t.Drops.Rx[count.DropLocked], t.TooBig = 11, 21
+	t.Drops.Rx[count.DropLocked], t.Drops.Tx[count.DropTooBig], t.TooBig = 11, 7, 21
 	t.Fast = vtep.FastState{Wanted: spec.FastOn, RxPackets: 22, TxPackets: 23, FastState: netio.FastState{Devices: []netio.FastDevice{{Name: "eth0", Bulk: true}}}}
 	t.OddECN = 23
 	s := vtep.State{
@@ -47,7 +48,7 @@ func full() Snapshot {
 		FastPunts: []netio.FastPunt{{Reason: "group", Count: 24}, {Reason: "source", In: true, Count: 25}},
 		Options:   []count.OptionState{{Class: 0x102, Ignored: 16, Dropped: 17}, {Other: true, Ignored: 18}},
 	}
-	s.Dropped.Rx[count.DropUnknownVNI], s.Dropped.Tx[count.DropTooBig] = 19, 20
+	s.Dropped.Rx[count.DropUnknownVNI], s.Dropped.Rx[count.DropLocked], s.Dropped.Tx[count.DropTooBig] = 19, 11, 20
 	s.UDPReceive = packet.BatchCounts{Buckets: [8]uint64{1, 0, 2, 0, 0, 0, 0, 1}, Packets: 110}
 	return Snapshot{
 		State: s, Reloaded: true, ReloadedAt: at, MaxPeers: 3,
@@ -155,5 +156,37 @@ func TestNothing(t *testing.T) {
 	snap.State.Tunnels[0].Config.Device.Netns = "a\xff\"\n"
 	if text := scrape(t, snap); !strings.Contains(text, `netns="a`+"\ufffd"+`\"\n"`) {
 		t.Error("a name that is no UTF-8 was not replaced")
+	}
+}
+
+// TestDrops: a device has its own drops and no others, the rest is without one, and the sum of all is what was
+// dropped. There is no series of what cannot be.
+func TestDrops(t *testing.T) {
+	snap := full()
+	text := scrape(t, snap)
+	sum := 0.0
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "gvtep_dropped_packets_total{") {
+			continue
+		}
+		var n float64
+		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' '):], &n); err != nil {
+			t.Fatal(err)
+		}
+		sum += n
+		if strings.Contains(line, `device="gnv0"`) && n == 0 {
+			t.Errorf("a device has a series of what did not happen: %s", line)
+		}
+	}
+	if sum != 19+11+20 {
+		t.Errorf("all series together have %g packets, want %d", sum, 19+11+20)
+	}
+	for _, r := range count.Reasons() {
+		e := r.Explain()
+		for direction, possible := range map[string]bool{"receive": e.In, "transmit": e.Out} {
+			if there := strings.Contains(text, fmt.Sprintf("gvtep_dropped_packets_total{device=%q,direction=%q,reason=%q}", "", direction, e.Name)); there != possible {
+				t.Errorf("%s, %s: a series is %v, want %v", e.Name, direction, there, possible)
+			}
+		}
 	}
 }
