@@ -17,20 +17,27 @@ func assign[T any](l *loader, f *file, e *entry[T], to *T, n *node) []span {
 	}
 	at := []span{}
 	for _, v := range values {
-		text, why := e.valueText(v)
-		if why == "" {
-			kept := *to
-			err := e.give(to, e.Name, text)
-			if err == nil {
-				at = append(at, v.at)
-				continue
-			}
-			*to = kept
-			why = err.Error()
+		if assignOne(l, f, e, to, v) {
+			at = append(at, v.at)
 		}
-		l.fault(f, v.at, "%s", why)
 	}
 	return at
+}
+
+// assignOne gives a keyword one value, and reports whether it is right.
+func assignOne[T any](l *loader, f *file, e *entry[T], to *T, n *node) bool {
+	text, why := e.valueText(n)
+	if why == "" {
+		kept := *to
+		err := e.give(to, e.Name, text)
+		if err == nil {
+			return true
+		}
+		*to = kept
+		why = err.Error()
+	}
+	l.fault(f, n.at, "%s", why)
+	return false
 }
 
 // strings returns the texts of a List: one, or several in brackets.

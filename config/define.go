@@ -15,9 +15,9 @@ func (l *loader) tunnel(f *file, n *node) {
 	t := l.inherit(n)
 	named := false
 	at := map[string][]span{} // where a keyword has its values
-	ids := span{-1, -1}       // both ends of a range
-	for _, key := range n.table.keys {
-		v := n.table.get(key)
+	ids := idRange{-1, -1}    // of several tunnels
+	for v := range n.table.all() {
+		key := v.name
 		e := l.tables.tunnel.entries[key]
 		switch {
 		case key == "name":
@@ -100,8 +100,11 @@ func (l *loader) inherit(n *node) Tunnel {
 	return t
 }
 
+// idRange is a range of ids with both ends.
+type idRange struct{ from, to int }
+
 // each adds a tunnel for each id of a range.
-func (l *loader) each(d definition, t Tunnel, ids span) {
+func (l *loader) each(d definition, t Tunnel, ids idRange) {
 	template := t.Device.Name
 	for id := ids.from; id <= ids.to; id++ {
 		t.VNI, t.NoVNI = packet.VNI(id), false
@@ -119,15 +122,15 @@ func (l *loader) unnamed(d definition, t Tunnel) {
 }
 
 // ids reads a range of ids.
-func (l *loader) ids(f *file, v *node, e *entry[Tunnel]) span {
+func (l *loader) ids(f *file, v *node, e *entry[Tunnel]) idRange {
 	a, b, _ := strings.Cut(v.text, "-")
 	from, err1 := parseNumber(strings.TrimSpace(a), e.Min, e.Max, e.want)
 	to, err2 := parseNumber(strings.TrimSpace(b), e.Min, e.Max, e.want)
 	if err1 != nil || err2 != nil || from > to {
 		l.fault(f, v.at, "id %s: want a range of VNIs within 0 to 16777215, such as \"1000-1999\"", plain(v.text))
-		return span{-1, -1}
+		return idRange{-1, -1}
 	}
-	return span{from, to}
+	return idRange{from, to}
 }
 
 // peers reads the [[tunnel.peer]] of a tunnel.
@@ -138,8 +141,8 @@ func (l *loader) peers(f *file, v *node, t *Tunnel, at map[string][]span) {
 	for _, item := range l.items(f, v, "peer") {
 		var p Peer
 		var where *node
-		for _, key := range item.table.keys {
-			n := item.table.get(key)
+		for n := range item.table.all() {
+			key := n.name
 			e := l.tables.peer.entries[key]
 			switch {
 			case key == "remote":
@@ -202,10 +205,12 @@ func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
 	places := make([]span, 0, len(items))
 	t.Entries = slices.Grow(t.Entries, len(items))
 	for _, item := range items {
-		entry, before := defaultEntry(), len(l.faults)
+		t.Entries = append(t.Entries, defaultEntry())
+		last, before := len(t.Entries)-1, len(l.faults)
+		entry := &t.Entries[last]
 		var where *node
-		for _, key := range item.table.keys {
-			n := item.table.get(key)
+		for n := range item.table.all() {
+			key := n.name
 			e := l.tables.fdb.entries[key]
 			switch {
 			case key == "lladdr":
@@ -220,17 +225,19 @@ func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
 			case e == nil:
 				l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.fdb.hint(key))
 			default:
-				assign(l, f, e, &entry, n)
+				assignOne(l, f, e, entry, n) // none is a List
 			}
 		}
 		switch {
 		case len(l.faults) > before:
+			t.Entries = t.Entries[:last]
 		case where == nil:
+			t.Entries = t.Entries[:last]
 			l.fault(f, item.at, "no lladdr: add the Ethernet address, such as lladdr = \"02:00:00:00:0a:01\"")
 		case !entry.Remote.IsValid():
+			t.Entries = t.Entries[:last]
 			l.fault(f, item.at, "no dst: add the address of the VTEP that it is behind, such as dst = \"192.0.2.2\"")
 		default:
-			t.Entries = append(t.Entries, entry)
 			places = append(places, where.at)
 		}
 	}

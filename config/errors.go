@@ -67,7 +67,7 @@ func errorsOf(files []*file, faults []fault) Errors {
 		if a.file != b.file {
 			return nth[a.file] - nth[b.file]
 		}
-		return a.at.from - b.at.from
+		return int(a.at.from - b.at.from)
 	})
 	faults = slices.Compact(faults)
 	var all Errors
@@ -82,14 +82,14 @@ func (f *file) errorAt(at span, text string) Error {
 	if f.text == "" {
 		return e
 	}
-	line := f.line(at.from)
+	line := f.line(int(at.from))
 	e.Line = line + 1
 	current := f.lineText(line)
-	from := min(at.from-f.lines[line], len(current))
+	from := min(int(at.from)-f.lines[line], len(current))
 	for from > 0 && from < len(current) && !utf8.RuneStart(current[from]) {
 		from-- // the parser counts in bytes
 	}
-	to := max(from+1, min(at.to-f.lines[line], len(current)))
+	to := max(from+1, min(int(at.to)-f.lines[line], len(current)))
 	for to < len(current) && !utf8.RuneStart(current[to]) {
 		to++
 	}

@@ -135,7 +135,7 @@ func escapeGlob(path string) string {
 }
 
 func (l *loader) file(name, text string) *file {
-	f := &file{name: name, text: text, root: newTable(header)}
+	f := &file{name: name, text: text, root: &table{origin: header}}
 	l.files = append(l.files, f)
 	return f
 }
@@ -176,7 +176,7 @@ func (l *loader) add(name, text string) {
 	f := l.file(name, text)
 	if !utf8.ValidString(text) {
 		l.broken = true
-		at := strings.IndexFunc(text, func(r rune) bool { return r == utf8.RuneError })
+		at := int32(strings.IndexFunc(text, func(r rune) bool { return r == utf8.RuneError }))
 		l.fault(f, span{at, at + 1}, "this is not text in UTF-8")
 		return
 	}
@@ -265,8 +265,8 @@ var sections = [...]string{"instance", "include", "log", "socket", "metrics", "h
 
 // settings reads what concerns the process. given is what other files said.
 func (l *loader) settings(f *file, given map[string]place) {
-	for _, key := range f.root.keys {
-		n := f.root.get(key)
+	for n := range f.root.all() {
+		key := n.name
 		switch key {
 		case "include": // done
 		case "instance":
@@ -335,12 +335,14 @@ func (l *loader) once(f *file, at span, key string, given map[string]place) bool
 }
 
 // where is a place for people.
-func (p place) where() string { return fmt.Sprintf("%s:%d", p.file.name, p.file.line(p.at.from)+1) }
+func (p place) where() string {
+	return fmt.Sprintf("%s:%d", p.file.name, p.file.line(int(p.at.from))+1)
+}
 
 // fill sets the keywords of a section.
 func fill[T any](l *loader, f *file, t *table, to *T, x index[T], section string, given map[string]place) {
-	for _, key := range t.keys {
-		n := t.get(key)
+	for n := range t.all() {
+		key := n.name
 		e := x.entries[key]
 		if e == nil {
 			l.fault(f, n.key, "unknown key %s: %s", plain(key), x.hint(key))
@@ -357,8 +359,8 @@ var ownKeys = []string{"name", "id", "lladdr", "address", "peer", "fdb", "vlan"}
 
 // defaults reads [defaults] into the base of all tunnels.
 func (l *loader) defaults(f *file, t *table, given map[string]place) {
-	for _, key := range t.keys {
-		n := t.get(key)
+	for n := range t.all() {
+		key := n.name
 		e := l.tables.tunnel.entries[key]
 		switch {
 		case slices.Contains(ownKeys, key):

@@ -139,3 +139,26 @@ func TestGrowth(t *testing.T) {
 		})
 	}
 }
+
+// TestCostOfAnEntry: an entry of a file takes hardly an allocation and a bounded number of bytes, as
+// there can be a million. Both are counted, and both are of what one more takes.
+func TestCostOfAnEntry(t *testing.T) {
+	cost := func(entries int) (bytes, allocations float64) {
+		cfg := defaultConfig()
+		cfg.Tunnels = []Tunnel{largeTunnel(100, entries)}
+		text := Print(cfg, false)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := parse("large.toml", text); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return float64(after.TotalAlloc - before.TotalAlloc), float64(after.Mallocs - before.Mallocs)
+	}
+	const more = 40_000
+	fewBytes, fewAllocations := cost(1000)
+	bytes, allocations := cost(1000 + more)
+	if a, b := (allocations-fewAllocations)/more, (bytes-fewBytes)/more; a > 0.5 || b > 650 {
+		t.Errorf("an entry takes %.2f allocations and %.0f bytes, want at most 0.5 and 650", a, b)
+	}
+}

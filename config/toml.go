@@ -2,7 +2,8 @@ package config
 
 import (
 	"errors"
-	"slices"
+	"iter"
+	"unsafe"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 )
@@ -11,25 +12,28 @@ import (
 // library's parser reads the text and gives the places; its decoder would keep
 // those of keys only, and stop at the first error.
 
-// span is a part of a file, in bytes.
-type span struct{ from, to int }
+// span is a part of a file, in bytes: of a file of at most maxFile.
+type span struct{ from, to int32 }
 
-// node is a value in a file.
+// node is a value in a file. A million entries are three million nodes, so that nothing is in
+// them that most have not.
 type node struct {
-	kind  unstable.Kind // a Table, ArrayTable, Array or scalar
-	key   span          // the last part of its key; of an item: the item
-	at    span
-	text  string  // of a String its content, of other scalars as written
-	items []*node // of an Array or ArrayTable
-	table *table  // of a Table
+	name   string // its key in its table
+	text   string // of a String its content, of other scalars as written
+	key    span   // the last part of its key; of an item: the item
+	at     span
+	kind   unstable.Kind // a Table, ArrayTable, Array or scalar
+	*table               // of a Table its keys, of an Array or ArrayTable its items; else nil
+	next   *node         // in the table
 }
 
-// table is a table in a file.
+// table is what a node has in it.
 type table struct {
-	keys   []string         // in the order of the file
-	nodes  []*node          // their values
-	index  map[string]*node // of a table with many keys
-	origin origin
+	first, last *node // in the order of the file
+	len         int
+	index       map[string]*node // of a table with many keys
+	items       []*node          // of an Array or ArrayTable
+	origin      origin
 }
 
 // indexed is from how many keys on a table has an index. The tables that there are
@@ -46,17 +50,22 @@ const (
 	inline                 // a = {b = 1}
 )
 
-func newTable(o origin) *table { return &table{origin: o} }
-
 func (t *table) put(key string, n *node) {
-	t.keys, t.nodes = append(t.keys, key), append(t.nodes, n)
+	n.name = key
+	if t.last == nil {
+		t.first = n
+	} else {
+		t.last.next = n
+	}
+	t.last = n
+	t.len++
 	switch {
 	case t.index != nil:
 		t.index[key] = n
-	case len(t.keys) == indexed:
+	case t.len == indexed:
 		t.index = make(map[string]*node, 2*indexed)
-		for i, k := range t.keys {
-			t.index[k] = t.nodes[i]
+		for n := range t.all() {
+			t.index[n.name] = n
 		}
 	}
 }
@@ -66,10 +75,31 @@ func (t *table) get(key string) *node {
 	if t.index != nil {
 		return t.index[key]
 	}
-	if i := slices.Index(t.keys, key); i >= 0 {
-		return t.nodes[i]
+	for n := t.first; n != nil; n = n.next {
+		if n.name == key {
+			return n
+		}
 	}
 	return nil
+}
+
+// all yields the values, whose names are their keys, in the order of the file.
+func (t *table) all() iter.Seq[*node] {
+	return func(yield func(*node) bool) {
+		for n := t.first; n != nil && yield(n); n = n.next {
+		}
+	}
+}
+
+// slab hands out values of one type, many of them from one allocation.
+type slab[T any] []T
+
+func (s *slab[T]) new(v T) *T {
+	if len(*s) == cap(*s) {
+		*s = make([]T, 0, min(max(2*cap(*s), 8), 512))
+	}
+	*s = append(*s, v)
+	return &(*s)[len(*s)-1]
 }
 
 // reader builds the tree of one file.
@@ -79,15 +109,18 @@ type reader struct {
 	root   *table
 	parts  []string // of path
 	at     []span
+	nodes  slab[node]
+	tables slab[table]
 	report func(at span, format string, args ...any)
 }
 
 // readTOML returns the tree of a text as far as it is right, and whether that
 // is all of it.
 func readTOML(text string, report func(at span, format string, args ...any)) (root *table, whole bool) {
-	r := &reader{text: text, root: newTable(header), report: report}
-	// Places are told by the capacity of slices.
-	r.parser.Reset(slices.Clip([]byte(text)))
+	r := &reader{text: text, root: &table{origin: header}, report: report}
+	// The parser only reads, so that it gets the text itself: of a million entries a copy takes
+	// 70 MiB. Places are told by the capacity of slices, which is that of the text here.
+	r.parser.Reset(unsafe.Slice(unsafe.StringData(text), len(text)))
 	current := r.root
 	for r.parser.NextExpression() {
 		switch e := r.parser.Expression(); e.Kind {
@@ -110,7 +143,12 @@ func readTOML(text string, report func(at span, format string, args ...any)) (ro
 	return r.root, true
 }
 
-func spanOf(r unstable.Range) span { return span{int(r.Offset), int(r.Offset + r.Length)} }
+func spanOf(r unstable.Range) span { return span{int32(r.Offset), int32(r.Offset + r.Length)} }
+
+// table makes a node that is a table.
+func (r *reader) table(o origin, at span) *node {
+	return r.nodes.new(node{kind: unstable.Table, key: at, at: at, table: r.tables.new(table{origin: o})})
+}
 
 // path returns the parts of a key and where they stand, until it is called again.
 func (r *reader) path(e *unstable.Node) (parts []string, at []span) {
@@ -127,8 +165,8 @@ func (r *reader) path(e *unstable.Node) (parts []string, at []span) {
 // string is data as a string: a part of the text, if it stands there as it is. A
 // configuration that keeps it clones it, so as not to keep the text.
 func (r *reader) string(data []byte, at span) string {
-	for _, quotes := range []int{0, 1} {
-		if from, to := at.from+quotes, at.to-quotes; to-from == len(data) && to <= len(r.text) && r.text[from:to] == string(data) {
+	for _, quotes := range [...]int32{0, 1} {
+		if from, to := at.from+quotes, at.to-quotes; int(to-from) == len(data) && int(to) <= len(r.text) && r.text[from:to] == string(data) {
 			return r.text[from:to]
 		}
 	}
@@ -143,7 +181,7 @@ func (r *reader) header(e *unstable.Node) *table {
 	for i, part := range parts[:last] {
 		n := t.get(part)
 		if n == nil {
-			n = &node{kind: unstable.Table, key: at[i], at: at[i], table: newTable(implicit)}
+			n = r.table(implicit, at[i])
 			t.put(part, n)
 		}
 		if n.kind == unstable.ArrayTable {
@@ -157,10 +195,10 @@ func (r *reader) header(e *unstable.Node) *table {
 	}
 	part, where := parts[last], at[last]
 	n := t.get(part)
-	made := &node{kind: unstable.Table, key: where, at: where, table: newTable(header)}
+	made := r.table(header, where)
 	switch {
 	case e.Kind == unstable.ArrayTable && n == nil:
-		t.put(part, &node{kind: unstable.ArrayTable, key: where, at: where, items: []*node{made}})
+		t.put(part, r.nodes.new(node{kind: unstable.ArrayTable, key: where, at: where, table: r.tables.new(table{items: []*node{made}})}))
 	case e.Kind == unstable.ArrayTable && n.kind == unstable.ArrayTable:
 		n.items = append(n.items, made)
 	case e.Kind == unstable.Table && n == nil:
@@ -185,7 +223,7 @@ func (r *reader) keyValue(t *table, e *unstable.Node) {
 	for i, part := range parts[:last] {
 		n := t.get(part)
 		if n == nil {
-			n = &node{kind: unstable.Table, key: at[i], at: at[i], table: newTable(dotted)}
+			n = r.table(dotted, at[i])
 			t.put(part, n)
 		}
 		if n.kind != unstable.Table || n.table.origin != dotted {
@@ -226,10 +264,10 @@ func (r *reader) behind(e *unstable.Node, key span) span {
 }
 
 func (r *reader) value(e *unstable.Node) *node {
-	n := &node{kind: e.Kind, at: spanOf(e.Raw)} // of an Array it is empty
+	n := r.nodes.new(node{kind: e.Kind, at: spanOf(e.Raw)}) // of an Array it is empty
 	switch e.Kind {
 	case unstable.InlineTable:
-		n.kind, n.table = unstable.Table, newTable(inline)
+		n.kind, n.table = unstable.Table, r.tables.new(table{origin: inline})
 		for it := e.Children(); it.Next(); {
 			if kv := it.Node(); kv.Kind == unstable.KeyValue {
 				r.keyValue(n.table, kv)
@@ -238,6 +276,7 @@ func (r *reader) value(e *unstable.Node) *node {
 		// Whatever dotted keys made inside is closed as well.
 		seal(n.table)
 	case unstable.Array:
+		n.table = r.tables.new(table{})
 		for it := e.Children(); it.Next(); {
 			if item := it.Node(); item.Kind != unstable.Comment {
 				v := r.value(item)
@@ -253,7 +292,7 @@ func (r *reader) value(e *unstable.Node) *node {
 
 func seal(t *table) {
 	t.origin = inline
-	for _, n := range t.nodes {
+	for n := range t.all() {
 		if n.kind == unstable.Table {
 			seal(n.table)
 		}

@@ -149,8 +149,8 @@ func (l *loader) vlans(f *file, v *node, t *Tunnel, at map[string][]span) {
 	at["vlan"] = []span{}
 	for _, item := range l.items(f, v, "vlan") {
 		halves, before := map[string]string{}, len(l.faults)
-		for _, key := range item.table.keys {
-			n := item.table.get(key)
+		for n := range item.table.all() {
+			key := n.name
 			switch {
 			case key != "vid" && key != "id":
 				l.fault(f, n.key, "vlan: unknown key %s: %s", plain(key), hintFor(key, []string{"vid", "id"}))

@@ -11,11 +11,40 @@ type MAC [6]byte
 
 // ParseMAC reads an address like 02:00:00:00:0a:01.
 func ParseMAC(s string) (MAC, error) {
+	if m, ok := parseColons(s); ok { // almost all, without an allocation
+		return m, nil
+	}
 	hw, err := net.ParseMAC(s)
 	if err != nil || len(hw) != 6 {
 		return MAC{}, fmt.Errorf("%q is not an Ethernet address like 02:00:00:00:0a:01", s)
 	}
 	return MAC(hw), nil
+}
+
+// parseColons reads an address of six pairs of digits with colons between them.
+func parseColons(s string) (m MAC, ok bool) {
+	if len(s) != 3*len(m)-1 {
+		return m, false
+	}
+	for i := range m {
+		high, ok1 := hexDigit(s[3*i])
+		low, ok2 := hexDigit(s[3*i+1])
+		if !ok1 || !ok2 || i > 0 && s[3*i-1] != ':' {
+			return MAC{}, false
+		}
+		m[i] = high<<4 | low
+	}
+	return m, true
+}
+
+func hexDigit(c byte) (byte, bool) {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0', true
+	case 'a' <= c|0x20 && c|0x20 <= 'f':
+		return c | 0x20 - 'a' + 10, true
+	}
+	return 0, false
 }
 
 // IsGroup reports whether m is a multicast or the broadcast address.

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -245,17 +246,15 @@ func CheckEntries(t *Tunnel) []Problem {
 		return nil
 	}
 	word, first := Far(t)
-	places, there := PlacesOf(t), make(map[EntryID]struct{}, len(t.Entries))
+	places, there := PlacesOf(t), newEntrySet(len(t.Entries))
 	for i := range t.Entries {
 		e := &t.Entries[i]
 		if err := places.check(e.VLAN); err != nil {
 			c.report("fdb", i, "fdb %s: %s", e.MAC, err)
 			continue
 		}
-		n := len(there)
-		there[e.ID()] = struct{}{}
 		switch {
-		case len(there) == n:
+		case !there.add(e):
 			c.report("fdb", i, "fdb %s is given twice", e.MAC)
 		case e.Local:
 		case first.IsValid() && t.Local.IsValid() && e.Remote.Is4() != first.Is4():
@@ -267,6 +266,30 @@ func CheckEntries(t *Tunnel) []Problem {
 		}
 	}
 	return c.found
+}
+
+// entrySet finds entries that are there twice. Those of hosts, of which there can be a million,
+// are numbers in it: that takes a quarter of the time and the memory of their IDs.
+type entrySet struct {
+	hosts  map[uint64]struct{} // VLAN and address
+	groups map[EntryID]struct{}
+}
+
+func newEntrySet(n int) entrySet {
+	return entrySet{make(map[uint64]struct{}, n), make(map[EntryID]struct{})}
+}
+
+// add reports whether an entry is new.
+func (s *entrySet) add(e *Entry) bool {
+	if e.MAC.IsGroup() {
+		n := len(s.groups)
+		s.groups[e.ID()] = struct{}{}
+		return len(s.groups) > n
+	}
+	n := len(s.hosts)
+	m := e.MAC
+	s.hosts[uint64(e.VLAN)<<48|uint64(binary.BigEndian.Uint16(m[:]))<<32|uint64(binary.BigEndian.Uint32(m[2:]))] = struct{}{}
+	return len(s.hosts) > n
 }
 
 // EntryID is what an entry of a table is known by: group addresses have several
