@@ -21,7 +21,7 @@ help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 build: ## bin/gvtep, one static file
-	CGO_ENABLED=0 $(GO) build -trimpath $(if $(VERSION),-ldflags '-X main.version=v$(VERSION:v%=%)') -o bin/gvtep ./cmd/gvtep
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=v$(VERSION:v%=%))' -o bin/gvtep ./cmd/gvtep
 
 install: man ## program, unit, manual, completions and documents to $(DESTDIR)$(PREFIX), /usr/local
 	@scripts/packaging/layout.sh install

@@ -55,7 +55,7 @@ func address(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil:
-		return a, wrong("not an IP address (names are not looked up)")
+		return a, notAddress(s)
 	case a.Zone() != "":
 		return a, wrong("write the address without zone, and dev %s", a.Zone())
 	case a.Is4In6():
@@ -66,6 +66,17 @@ func address(s string) (netip.Addr, error) {
 		return a, wrong("the broadcast address, want that of one host")
 	}
 	return a, nil
+}
+
+// notAddress says what to write instead of what is not an address alone.
+func notAddress(s string) error {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return wrong("an address and a port: write %s alone, and dstport %d", ap.Addr(), ap.Port())
+	}
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return wrong("a prefix: write %s alone", p.Addr())
+	}
+	return wrong("not an IP address (names are not looked up)")
 }
 
 // remote reads the address of a peer.

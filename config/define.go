@@ -43,9 +43,11 @@ func (l *loader) tunnel(f *file, n *node) {
 			if near := l.tables.tunnel.closest(key); at[near] == nil {
 				at[near] = []span{} // so that it is not called missing as well
 			}
+		case key != e.Name && n.table.get(e.Name) != nil:
+			l.fault(f, v.key, "%s was the name of %s: write that alone", key, e.Name)
 		default:
 			// "remote" may have places from peers already.
-			at[key] = append(at[key], assign(l, f, e, &t, v)...)
+			at[e.Name] = append(at[e.Name], assign(l, f, e, &t, v)...)
 		}
 	}
 	if at["name"] == nil && !l.broken {

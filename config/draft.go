@@ -50,7 +50,7 @@ func bind[T any](d *Draft, table []entry[T], t *T, prefix string) {
 		e := &table[i]
 		e.Name = prefix + e.Name
 		give := func(word, value string) error { return e.give(t, word, value) }
-		for _, word := range e.Words() {
+		for _, word := range append(e.Words(), e.Former...) {
 			d.words[word] = spelling{&e.Keyword, e.Kind == Switch && word == "no"+e.Name, give}
 		}
 	}
@@ -123,6 +123,10 @@ func (d *Draft) Words(words []string) error {
 		switch k.Kind {
 		case Value, List:
 			n = 1
+		case Switch:
+			if len(rest) > 0 && (rest[0] == "on" || rest[0] == "off") {
+				n = 1
+			}
 		case Pair:
 			n = 2
 			if len(rest) > 0 && strings.Contains(rest[0], "-") {
@@ -205,7 +209,7 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 	return t, err
 }
 
-// ParsePeer reads a peer, "ADDR [name TEXT] [port PORT] [flood|noflood]
+// ParsePeer reads a peer, "ADDR [name TEXT] [dstport PORT] [flood on|off]
 // [bum_limit PPS] [routes PREFIX]...", over the settings that it has. Routes replace all that there were.
 func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
 	if p.Remote, err = remote(addr); err != nil {

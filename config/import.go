@@ -476,7 +476,7 @@ func (t *translation) device(l3 bool) {
 		t.set("up", "off")
 	}
 	if l.NetnsID != nil {
-		t.note("its sockets are in another namespace than the device: run gvtep there, with netns = the device's")
+		t.note("its sockets are in another namespace than the device: run gvtep there, with device_netns = the device's")
 	}
 	if l.Alias != "" {
 		t.note("not carried over: alias %s", plain(l.Alias))

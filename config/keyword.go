@@ -31,6 +31,7 @@ const (
 type Keyword struct {
 	Name    string
 	Aliases []string // on the command line only; a file has one name for a thing
+	Former  []string // names of before, read in files and as bare words; they are no flags
 	Kind    Kind
 	Arg     string   // what the value is called in usage texts
 	Values  []string // the words among its values
@@ -264,7 +265,7 @@ func tunnelKeywords() []entry[Tunnel] {
 			}).copying(func(to, from *Tunnel) { to.Device.LLAddr = from.Device.LLAddr }),
 		text(Keyword{Name: "master", Arg: "DEVICE", Usage: "bridge to join"},
 			func(t *Tunnel) *string { return &t.Device.Master }, deviceName),
-		text(Keyword{Name: "netns", Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay in that of the process"},
+		text(Keyword{Name: "device_netns", Former: []string{"netns"}, Arg: "NETNS", Usage: "network namespace of the device, by name or path; the sockets stay in that of the process (-n, --netns)"},
 			func(t *Tunnel) *string { return &t.Device.Netns }, netnsName),
 		number(Keyword{Name: "txqueuelen", Aliases: []string{"txqlen", "qlen"}, Arg: "N", Usage: "length of the device's queue, in packets (the kernel's)",
 			Min: 1, Max: 1 << 20, want: "want 1 to 1048576 packets"},

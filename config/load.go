@@ -25,7 +25,7 @@ const (
 //
 // An error of the type Errors is all that is wrong.
 func Load(path string) (Config, error) {
-	l := loader{tables: newTables(), read: map[string]bool{}}
+	l := newLoader()
 	info, err := os.Stat(path)
 	if err != nil {
 		return Config{}, err
@@ -37,6 +37,23 @@ func Load(path string) (Config, error) {
 	}
 	return l.config()
 }
+
+// Read reads a configuration from in, which name stands for in messages. What it includes is below
+// the working directory.
+func Read(name string, in io.Reader) (Config, error) {
+	text, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	switch {
+	case err != nil:
+		return Config{}, err
+	case len(text) > maxFile:
+		return Config{}, fmt.Errorf("larger than %s", formatSize(maxFile))
+	}
+	l := newLoader()
+	l.add(name, string(text))
+	return l.config()
+}
+
+func newLoader() loader { return loader{tables: newTables(), read: map[string]bool{}} }
 
 // InstanceName is the instance of a configuration that does not say: the name
 // of the file without .toml, or that of the directory.
@@ -76,7 +93,9 @@ func newIndex[T any](table []entry[T], extra ...string) index[T] {
 	x := index[T]{map[string]*entry[T]{}, extra}
 	for i := range table {
 		if table[i].Kind != Short {
-			x.entries[table[i].Name] = &table[i]
+			for _, name := range append(table[i].Former, table[i].Name) {
+				x.entries[name] = &table[i]
+			}
 		}
 	}
 	return x
@@ -348,7 +367,7 @@ func fill[T any](l *loader, f *file, t *table, to *T, x index[T], section string
 			l.fault(f, n.key, "unknown key %s: %s", plain(key), x.hint(key))
 			continue
 		}
-		if l.once(f, n.key, section+"."+key, given) {
+		if l.once(f, n.key, section+"."+e.Name, given) {
 			assign(l, f, e, to, n)
 		}
 	}
@@ -367,9 +386,9 @@ func (l *loader) defaults(f *file, t *table, given map[string]place) {
 			l.fault(f, n.key, "%s belongs to one tunnel: write it below [[tunnel]]", key)
 		case e == nil:
 			l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.tunnel.hint(key))
-		case l.once(f, n.key, "defaults."+key, given):
+		case l.once(f, n.key, "defaults."+e.Name, given):
 			assign(l, f, e, &l.base, n)
-			l.inherited[key] = true
+			l.inherited[e.Name] = true
 		}
 	}
 }

@@ -71,6 +71,8 @@ func parseProcAddr(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(addr, uint16(port)), true
 }
 
+const thisProcess = "this process"
+
 // owner finds the process that has the socket with this inode open.
 func owner(inode uint64) string {
 	want := fmt.Sprintf("socket:[%d]", inode)
@@ -89,7 +91,7 @@ func owner(inode uint64) string {
 			pid := filepath.Base(dir)
 			name := strings.TrimSpace(string(comm))
 			if pid == strconv.Itoa(os.Getpid()) {
-				return fmt.Sprintf("this process, pid %s (%s)", pid, name)
+				return fmt.Sprintf("%s, pid %s (%s)", thisProcess, pid, name)
 			}
 			return fmt.Sprintf("pid %s (%s)", pid, name)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -157,7 +158,11 @@ func listenError(o ListenOptions, err error) error {
 	at := netip.AddrPortFrom(addrOf(o), o.Port)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address", at, err, holder(addrOf(o), o.Port))
+		who, instead := holder(addrOf(o), o.Port), ""
+		if strings.HasSuffix(who, "(gvtep)") && !strings.HasPrefix(who, thisProcess) {
+			instead = ", or add the tunnel to it (gvtep tunnel add)"
+		}
+		return fmt.Errorf("listen on udp %s: %w: held by %s; stop it or take another port or local address%s", at, err, who, instead)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("listen on udp %s: %w: no device of this host has %s ready; add it first, or take %s for any", at, err, o.Local, unspecified(o.Local))
 	default:

@@ -177,7 +177,24 @@ func errNoShell(shells []string, own string) error {
 
 func itoa[N int | uint32](n N) string { return fmt.Sprint(n) }
 
+// elsewhere is what to try instead of commands that other programs have. Those below an object have
+// words of their own.
+var elsewhere = map[string]string{
+	"top": "gvtep -s show", "stats": "gvtep -s show, or gvtep metrics", "statistics": "gvtep -s show, or gvtep metrics", "info": "gvtep -d show",
+	"list": "gvtep show for tunnels, gvtep ls for instances", "ps": "gvtep ls", "instances": "gvtep ls",
+	"ping": "gvtep doctor, which says what is wrong with peers; or ping(8) to an address behind the tunnel", "trace": "gvtep doctor", "diagnose": "gvtep doctor",
+	"add": "gvtep tunnel add, peer add, fdb add or vlan add", "create": "gvtep tunnel add", "new": "gvtep tunnel add",
+	"del": "gvtep tunnel del, peer del, fdb del or vlan del", "delete": "gvtep tunnel del, peer del, fdb del or vlan del", "remove": "gvtep tunnel del, peer del, fdb del or vlan del",
+	"set": "gvtep tunnel set, or peer set", "start": "gvtep run", "up": "gvtep run, or gvtep tunnel up NAME", "down": "gvtep tunnel down NAME",
+	"stop": "a signal to the process (gvtep ls has its number), or systemctl stop", "restart": "gvtep reload, which interrupts nothing",
+	"peers": "gvtep peer", "tunnels": "gvtep tunnel", "mac": "gvtep fdb", "arp": "gvtep fdb", "bridge": "gvtep fdb, or gvtep vlan", "neigh": "gvtep fdb",
+	"route": "gvtep peer set ADDR dev NAME routes PREFIX", "test": "gvtep check", "validate": "gvtep check", "logs": "journalctl -u gvtep@INSTANCE", "log": "journalctl -u gvtep@INSTANCE, or gvtep log-level",
+}
+
 func unknownCommand(cmd *cobra.Command, word string) error {
+	if instead := elsewhere[word]; instead != "" && !cmd.HasParent() {
+		return fmt.Errorf("unknown command %q: try %s", word, instead)
+	}
 	var all []string
 	for _, c := range cmd.Commands() {
 		all = append(all, c.Name())

@@ -23,6 +23,11 @@ const reloadTimeout = time.Minute
 // config.Errors in the chain, main prints all.
 func loadConfig(path string, amend func(*config.Config) error) (config.Config, error) {
 	cfg, err := config.Load(path)
+	return amended(cfg, path, err, amend)
+}
+
+// amended is a configuration that was read from path, with what the command line says.
+func amended(cfg config.Config, path string, err error, amend func(*config.Config) error) (config.Config, error) {
 	var faults config.Errors
 	switch {
 	case errors.As(err, &faults):
@@ -33,6 +38,18 @@ func loadConfig(path string, amend func(*config.Config) error) (config.Config, e
 		return cfg, amend(&cfg)
 	}
 	return cfg, nil
+}
+
+// readConfig reads the configuration at path, - for standard input.
+func (a *app) readConfig(path string) (config.Config, error) {
+	switch {
+	case path != "-":
+		return loadConfig(path, nil)
+	case a.within != nil:
+		return config.Config{}, errors.New("-: not in a batch, whose standard input is the commands' own")
+	}
+	cfg, err := config.Read(path, a.in)
+	return amended(cfg, path, err, nil)
 }
 
 // checked is what gvtep -j check prints.
@@ -47,10 +64,10 @@ type checked struct {
 func (a *app) checkCmd() *cobra.Command {
 	var print bool
 	cmd := &cobra.Command{
-		Use:   "check [PATH] [--print]",
+		Use:   "check [PATH|-] [--print]",
 		Short: "check a configuration; exit 1 and all errors with their places",
-		Long: `Check a configuration, a file or a directory, without running it. Without PATH
-it is that of the instance (-i) in ` + confDir + `.`,
+		Long: `Check a configuration, a file, a directory or - for standard input, without
+running it. Without PATH it is that of the instance (-i) in ` + confDir + `.`,
 		Example: `  gvtep check fabric.toml
   gvtep check fabric.toml --print    # without includes, defaults and ranges
   gvtep -j check fabric.toml`,
@@ -68,7 +85,7 @@ it is that of the instance (-i) in ` + confDir + `.`,
 		default:
 			return fmt.Errorf("check: no PATH: gvtep check FILE, or -i INSTANCE for %s/INSTANCE.toml", confDir)
 		}
-		cfg, err := loadConfig(path, nil)
+		cfg, err := a.readConfig(path)
 		out := checked{Path: path, OK: err == nil, Tunnels: len(cfg.Tunnels), Errors: []config.Error{}, Warnings: []string{}}
 		for _, t := range cfg.Tunnels {
 			for _, w := range config.Warnings(&t) {

@@ -166,7 +166,7 @@ func keywordValues(k config.Keyword) candidates {
 	switch k.Name {
 	case "dev", "via", "master":
 		return (*completion).devices
-	case "netns":
+	case "device_netns":
 		return (*completion).namespaces
 	case "local":
 		return (*completion).ownAddresses

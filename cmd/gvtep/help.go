@@ -61,6 +61,30 @@ func helpOfFlag(f *pflag.Flag) flagHelp {
 	return h
 }
 
+// globalFlagsOnce keeps the flags of the program out of the usage of its commands, which names the
+// place where they are.
+func globalFlagsOnce(root *cobra.Command) {
+	usual := root.UsageFunc()
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		if cmd == root {
+			return usual(cmd)
+		}
+		var global []*pflag.Flag
+		cmd.InheritedFlags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				global = append(global, f)
+				f.Hidden = true
+			}
+		})
+		err := usual(cmd)
+		for _, f := range global {
+			f.Hidden = false
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), "\nGlobal flags, such as -j and -i: gvtep --help")
+		return err
+	})
+}
+
 func (a *app) helpCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "help [COMMAND]",

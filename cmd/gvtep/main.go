@@ -82,6 +82,7 @@ func (a *app) root() *cobra.Command {
 		}
 		return cmd.Help()
 	}
+	globalFlagsOnce(root)
 	root.SetVersionTemplate("gvtep {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {

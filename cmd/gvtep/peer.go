@@ -16,7 +16,7 @@ func (a *app) peerCmd() *cobra.Command {
 }
 
 func (a *app) peerVerbs() []verb {
-	const settings = "ADDR dev NAME [name TEXT] [port PORT] [flood|noflood] [bum_limit PPS] [routes PREFIX,...]"
+	const settings = "ADDR dev NAME [name TEXT] [dstport PORT] [flood on|off] [bum_limit PPS] [routes PREFIX,...]"
 	const routes = `Routes are the networks behind a peer of a mode l3 tunnel. The longest prefix
 decides which peer a packet goes to, and which peer may send it. Routes replace
 those that the peer had. A prefix moves from the peer that has it, in one step.
@@ -29,11 +29,11 @@ those that the peer had. A prefix moves from the peer that has it, in one step.
 			read:     perhapsOf(a.showPeers),
 		}, {
 			names: "add", args: settings, short: "add a peer to a running tunnel", long: routes,
-			examples: "peer add 203.0.113.2 dev gnv0 name leaf3 port 6082 noflood",
+			examples: "peer add 203.0.113.2 dev gnv0 name leaf3 dstport 6082 flood off",
 			read:     readPeer((*control.Client).PeerAdd, ""), at: []candidates{(*completion).nothing}, words: peerWords,
 		}, {
 			names: "set", args: settings, short: "change a peer of a running tunnel", long: routes,
-			examples: "peer set 203.0.113.2 dev gnv0 flood",
+			examples: "peer set 203.0.113.2 dev gnv0 flood on",
 			read:     readPeer((*control.Client).PeerSet, ""), at: []candidates{(*completion).peers}, words: peerWords,
 		}, {
 			names: "del delete", args: "ADDR dev NAME", short: "remove a peer from a running tunnel",

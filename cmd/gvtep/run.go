@@ -47,8 +47,6 @@ those that are on or off may be written --noKEYWORD.`,
 	f.SortFlags = false
 	f.StringVar(&run.path, "config", "", "configuration, a file or a directory: `PATH`")
 	a.addKeywords(cmd, run.draft)
-	// The keyword netns hides the global flag of this name.
-	f.StringVarP(&a.netns, "underlay-netns", "n", "", netnsUsage+", sockets included")
 	f.BoolVar(&run.noControl, "no-control", false, "no control socket")
 	f.StringVar(&run.hooks, "hooks", "on", "run the programs of [hooks] in the configuration: `on|off` (GVTEP_HOOKS)")
 	f.BoolVar(&run.waits, "wait-underlay", false, "wait for local addresses and devices that are not there yet (always under systemd)")

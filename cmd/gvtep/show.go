@@ -199,7 +199,7 @@ func settingLines(t control.Tunnel) []string {
 		device += "  master " + t.Master
 	}
 	if g.Netns != "" {
-		device += "  netns " + g.Netns
+		device += "  device_netns " + g.Netns
 	}
 	if g.Persist {
 		device += "  persist on"

@@ -82,10 +82,10 @@ var faults = []faultRow{
 	{fault: "the network namespace does not exist", command: "gvtep -n lost run ...", says: "ip netns lists them", try: func(f *faulty) string {
 		return f.start(f.a, nil, "-n", "gvtep-lost", "run", "gnv9", "id", "7", "remote", "10.77.0.2")
 	}},
-	{fault: "two daemons with one name", command: "gvtep run ...", says: "is served by process", try: func(f *faulty) string {
+	{fault: "two daemons with one name", command: "gvtep run ...", says: "another name for this one, -i NAME", try: func(f *faulty) string {
 		return f.start(f.a, nil, "-i", f.ga.instance, "run", "gnv9", "id", "7", "remote", "10.77.0.2", "dstport", "7000")
 	}},
-	{fault: "two daemons on one port", command: "gvtep run ...", says: "held by pid", try: func(f *faulty) string {
+	{fault: "two daemons on one port", command: "gvtep run ...", says: "or add the tunnel to it (gvtep tunnel add)", try: func(f *faulty) string {
 		return f.start(f.a, nil, "-i", newInstance(), "run", "gnv9", "id", "7", "remote", "10.77.0.2")
 	}},
 	{fault: "port held by another process", command: "gvtep run ...", says: "held by pid", try: func(f *faulty) string {
@@ -102,7 +102,7 @@ var faults = []faultRow{
 	{fault: "no permission to run", command: "gvtep run ...", says: "permi", try: func(f *faulty) string {
 		return f.start(f.a, as(65534), "-i", newInstance(), "run", "gnv9", "id", "7", "remote", "10.77.0.2", "dstport", "7003")
 	}},
-	{fault: "no permission to ask", command: "gvtep show", says: "permission denied", try: func(f *faulty) string {
+	{fault: "no permission to ask", command: "gvtep show", says: "permission denied (ask as root)", try: func(f *faulty) string {
 		return f.start(f.a, as(65534), "-i", f.ga.instance, "show")
 	}},
 	{fault: "different overlay subnets", b: strings.Replace(wordsB, "192.0.2.2/24", "198.51.100.2/24", 1), at: "a", finding: "other_subnet", after: func(f *faulty) {

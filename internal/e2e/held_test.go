@@ -138,7 +138,7 @@ func TestAddressesHeldNetns(t *testing.T) {
 		path = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
 		return nil
 	})
-	g := a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--address", "2001:db8::1/64", "--netns", path)
+	g := a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--address", "2001:db8::1/64", "--device_netns", path)
 	inside.must("mtu", inside.nl.LinkSetMTU(inside.link("gnv0"), 1200))
 	g.unready("IPv6 needs an MTU of 1280 or more")
 	inside.must("mtu", inside.nl.LinkSetMTU(inside.link("gnv0"), 1450))

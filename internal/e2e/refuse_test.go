@@ -73,7 +73,7 @@ func TestRefused(t *testing.T) {
 		{name: "remote a network's broadcast", args: words("gnv0 --id 100 --remote 10.77.0.255"), code: 2, says: []string{"10.77.0.255", "broadcast"}},
 		{name: "local not ours", args: words("gnv0 --id 100 --local 10.77.0.99 --remote 10.77.0.2"), code: 2, says: []string{"10.77.0.99"}},
 		{name: "dev not there", args: words(usual + "--dev eth9"), code: 2, says: []string{"eth9"}},
-		{name: "netns not there", args: words(usual + "--netns e2e-nowhere"), code: 2, says: []string{"e2e-nowhere"}},
+		{name: "netns not there", args: words(usual + "--device_netns e2e-nowhere"), code: 2, says: []string{"e2e-nowhere"}},
 		{name: "bridge not there", args: words(usual + "--master br9"), code: 2, says: []string{"br9"}},
 		{name: "name taken by a veth", args: words("veth0 --id 100 --remote 10.77.0.2"), code: 2, says: []string{"veth0"}},
 		{name: "name taken by another gvtep", before: second("--id 7 --remote 10.77.0.2 --dstport 7081"),

@@ -17,8 +17,8 @@
 up() {
   hosts a b box-a box-b
   lan a b
-  gv a gnv0 --id 100 --local 10.77.0.1 --remote 10.77.0.2 --netns "gvtep-$lab-box-a" --address 192.0.2.1/24
-  gv b gnv0 --id 100 --local 10.77.0.2 --remote 10.77.0.1 --netns "gvtep-$lab-box-b" --address 192.0.2.2/24
+  gv a gnv0 --id 100 --local 10.77.0.1 --remote 10.77.0.2 --device_netns "gvtep-$lab-box-a" --address 192.0.2.1/24
+  gv b gnv0 --id 100 --local 10.77.0.2 --remote 10.77.0.1 --device_netns "gvtep-$lab-box-b" --address 192.0.2.2/24
 }
 check() {
   say "all that the container has"

@@ -25,7 +25,7 @@ func fixed() []setting {
 		{"address", func(a, b *Tunnel) bool { return slices.Equal(a.Device.Addresses, b.Device.Addresses) }},
 		{"lladdr", func(a, b *Tunnel) bool { return a.Device.LLAddr == b.Device.LLAddr }},
 		{"master", func(a, b *Tunnel) bool { return a.Device.Master == b.Device.Master }},
-		{"netns", func(a, b *Tunnel) bool { return a.Device.Netns == b.Device.Netns }},
+		{"device_netns", func(a, b *Tunnel) bool { return a.Device.Netns == b.Device.Netns }},
 		{"numqueues", func(a, b *Tunnel) bool { return a.Device.Queues == b.Device.Queues }},
 		{"txqueuelen", func(a, b *Tunnel) bool { return a.Device.TxQueue == b.Device.TxQueue }},
 		{"persist", func(a, b *Tunnel) bool { return a.Device.Persist == b.Device.Persist }},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -111,6 +112,9 @@ func (c *Client) connect(ctx context.Context) (*connection, error) {
 		}
 		if op := new(net.OpError); errors.As(err, &op) && ctx.Err() == nil {
 			err = fmt.Errorf("%w: %s: %w", ErrUnreachable, c.path, op.Err)
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w (ask as %s)", err, allowed(c.path))
+			}
 		}
 		return nil, err
 	}

@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,7 +83,7 @@ func (e *InUseError) Error() string {
 	if e.PID != 0 {
 		who = fmt.Sprintf("process %d", e.PID)
 	}
-	return fmt.Sprintf("control socket %s is served by %s", e.Path, who)
+	return fmt.Sprintf("control socket %s is served by %s: another name for this one, -i NAME, or stop that", e.Path, who)
 }
 
 // Listen makes the socket at path, its directory included, and takes it over
@@ -196,6 +198,20 @@ func serving(path string) (pid int, err error) {
 		}
 	})
 	return pid, nil
+}
+
+// allowed is who may connect to the socket at path: the group of its directory, if that is not
+// root's.
+func allowed(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(filepath.Dir(path), &st) != nil || st.Gid == 0 {
+		return "root"
+	}
+	name := strconv.Itoa(int(st.Gid))
+	if g, err := user.LookupGroupId(name); err == nil {
+		name = g.Name
+	}
+	return "root or a member of group " + name
 }
 
 // RemoveDirs removes the directory of an instance with the socket at path and

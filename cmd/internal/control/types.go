@@ -391,7 +391,7 @@ type TunnelWrite struct {
 // PeerWrite is a peer to be added, or changed.
 type PeerWrite struct {
 	Remote   string   `json:"remote"`
-	Keywords []string `json:"keywords"` // name TEXT, port PORT, flood or noflood, bum_limit PPS, routes PREFIX
+	Keywords []string `json:"keywords"` // name TEXT, dstport PORT, flood on|off, bum_limit PPS, routes PREFIX
 }
 
 // VLANWrite is VLANs to be mapped, or no longer.
