@@ -306,6 +306,10 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	if err := t.settleNeighbours(old.config.Neighbours, e.clock()); err != nil {
 		e.log.Error("a neighbour could not be set", zap.String("device", t.port.Name), zap.NamedError("err", err))
 	}
+	t.settleOwned(old, e.clock())
+	if !sameArray(t.config.Peers, old.config.Peers) {
+		t.owned.keep(&t.config)
+	}
 	var left []fdb.Nexthop
 	for _, p := range t.left {
 		gone := t.port.Segment.NexthopPeers(p.Nexthop) == nil

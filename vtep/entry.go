@@ -220,6 +220,7 @@ func hasSegment(cfg *Tunnel, vid uint16) bool {
 // added and removed one by one in the time of as many requests, not in the square of that.
 // e.mu is held.
 func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
+	t.owned.forget(of)
 	if of.mac.IsGroup() && len(t.entries.at[of])+len(list) > 0 {
 		at, byHand := maps.Clone(t.entries.at), maps.Clone(t.entries.byHand)
 		setByHand(at, byHand, of, list)
@@ -338,6 +339,7 @@ func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, e
 			}
 			if found {
 				t.hold(t.entries, station{d.vid, entry.MAC}, nil)
+				t.owned.forget(station{d.vid, entry.MAC})
 			}
 			return found
 		})
@@ -456,6 +458,7 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 		if !entry.Local {
 			nh = t.byDestination[t.entryDestination(entry)].Nexthop
 		}
+		t.owned.forget(stationOf(&entry))
 		errs = append(errs, t.domainOf(entry).Replace(tableEntry(&entry, nh), now))
 	}
 	t.withdrawn, t.initial = nil, nil
@@ -473,6 +476,9 @@ func (t *tunnel) settleHeld(old *entries, now int64) error {
 		}
 	}
 	for of, list := range t.entries.at {
+		if !t.entries.byHand[of] {
+			t.owned.forget(of)
+		}
 		nh, table := t.sets[of], t.domain(of.vid).fdb
 		if nh == 0 && !list[0].Local {
 			nh = t.byDestination[t.entryDestination(list[0])].Nexthop
@@ -509,6 +515,7 @@ func (t *tunnel) nameSets() {
 func (t *tunnel) describe(d *domain, entry fdb.Entry) iter.Seq[FDBEntry] {
 	return func(yield func(FDBEntry) bool) {
 		fe := FDBEntry{Entry: entry, Tunnel: t.port.Name, VLAN: d.vid, ID: d.vni}
+		fe.Owner, fe.Seq = t.owned.ownerOf(station{d.vid, entry.MAC}, entry)
 		peers := t.port.Segment.NexthopPeers(entry.Nexthop)
 		if entry.Nexthop == fdb.Local || len(peers) == 0 {
 			fe.Local = true

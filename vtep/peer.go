@@ -400,18 +400,27 @@ func (t *tunnel) admit(p *peer, s *socket) {
 // none is no error: the underlay may come later, and the watcher goes on asking.
 func (e *Endpoint) findRoute(p *peer) error {
 	a, ok := e.answers.get(p.question)
-	switch {
-	case !ok:
+	if !ok {
 		p.Doubtful.Store(true)
 		e.recheckPaths()
 		return nil
-	case a.route.Local:
-		return fmt.Errorf("it is an address of this host; give the other host's: %w", unix.EINVAL)
-	case a.route.Broadcast:
-		return fmt.Errorf("it is a broadcast address; give the other host's: %w", unix.EINVAL)
+	}
+	if err := unusable(a.route); err != nil {
+		return err
 	}
 	p.routeAt = a.at
 	p.setRoute(a.route, e.clock())
+	return nil
+}
+
+// unusable says why what is there is no other host.
+func unusable(r netio.Route) error {
+	switch {
+	case r.Local:
+		return fmt.Errorf("it is an address of this host; give the other host's: %w", unix.EINVAL)
+	case r.Broadcast:
+		return fmt.Errorf("it is a broadcast address; give the other host's: %w", unix.EINVAL)
+	}
 	return nil
 }
 

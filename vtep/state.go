@@ -126,6 +126,9 @@ type FDBEntry struct {
 	VNI    packet.VNI
 	Via    string // underlay device; "": as the route says
 	Flood  bool   // a flood list entry
+	// Owner wrote it, ConfigOwner or that of a batch; "": it was learned. Seq is the owner's.
+	Owner string
+	Seq   uint32
 	// Whether port and VNI are other than the tunnel's and the segment's.
 	OtherPort, OtherVNI bool
 }

@@ -38,6 +38,7 @@ type tunnel struct {
 	accept      []netip.Prefix          // hosts there become peers when their first packet arrives
 	dynamic     []netip.Addr            // automatic peers
 	entries     *entries                // that the tables are held to
+	owned       *owned                  // what batches wrote
 	sets        map[station]fdb.Nexthop // of the entries with several destinations
 
 	// What a version of the configuration begins with, until it is settled: entries that are
@@ -84,6 +85,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		id: e.lastID, since: time.Now(),
 		drops: make([]count.DropCounters, e.workers),
 		state: new(forward.PortState),
+		owned: newOwned(),
 	}
 	t.state.TooBig = forward.NewRateLimit(tooBigRate, &t.state.TooBigDue)
 	t.domains = e.domains(t, nil)

@@ -208,3 +208,62 @@ func (r *batchReader) skip() {
 		}
 	}
 }
+
+// batchCmd is one change of many lines of JSON, which is not a batch of commands.
+func (a *app) batchCmd() *cobra.Command {
+	return a.verb(verb{
+		names: "batch", args: "FILE dev NAME [owner OWNER] [sync]", short: "apply a file of peers, routes, neighbours and forwarding entries, all or nothing",
+		long: `Apply a file of JSON, one value on each line, to a running tunnel: peers, routes,
+neighbours and forwarding entries, to be written or, with "del", removed. FILE may
+be - for standard input. If a line is wrong nothing is changed. All that is written
+belongs to OWNER (` + control.DefaultOwner + `); with sync, what OWNER had and the file does not name is
+removed. What the configuration has is not touched.`,
+		examples: "batch stations.ndjson dev gnv0 owner fleet sync\nbatch /dev/null dev gnv0 owner fleet sync",
+		read:     a.readBatch, at: []candidates{(*completion).nothing},
+		words: func() words {
+			return words{
+				onTunnel,
+				{names: []string{"owner"}, usage: "who has what is written", values: 1, source: (*completion).nothing},
+				{names: []string{"sync"}, usage: "remove what the owner had and the file does not name"},
+			}
+		},
+	})
+}
+
+func (a *app) readBatch(args []string) (ask, error) {
+	name, dev, rest, err := target(args, "FILE: lines of JSON, or - for standard input")
+	var o control.BatchOptions
+	for i := 0; err == nil && i < len(rest); i++ {
+		switch {
+		case rest[i] == "sync":
+			o.Sync = true
+		case rest[i] != "owner":
+			err = unknownWord(rest[i], []string{"dev", "owner", "sync"})
+		case i == len(rest)-1:
+			err = errors.New("owner needs a value")
+		default:
+			i++
+			o.Owner = rest[i]
+		}
+	}
+	return func(ctx context.Context, c *control.Client) error {
+		in := a.in
+		if name != "-" {
+			f, err := os.Open(name)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, unwrapPath(err))
+			}
+			defer f.Close()
+			in = f
+		}
+		done, err := c.Batch(ctx, dev, o, in)
+		switch {
+		case err != nil:
+			return about(name, err)
+		case a.json:
+			return a.printJSON(done)
+		}
+		_, err = fmt.Fprintf(a.out, "%d lines: %d set, %d there already, %d removed, %d skipped\n", done.Lines, done.Set, done.Same, done.Removed, done.Skipped)
+		return err
+	}, err
+}

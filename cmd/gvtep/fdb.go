@@ -361,6 +361,12 @@ func (a *app) fdbLine(e control.FDBEntry, dev bool) string {
 	}
 	if a.details && e.Gvtep != nil {
 		words = append(words, e.Gvtep.Origin)
+		if e.Gvtep.Owner != "" {
+			words = append(words, "owner", e.Gvtep.Owner)
+		}
+		if e.Gvtep.Seq != 0 {
+			words = append(words, "seq", fmt.Sprint(e.Gvtep.Seq))
+		}
 		if e.Gvtep.Local {
 			words = append(words, "local")
 		}

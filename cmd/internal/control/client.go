@@ -128,7 +128,12 @@ func (e *RefusedError) Error() string { return e.Text }
 
 // call asks for, or does, something, and returns the answer.
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (v T, err error) {
-	return v, c.send(ctx, method, path, body, func(answer io.Reader) error { return json.NewDecoder(answer).Decode(&v) })
+	return v, c.send(ctx, method, path, body, decoded(&v))
+}
+
+// decoded reads an answer.
+func decoded[T any](v *T) func(io.Reader) error {
+	return func(answer io.Reader) error { return json.NewDecoder(answer).Decode(v) }
 }
 
 // tell does something whose answer has nothing in it.
@@ -348,7 +353,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any, read f
 		}
 	}
 	for {
-		busy, err := c.try(ctx, method, path, text, read)
+		busy, err := c.try(ctx, method, path, bytes.NewReader(text), read)
 		if !busy {
 			return err
 		}
@@ -361,8 +366,8 @@ func (c *Client) send(ctx context.Context, method, path string, body any, read f
 }
 
 // try asks once; busy says that the server had no room for us.
-func (c *Client) try(ctx context.Context, method, path string, text []byte, read func(io.Reader) error) (busy bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://gvtep"+path, bytes.NewReader(text))
+func (c *Client) try(ctx context.Context, method, path string, content io.Reader, read func(io.Reader) error) (busy bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gvtep"+path, content)
 	if err != nil {
 		return false, err
 	}
@@ -407,7 +412,7 @@ func (c *Client) try(ctx context.Context, method, path string, text []byte, read
 		return true, nil
 	}
 	var body errorBody
-	text, _ = io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	drain()
 	if json.Unmarshal(text, &body) != nil || body.Error == "" {
 		body.Error = fmt.Sprintf("%s: %s answered %s", c.path, path, resp.Status)

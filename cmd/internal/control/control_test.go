@@ -104,6 +104,25 @@ func (fake) VLANs(dev string, stats bool) ([]VLAN, error) {
 	}
 	return []VLAN{{First: 10, Last: 19, ID: 5010, LastID: 5019}, {First: 30, ID: 7}}, told(dev)
 }
+// Batch reads all, and refuses the line "wrong".
+func (fake) Batch(dev string, o BatchOptions, lines iter.Seq2[[]byte, error]) (done BatchResult, err error) {
+	if o.Owner != "fleet" && o.Owner != DefaultOwner {
+		return done, fmt.Errorf("owner %q", o.Owner)
+	}
+	for line, err := range lines {
+		if err != nil {
+			return done, fmt.Errorf("line %d: %w", done.Lines+1, err)
+		}
+		if done.Lines++; strings.TrimSpace(string(line)) == "wrong" {
+			return done, &UsageError{fmt.Sprintf("line %d: wrong", done.Lines)}
+		}
+		done.Set += len(line)
+	}
+	if o.Sync {
+		done.Removed = 1
+	}
+	return done, told(dev)
+}
 func (fake) FDBSet(dev string, _ FDBWrite) error    { return told(dev) }
 func (fake) FDBDelete(dev string, w FDBWrite) error { return told(dev) }
 func (f fake) FDBGet(dev, _ string) ([]FDBEntry, error) {
@@ -234,11 +253,11 @@ func (f fake) FDB(filter FDBFilter) (iter.Seq[FDBEntry], error) {
 	}
 	one, two := 1, 2
 	all := []FDBEntry{
-		{MAC: "00:00:00:00:00:00", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{new(uint32(100)), false, "config"}},
-		{MAC: "02:00:00:00:02:10", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, Used: &one, Updated: &two, Gvtep: &FDBDetail{new(uint32(100)), false, "learned"}},
-		{MAC: "02:00:00:00:00:aa", Ifname: "gnv0", Flags: []string{"self"}, Gvtep: &FDBDetail{new(uint32(100)), true, "learned"}},
-		{MAC: "02:00:00:00:02:11", Ifname: "gnv0", Dst: "203.0.113.1", VLAN: 10, SrcVNI: new(uint32(5010)), Flags: []string{"self"}, State: "static", Gvtep: &FDBDetail{new(uint32(5010)), false, "config"}},
-		{MAC: "00:00:00:00:00:00", Ifname: "gnv6", Dst: "2001:db8::2", Port: 6083, Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{new(uint32(0)), false, "config"}},
+		{MAC: "00:00:00:00:00:00", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{ID: new(uint32(100)), Local: false, Origin: "config"}},
+		{MAC: "02:00:00:00:02:10", Ifname: "gnv0", Dst: "203.0.113.1", Flags: []string{"self"}, Used: &one, Updated: &two, Gvtep: &FDBDetail{ID: new(uint32(100)), Local: false, Origin: "learned"}},
+		{MAC: "02:00:00:00:00:aa", Ifname: "gnv0", Flags: []string{"self"}, Gvtep: &FDBDetail{ID: new(uint32(100)), Local: true, Origin: "learned"}},
+		{MAC: "02:00:00:00:02:11", Ifname: "gnv0", Dst: "203.0.113.1", VLAN: 10, SrcVNI: new(uint32(5010)), Flags: []string{"self"}, State: "static", Gvtep: &FDBDetail{ID: new(uint32(5010)), Local: false, Origin: "config"}},
+		{MAC: "00:00:00:00:00:00", Ifname: "gnv6", Dst: "2001:db8::2", Port: 6083, Flags: []string{"self"}, State: "permanent", Gvtep: &FDBDetail{ID: new(uint32(0)), Local: false, Origin: "config"}},
 	}
 	out := []FDBEntry{}
 	for _, e := range all {

@@ -106,6 +106,33 @@ func addrIn(key string, to *netip.Addr) parameter {
 	}}
 }
 
+// query are the parameters of a batch.
+func (o *BatchOptions) query() []parameter {
+	return []parameter{
+		{"owner", func() string { return o.Owner }, func(s string) error {
+			if s == "" || len(s) > maxOwner || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+				return fmt.Errorf("owner %.80q: want a name without blanks, of at most %d bytes", s, maxOwner)
+			}
+			o.Owner = s
+			return nil
+		}},
+		{"sync", func() string {
+			if o.Sync {
+				return "true"
+			}
+			return ""
+		}, func(s string) (err error) {
+			if o.Sync, err = strconv.ParseBool(s); err != nil {
+				err = fmt.Errorf("sync %.80q: want true or false", s)
+			}
+			return err
+		}},
+	}
+}
+
+// maxOwner is the longest name of an owner.
+const maxOwner = 64
+
 // writeQuery returns the parameters behind a path, with their question mark.
 func writeQuery(parameters []parameter) string {
 	q := url.Values{}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/pprof"
@@ -119,6 +120,7 @@ var routes = []route{
 		return done, s.VLANDelete(dev(r), VLANWrite{VID: r.PathValue("vid"), ID: r.URL.Query().Get("id")})
 	})},
 	{"POST", "/v1/tunnels/{dev}/fdb", owner, takes(func(s Source, r *http.Request, w FDBWrite) error { return s.FDBSet(dev(r), w) })},
+	{"POST", "/v1/tunnels/{dev}/batch", owner, (*server).batch},
 	{"DELETE", "/v1/tunnels/{dev}/fdb/{mac}", owner, does(func(s Source, r *http.Request) (any, error) {
 		return done, s.FDBDelete(dev(r), FDBWrite{MAC: r.PathValue("mac"), Keywords: r.URL.Query()["keyword"]})
 	})},
@@ -171,7 +173,7 @@ func does(f func(Source, *http.Request) (any, error)) func(*server, http.Respons
 func takes[T any](f func(Source, *http.Request, T) error) func(*server, http.ResponseWriter, *http.Request) {
 	return does(func(s Source, r *http.Request) (any, error) {
 		var wanted T
-		dec := json.NewDecoder(r.Body)
+		dec := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&wanted); err != nil {
 			return nil, &UsageError{fmt.Sprintf("not the JSON of a %T: %v", wanted, err)}

@@ -44,6 +44,9 @@ type Source interface {
 	FDBDelete(dev string, w FDBWrite) error
 	FDBFlush(dev string, f FDBFlush) (int, error)
 	FDBGet(dev, mac string) ([]FDBEntry, error)
+	// Batch reads lines until they end or one is wrong, and applies all of them or none.
+	// A line is good until the next; an error ends them.
+	Batch(dev string, o BatchOptions, lines iter.Seq2[[]byte, error]) (BatchResult, error)
 	// Events returns what happens from now on, until ctx ends.
 	Events(ctx context.Context) iter.Seq[Event]
 
@@ -173,10 +176,11 @@ type server struct {
 	src            Source
 	read, write    time.Duration
 	large, streams gate
+	batches        gate
 }
 
 func handler(src Source, read, write time.Duration) http.Handler {
-	s := &server{src, read, write, make(gate, maxLarge), make(gate, maxStreams)}
+	s := &server{src, read, write, make(gate, maxLarge), make(gate, maxStreams), make(gate, maxBatches)}
 	return s.mux(slices.Concat(watched, routes))
 }
 
@@ -190,7 +194,6 @@ func (s *server) mux(routes []route) *http.ServeMux {
 				refuse(w, http.StatusForbidden, why)
 				return
 			}
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			to.answer(s, w, r)
 		})
 	}

@@ -380,6 +380,9 @@ type FDBDetail struct {
 	ID     *uint32 `json:"id,omitempty"` // of the segment; the flood list of a trunk is of all
 	Local  bool    `json:"local"`        // behind our own device
 	Origin string  `json:"origin"`       // "learned" or "config"
+	// Owner wrote it: "config", or that of a batch. Seq is as the owner gave it.
+	Owner string `json:"owner,omitempty"`
+	Seq   uint32 `json:"seq,omitempty"`
 }
 
 // TunnelWrite is a tunnel to be added, or changed.
@@ -445,6 +448,25 @@ func grouped(n int) string {
 		return strconv.Itoa(n)
 	}
 	return grouped(n/1000) + fmt.Sprintf(",%03d", n%1000)
+}
+
+// BatchOptions are whose a batch is, and whether what the owner had and the batch does not name
+// is to go.
+type BatchOptions struct {
+	Owner string // "": DefaultOwner
+	Sync  bool
+}
+
+// DefaultOwner has what batches write that name no owner.
+const DefaultOwner = "api"
+
+// BatchResult counts what became of the lines of a batch.
+type BatchResult struct {
+	Lines   int `json:"lines"`
+	Set     int `json:"set"`     // new, or other than before
+	Same    int `json:"same"`    // there already
+	Removed int `json:"removed"` // by a line or by sync
+	Skipped int `json:"skipped"` // it is not the owner's
 }
 
 // Event is one change, or that some were lost.

@@ -130,6 +130,9 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if r.daemon.Named || cfg.Instance == "" {
 		cfg.Instance = r.process.Instance
 	}
+	for i := range cfg.Tunnels {
+		cfg.Tunnels[i] = r.endpoint.WithOwned(cfg.Tunnels[i])
+	}
 	running, dead, faults := r.drift(cfg)
 	changes := config.Diff(running, cfg)
 	out = view.Reload(path, changes, cfg, faults)

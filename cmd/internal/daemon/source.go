@@ -83,11 +83,14 @@ func (s *source) Tunnel(name string) (control.Tunnel, error) {
 
 // noTunnel says which names there are instead.
 func (s *source) noTunnel(name string) error {
-	var names []string
-	for _, t := range s.endpoint.Configs() {
+	return control.NoTunnel(name, s.names())
+}
+
+func (r *reloader) names() (names []string) {
+	for _, t := range r.endpoint.Configs() {
 		names = append(names, t.Device.Name)
 	}
-	return control.NoTunnel(name, names)
+	return names
 }
 
 func (s *source) FDB(f control.FDBFilter) (iter.Seq[control.FDBEntry], error) {

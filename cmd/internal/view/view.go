@@ -195,7 +195,7 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 func Entry(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 	out := control.FDBEntry{
 		MAC: e.MAC.String(), Ifname: e.Tunnel, VLAN: e.VLAN, Flags: []string{"self"},
-		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config"},
+		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config", Owner: e.Owner, Seq: e.Seq},
 	}
 	if id := uint32(e.ID); !e.Flood || !t.NoVNI {
 		out.Gvtep.ID = &id
