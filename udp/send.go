@@ -112,8 +112,7 @@ func (s *Sender) enqueue(path *packet.Path, hash uint32) *piece {
 	if set.ID >= len(s.lists) || s.lists[set.ID] == nil {
 		s.admit(set)
 	}
-	// The upper bits of the product spread the hash evenly without division.
-	port := int(uint64(hash) * uint64(len(set.Ports)) >> 32)
+	port := set.Index(hash)
 	at := int32(s.n)
 	s.n++
 	l := &s.lists[set.ID][port]

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
 )
@@ -12,11 +13,12 @@ import (
 // packets go, alone, in trains and as super-frames.
 func TestNoAllocations(t *testing.T) {
 	for _, f := range encap.Formats() {
-		t.Run(f.String(), func(t *testing.T) { noAllocations(t, f) })
+		t.Run(f.String(), func(t *testing.T) { noAllocations(t, f, false) })
+		t.Run(f.String()+" captured", func(t *testing.T) { noAllocations(t, f, true) })
 	}
 }
 
-func noAllocations(t *testing.T, f encap.Format) {
+func noAllocations(t *testing.T, f encap.Format, captured bool) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 	cfg := testTunnel("gnv0", "192.0.2.2")
@@ -36,14 +38,33 @@ func noAllocations(t *testing.T, f encap.Format) {
 	}
 	train.Size = len(in)
 	frames := []memFrame{{bytes: out}, {bytes: super, hdr: hdr}}
+	// Unknown to any tunnel, so that drops are captured, too.
+	strange, _ := f.AppendHeader(nil, testVNI+1, packet.EtherTypeEthernet)
+	refused := packet.Train{From: addr("192.0.2.2"), Ifindex: 2, Data: append(strange, in[len(head):]...), Size: len(in)}
+	read := func() {}
+	copies := 0
+	if captured {
+		words, err := capture.ParseFilter([]string{"host", "10.99.0.0/24", "not", "mac", "02:ff:ff:ff:ff:ff"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tap, stop, err := h.Capture(capture.Options{Points: 1<<capture.NumPoints - 1, Dev: "gnv0", Filter: words, Snaplen: 128, Buffer: capture.MinBuffer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		each := func(*capture.Record) bool { copies++; return true }
+		read = func() { tap.Read(each) }
+	}
 	rounds := 0
 	allocs := testing.AllocsPerRun(1000, func() {
 		q.feed(frames...)
 		r.mu.Lock()
-		r.queued = append(r.queued, train)
+		r.queued = append(r.queued, train, refused)
 		r.wakeup.ring()
 		r.mu.Unlock()
 		h.step()
+		read()
 		rounds++
 	})
 	if allocs != 0 {
@@ -51,6 +72,10 @@ func noAllocations(t *testing.T, f encap.Format) {
 	}
 	if want := rounds * 11; h.underlay.added != want {
 		t.Errorf("%d datagrams sent in %d rounds, want %d", h.underlay.added, rounds, want)
+	}
+	// Two frames out, of eleven datagrams; ten datagrams in, of frames that are not joined; a drop.
+	if want := rounds * (2 + 11 + 11 + 10 + 1); captured && copies != want {
+		t.Errorf("%d copies in %d rounds, want %d", copies, rounds, want)
 	}
 	if s := h.State().Tunnels[0].Stats; s.RxPackets != uint64(rounds)*10 {
 		t.Errorf("%d packets received in %d rounds, want %d", s.RxPackets, rounds, rounds*10)

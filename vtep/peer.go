@@ -618,7 +618,7 @@ type socket struct {
 
 func newSocket(id uint32, l listening, received []packet.Counter) *socket {
 	name := fmt.Sprintf("%s port %d", l.Local, l.Port)
-	return &socket{Socket: &forward.Socket{ID: id, Name: name, Port: l.Port, Encap: l.encap, Parse: l.encap.Parser(), Received: received}, options: l}
+	return &socket{Socket: &forward.Socket{ID: id, Name: name, Local: l.Local, Port: l.Port, Encap: l.encap, Parse: l.encap.Parser(), Received: received}, options: l}
 }
 
 // openSocket opens the receive sockets of s, one for each worker. Beside is

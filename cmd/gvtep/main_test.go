@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	pcapng "gvtep/cmd/internal/capture"
 	"gvtep/cmd/internal/control"
 	"gvtep/cmd/internal/logging"
 	scrapes "gvtep/cmd/internal/metrics"
@@ -31,7 +33,9 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/spec"
 )
 
@@ -335,6 +339,32 @@ func (f fakeSource) FDBFlush(dev string, _ control.FDBFlush) (int, error) {
 		return 0, err
 	}
 	return len(slices.Collect(all)), nil
+}
+
+// Capture is one packet of each kind: a datagram, a frame, and a drop.
+func (f fakeSource) Capture(r control.CaptureRequest) (func(context.Context, io.Writer) error, error) {
+	o, err := pcapng.Options(r.Points, r.Filter, r.Snaplen, r.Buffer)
+	if err != nil {
+		return nil, &control.UsageError{Text: err.Error()}
+	}
+	tap := capture.New(o, 1, begin)
+	inner, _ := hex.DecodeString("020000000201020000000202080045000021000000004011666b0a0000010a00000204d20050000df000" + "68656c6c6f")
+	header, _ := encap.Geneve.AppendHeader(nil, 100, packet.EtherTypeEthernet)
+	from, to := netip.MustParseAddrPort("192.0.2.2:0"), netip.MustParseAddrPort("192.0.2.1:6081")
+	for _, r := range []capture.Record{
+		{Time: 1e9, Point: capture.OuterIn, Dev: "gnv0", VNI: 100, Source: from, Dest: to},
+		{Time: 2e9, Point: capture.InnerIn, Frame: true, Dev: "gnv0", VNI: 100, Source: from},
+		{Time: 3e9, Point: capture.Drops, Reason: count.DropUnknownVNI, VNI: 100, Source: from, Dest: to, Count: 1},
+	} {
+		head := header
+		if r.Frame {
+			head = nil
+		}
+		if o.Points.Has(r.Point) {
+			tap.Add(0, &r, head, inner, inner, new(packet.Headers))
+		}
+	}
+	return func(ctx context.Context, w io.Writer) error { return pcapng.Pump(ctx, tap, w, r.Count) }, nil
 }
 
 // Events are one of each kind, and then the daemon has no more to say.

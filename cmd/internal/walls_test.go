@@ -19,7 +19,9 @@ const zap, cobra = "go.uber.org/zap", "github.com/spf13/cobra"
 func TestWalls(t *testing.T) {
 	allowed := map[string][]string{
 		"build":   {},
+		"capture": {"cmd/internal/dissect", "internal/packet", "vtep/capture", "vtep/count"},
 		"control": {},
+		"dissect": {"internal/packet", "vtep/encap"},
 		"logging": {zap, "go.uber.org/zap/zapcore"},
 		"service": {},
 		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/spec"},
@@ -28,12 +30,12 @@ func TestWalls(t *testing.T) {
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
 		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"daemon": {
-			zap, "cmd/internal/build", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
+			zap, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
 		},
 		"../gvtep": {
-			cobra, "cmd/internal/build", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/service",
-			"config", "vtep/count", "vtep/spec",
+			cobra, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/service",
+			"config", "vtep/capture", "vtep/count", "vtep/spec",
 		},
 	}
 	dirs, _ := filepath.Glob("*/*.go")

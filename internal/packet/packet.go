@@ -73,6 +73,10 @@ type PortSet struct {
 	Sent []Counter
 }
 
+// Index is the place of the source port that a hash picks. The upper bits of the product spread the
+// hash evenly without division.
+func (s *PortSet) Index(hash uint32) int { return int(uint64(hash) * uint64(len(s.Ports)) >> 32) }
+
 // Path is the way to one peer: all that is needed to send it a datagram and
 // that does not change from datagram to datagram. All but NoGSO is immutable.
 type Path struct {

@@ -335,6 +335,17 @@ func (c *Client) Events(ctx context.Context, object string, ready func(), each f
 	})
 }
 
+// Capture hands the stream of what is captured, pcapng, to read. The stream ends with ctx, with the
+// daemon, or when as many packets have come as were asked for.
+func (c *Client) Capture(ctx context.Context, r CaptureRequest, read func(io.Reader) error) error {
+	return c.send(ctx, http.MethodGet, "/v1/capture?"+r.values().Encode(), nil, func(body io.Reader) error {
+		if err := read(body); err != nil {
+			return given{err}
+		}
+		return nil
+	})
+}
+
 // Metrics returns the metrics as text.
 func (c *Client) Metrics(ctx context.Context) (text []byte, err error) {
 	return text, c.send(ctx, http.MethodGet, "/metrics", nil, func(answer io.Reader) (err error) {

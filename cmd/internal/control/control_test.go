@@ -142,6 +142,27 @@ func (fake) FDBFlush(dev string, f FDBFlush) (int, error) {
 	return n, told(dev)
 }
 
+// Capture writes what it is asked for, until ctx ends.
+func (fake) Capture(r CaptureRequest) (func(context.Context, io.Writer) error, error) {
+	if r.Dev == "busy" {
+		return nil, errors.New("another capture runs")
+	}
+	if err := told(r.Dev); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%+v", r)
+		if r.Count == 0 {
+			<-ctx.Done()
+			captured.Add(1)
+		}
+		return err
+	}, nil
+}
+
+// captured counts captures that ended as their reader had gone.
+var captured atomic.Int64
+
 // Events are four, and then nothing.
 func (fake) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
@@ -368,7 +389,7 @@ func TestAnswers(t *testing.T) {
 		{"DELETE", "/v1/tunnels/gnv0/fdb?src_vni=x", 400, `{"error":"src_vni x: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni, vlan or dst"}` + "\n"},
-		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
+		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/capture, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
 		{"POST", "/v1/tunnels", 400, `{"error":"not the JSON of a control.TunnelWrite: EOF"}` + "\n"},
 		{"PUT", "/v1/status", 405, `{"error":"this path is read-only; changes go to /v1/tunnels, POST /v1/reload or PUT /v1/log/level"}` + "\n"},
 		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
@@ -497,6 +518,42 @@ func TestSession(t *testing.T) {
 
 // counting tells connections apart.
 type counting struct{ seen map[*connection]bool }
+
+// TestCapture: what is asked for arrives, errors are answers, and a reader that has gone ends it.
+func TestCapture(t *testing.T) {
+	c := NewClient(start(t, fake{}, time.Second, time.Second))
+	all := func(in *string) func(io.Reader) error {
+		return func(r io.Reader) error {
+			b, err := io.ReadAll(r)
+			*in = string(b)
+			return err
+		}
+	}
+	var got string
+	want := CaptureRequest{Dev: "gnv0", Points: []string{"outer-in", "drops"}, Filter: []string{"not", "vni", "7"}, Snaplen: 96, Rate: 5, Buffer: 1 << 20, Count: 3}
+	if err := c.Capture(t.Context(), want, all(&got)); err != nil || got != fmt.Sprintf("%+v", want) {
+		t.Errorf("%q, %v; want %+v", got, err, want)
+	}
+	var refused *RefusedError
+	if err := c.Capture(t.Context(), CaptureRequest{Dev: "busy"}, all(&got)); !errors.As(err, &refused) {
+		t.Errorf("a second capture: %v, want it refused", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	before := captured.Load()
+	err := c.Capture(ctx, CaptureRequest{Dev: "gnv0"}, func(r io.Reader) error {
+		_, err := io.ReadFull(r, make([]byte, 1)) // it has begun
+		cancel()
+		return err
+	})
+	if err != nil {
+		t.Errorf("a capture that is left: %v", err)
+	}
+	for end := time.Now().Add(30 * time.Second); captured.Load() == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the daemon goes on copying for a reader that has gone")
+		}
+	}
+}
 
 func (c *counting) see(conn *connection) {
 	if c.seen == nil {

@@ -34,6 +34,15 @@ func owner(c *conn, _ *http.Request) string {
 	return "Operation not permitted (changes are for root and the user of the daemon)"
 }
 
+// capturing is for root and the user of the daemon: counters tell how much goes through a tunnel,
+// and packets what.
+func capturing(c *conn, _ *http.Request) string {
+	if c != nil && c.mayWrite() {
+		return ""
+	}
+	return "Operation not permitted (packets are for root and the user of the daemon)"
+}
+
 // root may see profiles: they tell what is in memory.
 func root(c *conn, _ *http.Request) string {
 	if c != nil && c.isRoot() {
@@ -100,6 +109,7 @@ var routes = []route{
 	})},
 	{"GET", "/v1/log/level", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.LogLevel(), nil })},
 	{"GET", "/v1/events", anybody, (*server).events},
+	{"GET", "/v1/capture", capturing, (*server).capture},
 
 	{"POST", "/v1/reload", reloading, does(func(s Source, r *http.Request) (any, error) {
 		q := r.URL.Query()
@@ -225,5 +235,5 @@ func nowhere(s *server, w http.ResponseWriter, r *http.Request) {
 		readOnly("GET, HEAD", "this path is read-only; changes go to /v1/tunnels, POST /v1/reload or PUT /v1/log/level")(s, w, r)
 		return
 	}
-	refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/")
+	refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/capture, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/")
 }

@@ -49,6 +49,9 @@ type Source interface {
 	Batch(dev string, o BatchOptions, lines iter.Seq2[[]byte, error]) (BatchResult, error)
 	// Events returns what happens from now on, until ctx ends.
 	Events(ctx context.Context) iter.Seq[Event]
+	// Capture begins to copy packets and returns what writes them, as pcapng, until its ctx ends
+	// or its writer fails. It must be called, as it ends the copying, too.
+	Capture(CaptureRequest) (write func(ctx context.Context, w io.Writer) error, err error)
 
 	// Health and Progress must answer also while a change hangs.
 	Health() Health
@@ -227,6 +230,44 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// capture answers with packets until the reader has gone.
+func (s *server) capture(w http.ResponseWriter, r *http.Request) {
+	var wanted CaptureRequest
+	if err := wanted.parse(r.URL.Query()); err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	if !s.streams.pass(r.Context(), 0) {
+		refuse(w, http.StatusServiceUnavailable, "too many clients follow events")
+		return
+	}
+	defer s.streams.leave()
+	write, err := s.src.Capture(wanted)
+	if err != nil {
+		outcome(w, r, s.src, func(Source, *http.Request) (any, error) { return nil, err })
+		return
+	}
+	http.NewResponseController(w).SetReadDeadline(time.Time{}) // the reader has nothing more to say
+	w.Header().Set("Content-Type", "application/x-pcapng")
+	write(r.Context(), &prompt{w, s.write})
+}
+
+// prompt hands on at once what is written. A reader that does not take it in time loses the
+// connection.
+type prompt struct {
+	http.ResponseWriter
+	patience time.Duration
+}
+
+func (p *prompt) Write(b []byte) (n int, err error) {
+	rc := http.NewResponseController(p.ResponseWriter)
+	rc.SetWriteDeadline(time.Now().Add(p.patience))
+	if n, err = p.ResponseWriter.Write(b); err == nil {
+		err = rc.Flush()
+	}
+	return n, err
 }
 
 func health(w http.ResponseWriter, ok bool, reason string) {

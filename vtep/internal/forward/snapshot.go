@@ -61,7 +61,8 @@ type VNIKey struct {
 // Socket is the receive sockets of one address.
 type Socket struct {
 	ID        uint32
-	Name      string // address and port, for people
+	Name      string     // address and port, for people
+	Local     netip.Addr // unspecified: any
 	Encap     encap.Format
 	Parse     encap.Parser // of Encap
 	Port      uint16

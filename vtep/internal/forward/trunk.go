@@ -20,6 +20,14 @@ type Trunk struct {
 	ByVNI map[packet.VNI]*Segment
 }
 
+// SegmentOf is the segment of a frame as the device gives it, nil: none.
+func (tr *Trunk) SegmentOf(frame []byte) *Segment {
+	if len(frame) < EthernetLen+TagLen || binary.BigEndian.Uint16(frame[12:]) != packet.EtherTypeVLAN {
+		return tr.ByVID[0]
+	}
+	return tr.ByVID[binary.BigEndian.Uint16(frame[14:])&vidMask]
+}
+
 // Untag finds the segment of a frame from the device and takes off the tag
 // that says so. Without a segment, reason says why.
 //

@@ -23,12 +23,19 @@ func (w *worker) refuse(s *forward.Socket, from netip.Addr, datagram []byte, rea
 	}
 	drops.Rx[reason].Add(1)
 	w.remember(s, from, datagram, reason, 1)
+	if w.tap != nil {
+		w.seeRefused(s, from, datagram, reason, 1)
+	}
 }
 
 // refuseTrain counts datagrams that nobody looked at.
 func (w *worker) refuseTrain(s *forward.Socket, t *packet.Train, reason count.Reason) {
 	w.drops.Rx[reason].Add(t.Count())
-	w.remember(s, t.From, t.Data[:min(max(t.Size, 0), len(t.Data))], reason, t.Count())
+	first := t.Data[:min(max(t.Size, 0), len(t.Data))]
+	w.remember(s, t.From, first, reason, t.Count())
+	if w.tap != nil {
+		w.seeRefused(s, t.From, first, reason, t.Count())
+	}
 }
 
 func (w *worker) remember(s *forward.Socket, from netip.Addr, datagram []byte, reason count.Reason, n uint64) {
@@ -41,4 +48,7 @@ func (w *worker) remember(s *forward.Socket, from netip.Addr, datagram []byte, r
 func (w *worker) undelivered(from *forward.Peer, seg *forward.Segment, err error, frames int, frame []byte) {
 	reason := w.writeFailed(from.Port(), err, frames)
 	w.evidence.Add(count.Sight{Reason: reason, Source: from.Dest.Remote.Addr().WithZone(""), VNI: seg.VNI}, uint64(frames), 0, w.now, frame)
+	if w.tap != nil {
+		w.seeUnwritten(from.Port(), seg, from.Dest.Remote, frame, reason, frames)
+	}
 }

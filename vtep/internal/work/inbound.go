@@ -1,6 +1,8 @@
 package work
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"gvtep/internal/offload"
@@ -83,6 +85,9 @@ func (j *joining) end(w *worker) {
 	n := j.joiner.Count()
 	w.batches.tapTransmit.Add(n)
 	frame := j.joiner.Frame(&w.rest)
+	if w.tap != nil {
+		w.seeWritten(from, seg, frame)
+	}
 	switch {
 	case n > 1 || w.rest.Flags&packet.VirtioNeedsCsum == 0:
 	case w.snap.IsCard(j.device):
@@ -135,7 +140,11 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 		}
 		for data := t.Data; ; {
 			size := min(t.Size, len(data))
-			if datagram := data[:size:size]; w.joining.follows(t, &w.admitted, datagram) {
+			datagram := data[:size:size]
+			if w.tap != nil {
+				w.seeReceived(s, t, datagram)
+			}
+			if w.joining.follows(t, &w.admitted, datagram) {
 				w.admitted.packets++
 				w.admitted.bytes += uint64(len(datagram) - encap.HeaderLen)
 			} else if reason := w.inbound(s, t, datagram); reason != forward.Delivered {
@@ -310,7 +319,7 @@ func (w *worker) writeUnfinished(p *forward.Port, frame []byte, h *packet.Header
 			return
 		}
 		if err != unix.EINVAL || hdr.GSOType == packet.GSONone {
-			w.writeFailed(p, err, 1)
+			w.unwritten(p, err, frame)
 			return
 		}
 		p.Refuse(hdr.GSOType)
@@ -322,7 +331,7 @@ func (w *worker) writeUnfinished(p *forward.Port, frame []byte, h *packet.Header
 		pieces, err := w.cutter.Start(hdr, frame, h, nil)
 		size = w.cutter.HeadLen() + int(hdr.GSOSize)
 		if err != nil || !w.room(len(frame)+pieces*w.cutter.HeadLen()) {
-			w.writeFailed(p, unix.EINVAL, 1)
+			w.unwritten(p, unix.EINVAL, frame)
 			return
 		}
 		run = w.cutter.Cut(w.out.free())
@@ -332,8 +341,16 @@ func (w *worker) writeUnfinished(p *forward.Port, frame []byte, h *packet.Header
 		piece := run[:min(size, len(run))]
 		run = run[len(piece):]
 		if err := q.Write(hdr, piece); err != nil {
-			w.writeFailed(p, err, 1)
+			w.unwritten(p, err, piece)
 		}
+	}
+}
+
+// unwritten counts one frame that the device did not take.
+func (w *worker) unwritten(p *forward.Port, err error, frame []byte) {
+	reason := w.writeFailed(p, err, 1)
+	if w.tap != nil {
+		w.seeUnwritten(p, p.Segment, netip.AddrPort{}, frame, reason, 1)
 	}
 }
 

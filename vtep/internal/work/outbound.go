@@ -71,6 +71,9 @@ type outgoing struct {
 // outbound sends one frame or super-frame read from p, and returns how many pieces it is.
 func (w *worker) outbound(p *forward.Port, hdr *packet.VirtioHdr, bytes []byte) (pieces int) {
 	f := outgoing{port: p, seg: p.Segment, hdr: hdr, bytes: bytes}
+	if w.tap != nil {
+		w.seeRead(p, bytes)
+	}
 	var reason count.Reason
 	if p.Trunk != nil {
 		f.seg, f.bytes, reason = p.Trunk.Untag(hdr, bytes)
@@ -125,7 +128,11 @@ func (w *worker) sendFrame(f *outgoing, to *forward.Peer) {
 		return
 	}
 	tos, ttl := f.seg.Outer(&w.headers)
-	w.sender.Add(path, f.hash, tos, ttl, w.header(f, to), f.bytes)
+	header := w.header(f, to)
+	w.sender.Add(path, f.hash, tos, ttl, header, f.bytes)
+	if w.tap != nil {
+		w.seeSentFrame(f, to, path, header)
+	}
 	w.countOut(f, to, 1, len(f.bytes))
 }
 
@@ -154,7 +161,11 @@ func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
 	tos, ttl := f.seg.Outer(&w.headers)
 	run := w.cutter.Cut(w.out.free())
 	w.out.used += len(run)
-	w.sender.AddRun(path, f.hash, tos, ttl, run, w.cutter.HeadLen()+int(f.hdr.GSOSize))
+	size := w.cutter.HeadLen() + int(f.hdr.GSOSize)
+	w.sender.AddRun(path, f.hash, tos, ttl, run, size)
+	if w.tap != nil {
+		w.seeSent(f, to, path, run, size)
+	}
 	w.countOut(f, to, pieces, len(f.bytes)+(pieces-1)*inner)
 }
 
@@ -249,13 +260,16 @@ func (w *worker) giveBack(f *outgoing, answer []byte) {
 		answer = forward.Tag(w.reply[:forward.TagLen+len(answer)], f.seg.VID)
 	}
 	if err := f.port.Writers[w.id].Write(&w.rest, answer); err != nil {
-		w.writeFailed(f.port, err, 1)
+		w.unwritten(f.port, err, answer)
 	}
 }
 
 // lose counts the pieces of a frame that is not sent.
 func (w *worker) lose(f *outgoing, reason count.Reason) {
 	f.seg.Drops[w.id].Tx[reason].Add(uint64(f.pieces))
+	if w.tap != nil {
+		w.seeLost(f, reason)
+	}
 }
 
 // answer answers an ARP or ND request instead of its target, if that is known and behind

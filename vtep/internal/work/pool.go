@@ -16,6 +16,7 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
 )
@@ -65,11 +66,12 @@ type Pool struct {
 	_        cacheLine
 
 	view     atomic.Pointer[view]
-	settled  atomic.Uint64         // generation that all workers have passed
-	passing  chan struct{}         // a worker has passed to another snapshot or heard the wakeup
-	carrying atomic.Bool           // the workers run
-	unpolled atomic.Int32          // descriptors that could not be added to the poll set
-	stuck    atomic.Pointer[[]int] // workers that did not answer when last asked
+	tap      atomic.Pointer[capture.Tap] // nil: nothing is captured
+	settled  atomic.Uint64               // generation that all workers have passed
+	passing  chan struct{}               // a worker has passed to another snapshot or heard the wakeup
+	carrying atomic.Bool                 // the workers run
+	unpolled atomic.Int32                // descriptors that could not be added to the poll set
+	stuck    atomic.Pointer[[]int]       // workers that did not answer when last asked
 
 	// Of those who change something.
 	running bool
@@ -259,4 +261,7 @@ func (p *Pool) sendFailed(w *worker, f packet.Failure) {
 	}
 	to.Port().Segment.Drops[w.id].Tx[reason].Add(uint64(f.Count))
 	to.Traffic[w.id].TxFailed.Add(uint64(f.Count))
+	if w.tap != nil {
+		w.seeUnsent(to, &f, reason)
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/offload"
 	"gvtep/internal/packet"
+	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
@@ -58,6 +59,9 @@ type worker struct {
 	admitted admitted
 	recent   recent
 	joining  joining
+
+	tap  *capture.Tap // of the turn; nil: nothing is captured
+	seen packet.Headers
 
 	pending  []pending // datagrams whose sender is being admitted
 	retrying bool      // they are being taken up
@@ -145,7 +149,9 @@ func (w *worker) adopt() bool {
 // whether there was one.
 func (w *worker) round(block bool) bool {
 	if len(w.pending) > 0 && w.pool.settled.Load() >= w.snap.generation {
+		w.tap = w.pool.tap.Load()
 		w.retry()
+		w.tap = nil
 	}
 	w.loops.Add(1)
 	if w.resting.Load() {
@@ -241,11 +247,13 @@ type outcome struct {
 func (w *worker) serve(t *turn) {
 	again := w.held == t.slot
 	var did outcome
+	w.tap = w.pool.tap.Load()
 	if t.socket != nil {
 		did = w.socketTurn(t.socket, t.n)
 	} else {
 		did = w.deviceTurn(t.port, t.n)
 	}
+	w.tap = nil
 	p := w.pool
 	a := w.duty.next(seen{event: turned, held: w.held != nil && !again, more: did.more, moved: did.moved})
 	if a.bulk && w.now-p.bulk.Load() > int64(bulkFor)/4 {
