@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -57,7 +60,7 @@ func (g *gvtep) served() {
 // carried waits until the fast path has told of n packets each way: it is asked once a second.
 func (g *gvtep) carried(n int) {
 	g.h.t.Helper()
-	if !soon(3*time.Second, func() bool { s := g.fast(); return s.TX >= n && s.RX >= n }) {
+	if !soon(10*time.Second, func() bool { s := g.fast(); return s.TX >= n && s.RX >= n }) {
 		g.h.t.Errorf("%s: %+v: hardly anything goes the fast way\n%s", g.h.name, *g.fast(), g.metricsOf("gvtep_fastpath_punts"))
 	}
 }
@@ -82,7 +85,7 @@ func (h *host) attached(dev string) (n int) {
 // pings sends n echo requests, all of which must be answered.
 func pingsAll(t *testing.T, from *host, to string, n int) {
 	t.Helper()
-	out := from.ok(20*time.Second, "ping", "-q", "-c", strconv.Itoa(n), "-i", "0.005", "-W", "1", to)
+	out := from.ok(20*time.Second, "ping", "-q", "-c", strconv.Itoa(n), "-i", "0.005", "-W", "5", to)
 	if !strings.Contains(out, fmt.Sprintf("%d received", n)) {
 		t.Errorf("ping %s: %s", to, out)
 	}
@@ -121,7 +124,7 @@ func TestFastPath(t *testing.T) {
 					for _, inner := range inners {
 						pingsAll(t, a, inner.far, 3) // they learn
 					}
-					aBefore, bBefore := ga.counters(), gb.counters()
+					aBefore, bBefore := settledCounters(ga, gb)
 					for _, inner := range inners {
 						pingsAll(t, a, inner.far, 50)
 						sendsTCP(t, a, b, net.JoinHostPort(inner.far, "7000"), size)
@@ -150,14 +153,28 @@ func TestFastPath(t *testing.T) {
 						}
 					}
 					// Without a card userspace gets super-frames uncut, and counts them as one.
-					at, bt := ga.counters().since(aBefore), gb.counters().since(bBefore)
-					if lab == "card" && (at["tx.packets"] != bt["rx.packets"] || bt["tx.packets"] != at["rx.packets"]) {
+					var at, bt counters
+					if lab == "card" && !soon(10*time.Second, func() bool {
+						at, bt = ga.counters().since(aBefore), gb.counters().since(bBefore)
+						return at["tx.packets"] == bt["rx.packets"] && bt["tx.packets"] == at["rx.packets"]
+					}) {
 						t.Errorf("what one end has sent the other has not received: %v, %v", at, bt)
 					}
 				})
 			}
 		}
 	}
+}
+
+// settledCounters are the counters of two ends at a moment when nothing passes: what comes
+// between two looks counts at one end only, and hosts send multicast reports when they like.
+func settledCounters(a, b *gvtep) (ca, cb counters) {
+	a.h.t.Helper()
+	within(a.h.t, 10*time.Second, "a moment when nothing passes", func() bool {
+		ca, cb = a.counters(), b.counters()
+		return maps.Equal(ca, a.counters()) && maps.Equal(cb, b.counters())
+	})
+	return ca, cb
 }
 
 // metricsOf are the metrics that begin so and are not 0.
@@ -186,6 +203,7 @@ func TestFastPathPeerRemoved(t *testing.T) {
 			out := p.a.dialUDP("192.0.2.2:7000")
 			stop := make(chan struct{})
 			sent := make(chan struct{})
+			var number atomic.Uint64 // of the last datagram
 			go func() {
 				defer close(sent)
 				for {
@@ -193,35 +211,36 @@ func TestFastPathPeerRemoved(t *testing.T) {
 					case <-stop:
 						return
 					case <-time.After(time.Millisecond):
-						out.Write([]byte("x"))
+						out.Write(binary.BigEndian.AppendUint64(nil, number.Add(1)))
 					}
 				}
 			}()
 			defer func() { close(stop); <-sent }()
-			got := func(d time.Duration) (n int) {
+			// got counts what arrives in a time of the datagrams behind one.
+			got := func(d time.Duration, after uint64) (n int) {
 				buf := make([]byte, 10)
 				in.SetReadDeadline(time.Now().Add(d))
 				for {
 					if _, err := in.Read(buf); err != nil {
 						return n
 					}
-					n++
+					if binary.BigEndian.Uint64(buf) > after {
+						n++
+					}
 				}
 			}
-			if got(200*time.Millisecond) < 20 {
-				t.Fatal("nothing arrives to begin with")
-			}
+			within(t, 10*time.Second, "datagrams arrive to begin with", func() bool { return got(200*time.Millisecond, 0) >= 20 })
 			within(t, 3*time.Second, "the fast path carries it", func() bool { return p.gb.fast().RX > 0 })
 			cli := func(args ...string) {
 				p.b.ok(5*time.Second, p.gb.binary, append([]string{"-i", p.gb.instance}, args...)...)
 			}
 			cli("peer", "del", f.near, "dev", "gnv0")
-			got(20 * time.Millisecond) // what was in the stack and the socket
-			if n := got(300 * time.Millisecond); n != 0 {
+			// What was sent before may be in the stack and the socket.
+			if n := got(300*time.Millisecond, number.Load()); n != 0 {
 				t.Errorf("%d datagrams of a removed peer were delivered", n)
 			}
 			cli("peer", "add", f.near, "dev", "gnv0")
-			within(t, 5*time.Second, "the peer is heard again", func() bool { return got(100*time.Millisecond) > 10 })
+			within(t, 10*time.Second, "the peer is heard again", func() bool { return got(100*time.Millisecond, 0) > 10 })
 			within(t, 5*time.Second, "the fast path carries it again", func() bool { return p.gb.fast().RX > 10 })
 		})
 	}
@@ -265,7 +284,7 @@ func TestFastPathSwitch(t *testing.T) {
 	if p.ga.fast() != nil || p.a.attached("veth0") != 0 {
 		t.Fatal("the fast path is not off by default")
 	}
-	ping := p.a.start(nil, "ping", "-q", "-c", "400", "-i", "0.005", "-W", "1", "192.0.2.2")
+	ping := p.a.start(nil, "ping", "-q", "-c", "400", "-i", "0.005", "-W", "5", "192.0.2.2")
 	set := func(value string) {
 		p.a.ok(5*time.Second, p.ga.binary, "-i", p.ga.instance, "tunnel", "set", "gnv0", "fastpath", value)
 	}
@@ -292,7 +311,7 @@ func TestFastPathAgeing(t *testing.T) {
 	before := p.ga.metrics("gvtep_fdb_learned_total")
 	p.a.neighbour("gnv0", "192.0.2.2", there)
 	p.b.neighbour("gnv0", "192.0.2.1", p.a.mac("gnv0"))
-	p.a.ok(20*time.Second, "ping", "-q", "-c", "55", "-i", "0.1", "-W", "1", "192.0.2.2")
+	p.a.ok(20*time.Second, "ping", "-q", "-c", "55", "-i", "0.1", "-W", "5", "192.0.2.2")
 	if after := p.ga.metrics("gvtep_fdb_learned_total"); after != before {
 		t.Errorf("addresses learned: %v, then %v: an entry has aged while its station spoke", before, after)
 	}
@@ -372,8 +391,10 @@ func TestFastPathAuto(t *testing.T) {
 	pingsAll(t, p.a, "192.0.2.2", 10)
 	p.a.ok(5*time.Second, "nft", "add table inet e2e; add chain inet e2e in { type filter hook input priority 0; }")
 	within(t, 10*time.Second, "rules are told of", func() bool { return strings.Contains(p.ga.fast().Reason, "table e2e") })
+	p.ga.counters() // takes over what the fast path has counted; else that is done once a second
 	before := p.ga.fast()
 	pingsAll(t, p.a, "192.0.2.2", 10)
+	p.ga.counters()
 	if after := p.ga.fast(); after.RX != before.RX || after.TX != before.TX {
 		t.Errorf("with rules: %+v, then %+v", *before, *after)
 	}
@@ -406,7 +427,7 @@ func TestFastPathPMTU(t *testing.T) {
 	r.must("MTU", r.nl.LinkSetMTU(r.link("right"), 1400))
 	start := time.Now()
 	sendsTCP(t, a, b, "192.0.2.2:7000", 1<<20)
-	if took := time.Since(start); took > 4*time.Second {
+	if took := time.Since(start); took > 15*time.Second { // not slow, but stuck
 		t.Errorf("over the narrow path it took %v", took)
 	}
 	if n := ga.metrics(`gvtep_icmp_too_big_total`); n == 0 {
