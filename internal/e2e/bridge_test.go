@@ -503,7 +503,7 @@ func TestLoop(t *testing.T) {
 	sent, took := rate(3 * time.Second)
 	t.Logf("in the loop, limit %d a second: %d and %d copies on the wire in %s", limit, sent[0], sent[1], took)
 	for i, n := range sent {
-		// The limit lets through what comes in 100 ms at once.
+		// By the kernel's stamps. The limit lets through what comes in 100 ms at once.
 		if most := int(float64(limit)*(took.Seconds()+0.2)) + 1; n > most || n < limit {
 			t.Errorf("%s sent %d copies in %s, want at most %d, and more than %d or there is no storm", []string{"a", "b"}[i], n, took, most, limit)
 		}

@@ -46,6 +46,7 @@ func (h *host) capture(dev string, limit int) *capture {
 		}
 		unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
 		unix.SetsockoptInt(c.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1)
+		unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 		unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
 		return unix.Bind(c.fd, &c.to)
 	})
@@ -76,7 +77,7 @@ func (c *capture) read(stop chan struct{}) {
 		if err != nil {
 			continue // the receive timeout, or the device is down for now
 		}
-		f := frame{at: time.Now()}
+		f := frame{at: stamp(oob[:oobn])}
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
 			f.out = ll.Pkttype == unix.PACKET_OUTGOING
 		}
@@ -88,6 +89,17 @@ func (c *capture) read(stop chan struct{}) {
 		}
 		c.mu.Unlock()
 	}
+}
+
+// stamp is when the kernel saw a frame: this process may be kept from its work for a while.
+func stamp(oob []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	for _, m := range messages {
+		if err == nil && m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= 16 {
+			return time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
+		}
+	}
+	return time.Now()
 }
 
 // retag puts back the VLAN tag that the kernel has taken out of a frame
