@@ -97,7 +97,7 @@ func (b *bench) start(words ...string) {
 		}
 	}
 	b.tap.send(marked("V00a", eth(macB, macA, 0x88b5, nil)))
-	if got := b.wire.await(2*time.Second, peers, from, received("V00a")); len(got) != peers {
+	if got := b.wire.await(10*time.Second, peers, from, received("V00a")); len(got) != peers {
 		b.t.Fatalf("V00a: %d packets on the wire, want one for each of %d peers", len(got), peers)
 	}
 	b.goods, b.bads = 0, 0
@@ -150,7 +150,7 @@ func (b *bench) good(o outer) {
 	f := inner("V01a", macB)
 	b.goods++
 	b.put(append(unhex(header), f...), o)
-	got := b.tap.await(time.Second, b.goods, 0, received("GENEVE-CHECK-V01a"))
+	got := b.tap.await(5*time.Second, b.goods, 0, received("GENEVE-CHECK-V01a"))
 	if len(got) != b.goods {
 		b.t.Fatalf("V01a was delivered %d times, want %d: % x", len(got), b.goods, datas(got))
 	}
@@ -172,7 +172,7 @@ func (b *bench) deliver(id string, payload, want []byte, o outer) {
 	before, from, fromWire := b.g.counters(), len(b.tap.kept(0, nil)), len(b.wire.kept(0, nil))
 	b.put(payload, o)
 	same := func(f frame) bool { return !f.out && bytes.Equal(f.data, want) }
-	b.tap.await(time.Second, 1, from, same)
+	b.tap.await(5*time.Second, 1, from, same)
 	moved := b.g.moved(before, "rx.packets")
 	got := b.tap.kept(from, func(f frame) bool { return !f.out && !chatter(f.data) || same(f) })
 	if len(got) != 1 || !bytes.Equal(got[0].data, want) {
@@ -234,7 +234,7 @@ func (b *bench) sent(frame_ []byte, want int) []frame {
 	from := len(b.wire.kept(0, nil))
 	b.tap.send(frame_)
 	pass := func(f frame) bool { return !f.out && !chatter(f.data) }
-	b.wire.await(time.Second, want, from, pass)
+	b.wire.await(5*time.Second, want, from, pass)
 	time.Sleep(20 * time.Millisecond) // for more than wanted
 	return b.wire.kept(from, pass)
 }
@@ -628,7 +628,7 @@ func TestChecksMTU(t *testing.T) {
 	stops(1451, "")
 	stops(8900, "")
 	b.tooBig(1400, d.src, d.dst)
-	time.Sleep(50 * time.Millisecond)
+	within(t, 5*time.Second, "path MTU 1400", func() bool { return b.g.pathMTU("gnv0") == 1400 })
 	stops(1351, " after ICMP with MTU 1400")
 	passes(1350)
 	// Quoting a flow that is not ours.
@@ -707,7 +707,7 @@ func TestChecksTenants(t *testing.T) {
 				f := eth(to, macB, typeIPv4, ip{src: t1, dst: dst}.udp(sourcePort, 6081, join(header, nested), csumRight))
 				before, from := b.g.counters(), len(b.tap.kept(0, nil))
 				b.put(join(header, f), outer{})
-				b.tap.await(time.Second, 1, from, received(id))
+				b.tap.await(5*time.Second, 1, from, received(id))
 				moved := b.g.moved(before, "rx.reinjected", "none")
 				time.Sleep(100 * time.Millisecond)
 				got := b.tap.kept(from, received(id))

@@ -54,7 +54,7 @@ func (f *faulty) nft(h *host, hook, rule string) {
 // start runs what must not start, and returns what it says.
 func (f *faulty) start(h *host, change func(*exec.Cmd), args ...string) string {
 	p := h.start(change, built(f.t), args...)
-	if code, err := p.wait(5 * time.Second); err != nil || code == 0 {
+	if code, err := p.wait(15 * time.Second); err != nil || code == 0 {
 		f.t.Errorf("%s: exit status %d, %v", strings.Join(args, " "), code, err)
 	}
 	return p.stderr.String()

@@ -208,7 +208,7 @@ func (c counters) since(old counters) counters {
 // longer so that a wrong one can move, too; it returns what has moved.
 func (g *gvtep) moved(before counters, want ...string) counters {
 	g.h.t.Helper()
-	soon(time.Second, func() bool {
+	soon(5*time.Second, func() bool {
 		now := g.counters().since(before)
 		for _, name := range want {
 			if now[name] != 0 {

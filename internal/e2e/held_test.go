@@ -33,7 +33,7 @@ func (g *gvtep) status() (s healthAnswer) {
 func (g *gvtep) unready(reason string) {
 	g.h.t.Helper()
 	last := healthAnswer{}
-	if !soon(5*time.Second, func() bool { last = g.status(); return !last.Ready && strings.Contains(last.Reason, reason) }) {
+	if !soon(15*time.Second, func() bool { last = g.status(); return !last.Ready && strings.Contains(last.Reason, reason) }) {
 		g.h.t.Fatalf("status says %+v, want not ready, and %q", last, reason)
 	}
 	if code, body := g.get("/readyz"); code != 503 || !strings.Contains(body, reason) {

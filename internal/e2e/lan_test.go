@@ -101,17 +101,20 @@ func (s *segment) goes(t *testing.T, from int, dst mac, text string, want []stri
 		}
 		return arrived
 	}
-	soon(2*time.Second, func() bool { return count() == wantArrived })
-	time.Sleep(60 * time.Millisecond) // for those that should not come, and the captures
-	count()
-	var to []string
-	for i := range s.hosts {
-		for _, d := range s.datagrams(i, start[i], true) {
-			if bytes.Contains(d.payload, []byte(text)) {
-				to = append(to, fmt.Sprintf("%s>%s", s.hosts[i].name, d.dst.Addr()))
+	sent := func() (to []string) {
+		for i := range s.hosts {
+			for _, d := range s.datagrams(i, start[i], true) {
+				if bytes.Contains(d.payload, []byte(text)) {
+					to = append(to, fmt.Sprintf("%s>%s", s.hosts[i].name, d.dst.Addr()))
+				}
 			}
 		}
+		return to
 	}
+	soon(5*time.Second, func() bool { return count() == wantArrived && len(sent()) >= len(want) })
+	time.Sleep(60 * time.Millisecond) // for those that should not come
+	count()
+	to := sent()
 	if fmt.Sprint(to) != fmt.Sprint(want) || arrived != wantArrived {
 		t.Errorf("%s: a frame from %s to %s: on the wire %v, want %v; copies on the devices of a, b and c %v, want %v",
 			text, s.hosts[from].name, dst, to, want, arrived, wantArrived)
@@ -403,7 +406,6 @@ func differs(got, want map[string]int) string {
 // TestGroup: what is flooded goes once to the group.
 func TestGroup(t *testing.T) {
 	need(t, "ip", "ping")
-	const ageing = 4
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			group, groupMAC := addr("239.255.0.1"), mac{1, 0, 0x5e, 0x7f, 0, 1}
@@ -411,7 +413,7 @@ func TestGroup(t *testing.T) {
 				group, groupMAC = addr("ff08::db8:0:42"), mac{0x33, 0x33, 0, 0, 0, 0x42}
 			}
 			s := newSegment(t, f, func(int) []string {
-				return []string{"--group", group.String(), "--dev", "veth0", "--ttl", "5", "--ageing", fmt.Sprint(ageing)}
+				return []string{"--group", group.String(), "--dev", "veth0", "--ttl", "5"}
 			})
 			a, b := s.hosts[0], s.hosts[1]
 			A, B, G := s.addresses[0].String(), s.addresses[1].String(), group.String()
@@ -435,7 +437,10 @@ func TestGroup(t *testing.T) {
 			if n := received4(t, out); n != 3 || strings.Contains(out, "duplicates") {
 				t.Errorf("%d pings of 3 answered: %s", n, out)
 			}
-			time.Sleep(60 * time.Millisecond)
+			soon(5*time.Second, func() bool {
+				return len(s.datagrams(0, 0, true)) >= 4 && len(s.datagrams(1, 0, true)) >= 4 && len(s.datagrams(2, 0, false)) >= 1
+			})
+			time.Sleep(60 * time.Millisecond) // for those that should not come
 			for i, want := range [][]string{{G, B, B, B}, {A, A, A, A}, nil} {
 				var to []string
 				for _, d := range s.datagrams(i, 0, true) {
@@ -471,7 +476,8 @@ func TestGroup(t *testing.T) {
 			}
 
 			// Forgotten, b is flooded to again.
-			within(t, 3*ageing*time.Second, "b is forgotten", func() bool { return s.daemons[0].behind(s.mac(1)) == "" })
+			s.daemons[0].cli("tunnel", "set", "gnv0", "ageing", "2")
+			within(t, 20*time.Second, "b is forgotten", func() bool { return s.daemons[0].behind(s.mac(1)) == "" })
 			s.goes(t, 0, s.mac(1), "FORGOTTEN-B", []string{"a>" + G}, [3]int{0, 1, 1})
 
 			// The kernel leaves the group for whoever is killed.

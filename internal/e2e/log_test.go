@@ -123,8 +123,8 @@ func TestLogNobodyReads(t *testing.T) {
 
 	g.chatter(t, lines)
 	g.client("status")
-	if code, err := g.end(syscall.SIGTERM, 3*time.Second); code != 0 || err != nil {
-		t.Errorf("SIGTERM while nobody reads: exit status %d, %v; want 0 within 3 s", code, err)
+	if code, err := g.end(syscall.SIGTERM, 10*time.Second); code != 0 || err != nil {
+		t.Errorf("SIGTERM while nobody reads: exit status %d, %v; want 0 within 10 s", code, err)
 	}
 	if a.has("gnv0") {
 		t.Error("the device is still there")
@@ -140,7 +140,7 @@ func TestLogReaderGone(t *testing.T) {
 	g.chatter(t, 10)
 	g.client("tunnel", "set", "gnv0", "ttl", "9")
 	within(t, 5*time.Second, "the lines that nobody could read counted", func() bool { return g.metric(t, logDropped) >= 10 })
-	if code, err := g.end(syscall.SIGTERM, 3*time.Second); code != 0 || err != nil {
+	if code, err := g.end(syscall.SIGTERM, 10*time.Second); code != 0 || err != nil {
 		t.Errorf("SIGTERM without a reader: exit status %d, %v; want 0", code, err)
 	}
 }
@@ -155,7 +155,7 @@ func TestLogLastWords(t *testing.T) {
 	}
 	g.chatter(t, 100)
 	a.ok(5*time.Second, "ip", "link", "del", "gnv0")
-	if code, err := g.wait(5 * time.Second); code != 2 || err != nil {
+	if code, err := g.wait(15 * time.Second); code != 2 || err != nil {
 		t.Errorf("the only device was deleted: exit status %d, %v; want 2", code, err)
 	}
 	// The reason is among the last lines.

@@ -62,7 +62,7 @@ func TestNested(t *testing.T) {
 	for _, bridged := range []bool{false, true} {
 		t.Run(fmt.Sprintf("bridged %v", bridged), func(t *testing.T) {
 			p := nested(t, bridged)
-			within(t, 5*time.Second, "a ping through both tunnels", func() bool { return p.pings("0.2") })
+			within(t, 15*time.Second, "a ping through both tunnels", func() bool { return p.pings("1") })
 			for _, g := range []*gvtep{p.ga, p.gb} {
 				within(t, 5*time.Second, "ready", func() bool { return g.status().Ready })
 			}
@@ -111,7 +111,7 @@ func TestNested(t *testing.T) {
 				t.Errorf("one ping makes %d frames on the upper device", n)
 			}
 			p.a.must("route", p.a.nl.RouteDel(route))
-			within(t, 3*time.Second, "a ping when the route is gone", func() bool { return p.pings("0.1") })
+			within(t, 15*time.Second, "a ping when the route is gone", func() bool { return p.pings("0.5") })
 			within(t, 5*time.Second, "ready again", func() bool { return p.ga.status().Ready })
 		})
 	}

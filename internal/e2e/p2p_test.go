@@ -58,11 +58,11 @@ func TestPointToPoint(t *testing.T) {
 				t.Errorf("MTU %d and %d, want %d by itself", p.a.mtu("gnv0"), p.b.mtu("gnv0"), f.mtu)
 			}
 			wire := p.b.capture("veth0", 6000)
-			p.a.ok(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.1", "-W", "1", "192.0.2.2")
-			p.b.ok(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.1", "-W", "1", "192.0.2.1")
+			p.a.ok(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.1", "-W", "5", "192.0.2.2")
+			p.b.ok(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.1", "-W", "5", "192.0.2.1")
 			// The largest packet, and one that the inner stack must fragment.
-			p.a.ok(10*time.Second, "ping", "-q", "-c", "1", "-W", "1", "-M", "do", "-s", fmt.Sprint(f.mtu-28), "192.0.2.2")
-			p.a.ok(10*time.Second, "ping", "-q", "-c", "1", "-W", "1", "-s", "4000", "192.0.2.2")
+			p.a.ok(10*time.Second, "ping", "-q", "-c", "1", "-W", "5", "-M", "do", "-s", fmt.Sprint(f.mtu-28), "192.0.2.2")
+			p.a.ok(10*time.Second, "ping", "-q", "-c", "1", "-W", "5", "-s", "4000", "192.0.2.2")
 			iperf(t, p)
 			tshark(t, wire, f)
 			for _, g := range []*gvtep{p.ga, p.gb} {
@@ -335,7 +335,7 @@ func TestStrangers(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				time.Sleep(300 * time.Millisecond)
+				soon(5*time.Second, func() bool { return g.counters().since(before)[v.counter] >= 5 })
 				if moved := g.moved(before, v.counter); len(moved) != 1 || moved[v.counter] != 5 {
 					t.Errorf("%s: counters moved by %v, want %s by 5 and no other", v.name, moved, v.counter)
 				}
@@ -352,7 +352,7 @@ func TestStrangers(t *testing.T) {
 			// The right one gets through.
 			c := b.listenUDP(net.JoinHostPort(f.far, "0"))
 			c.WriteToUDPAddrPort(append(unhex("0000 6558 00002a 00"), inner...), netip.AddrPortFrom(addr(f.near), 6081))
-			if got := tap.await(time.Second, 1, 0, received("GENEVE-CHECK")); len(got) != 1 || !bytes.Equal(got[0].data, inner) {
+			if got := tap.await(5*time.Second, 1, 0, received("GENEVE-CHECK")); len(got) != 1 || !bytes.Equal(got[0].data, inner) {
 				t.Errorf("on the device %d frames after a good packet, want exactly the one sent", len(got))
 			}
 		})
@@ -368,7 +368,7 @@ func TestNoLocal(t *testing.T) {
 			a, b := underlay(t)
 			a.tunnel("gnv0", "id", "7", "remote", f.far, "address", "192.0.2.1/24")
 			b.tunnel("gnv0", "id", "7", "remote", f.near, "address", "192.0.2.2/24")
-			a.ok(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.1", "-W", "1", "192.0.2.2")
+			a.ok(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.1", "-W", "5", "192.0.2.2")
 		})
 	}
 	if _, err := os.Stat("/sys/class/net/gnv0"); err == nil {
@@ -392,7 +392,7 @@ func TestZeroChecksum(t *testing.T) {
 		t.Run(v.f.name+strings.Join(v.words, " "), func(t *testing.T) {
 			p := newPair(t, v.f, v.words...)
 			wire := p.b.capture("veth0", 1000)
-			_, _, code := p.a.run(5*time.Second, "ping", "-q", "-c", "2", "-i", "0.1", "-W", "0.3", "192.0.2.2")
+			_, _, code := p.a.run(5*time.Second, "ping", "-q", "-c", "2", "-i", "0.1", "-W", map[bool]string{true: "3", false: "0.3"}[v.pass], "192.0.2.2")
 			if (code == 0) != v.pass {
 				t.Errorf("ping: exit status %d; an answer: want %t", code, v.pass)
 			}

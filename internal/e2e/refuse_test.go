@@ -111,10 +111,10 @@ func TestRefused(t *testing.T) {
 			devices, sockets := links(a), a.sockets()
 			instance := newInstance()
 			p := a.start(v.change, built(t), append([]string{"-i", instance, "run"}, v.args...)...)
-			code, err := p.wait(5 * time.Second)
+			code, err := p.wait(15 * time.Second)
 			stderr := p.stderr.String()
 			if err != nil {
-				t.Fatalf("still running after 5 s: %q", stderr)
+				t.Fatalf("still running after 15 s: %q", stderr)
 			}
 			if code != v.code {
 				t.Errorf("exit status %d, want %d", code, v.code)
@@ -179,7 +179,7 @@ func TestSecondInstance(t *testing.T) {
 	a, _ := underlay(t)
 	first := a.tunnel("gnv0", "--id", "100", "--remote", "10.77.0.2")
 	p := a.start(nil, built(t), "-i", first.instance, "run", "gnv1", "--id", "101", "--remote", "10.77.0.2", "--dstport", "7081")
-	code, err := p.wait(5 * time.Second)
+	code, err := p.wait(15 * time.Second)
 	if err != nil || code != 2 || !oneLine(p.stderr.String()) || !strings.Contains(p.stderr.String(), fmt.Sprint(first.cmd.Process.Pid)) {
 		t.Errorf("second daemon: exit status %d, %v, %q; want 2 and a line with pid %d", code, err, p.stderr.String(), first.cmd.Process.Pid)
 	}

@@ -22,7 +22,7 @@ func TestUpDown(t *testing.T) {
 	reach := func(want bool) {
 		t.Helper()
 		for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
-			_, _, code := b.run(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.2", "-w", "2", to)
+			_, _, code := b.run(10*time.Second, "ping", "-q", "-c", "3", "-i", "0.2", "-w", map[bool]string{true: "8", false: "2"}[want], to)
 			if (code == 0) != want {
 				t.Errorf("ping %s: exit status %d, want an answer: %t", to, code, want)
 			}
@@ -87,7 +87,7 @@ remote = "10.77.0.3"
 			to   string
 			want bool
 		}{{b, "192.0.2.1", true}, {c, "192.0.2.1", true}, {b, "192.0.2.3", want}, {c, "192.0.2.2", want}} {
-			_, _, code := p.from.run(10*time.Second, "ping", "-q", "-c", "2", "-i", "0.2", "-w", "2", p.to)
+			_, _, code := p.from.run(10*time.Second, "ping", "-q", "-c", "2", "-i", "0.2", "-w", map[bool]string{true: "8", false: "2"}[p.want], p.to)
 			if (code == 0) != p.want {
 				t.Errorf("%s: ping %s from %s: exit status %d, want an answer: %t", when, p.to, p.from.name, code, p.want)
 			}

@@ -313,6 +313,11 @@ func TestTrunkTags(t *testing.T) {
 	n := devices["gnvt"].count()
 	stranger.WriteTo(hello(5012), to)
 	other.WriteTo(hello(5010), to)
+	// Two flows, which may be two workers'.
+	soon(5*time.Second, func() bool {
+		moved := ga.counters().since(before)
+		return moved["rx.unknown_vni"] > 0 && moved["rx.unknown_peer"] > 0
+	})
 	moved := ga.moved(before, "rx.unknown_peer")
 	if got := arrived(devices["gnvt"], n); moved["rx.unknown_vni"] != 1 || moved["rx.unknown_peer"] != 1 || len(got) > 0 {
 		t.Errorf("strangers: %v and %v arrived, want one unknown_vni, one unknown_peer and nothing", moved, got)

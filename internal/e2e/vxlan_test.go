@@ -273,7 +273,7 @@ func TestVXLANHeader(t *testing.T) {
 		if got := g.moved(before, "rx.packets", r.drop); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s %s: counters moved by %v, want %v", text, r.header, got, want)
 		}
-		arrived := len(inner.await(time.Second, map[bool]int{true: 1}[r.drop == ""], 0, func(f frame) bool { return strings.Contains(string(f.data), text) }))
+		arrived := len(inner.await(5*time.Second, map[bool]int{true: 1}[r.drop == ""], 0, func(f frame) bool { return strings.Contains(string(f.data), text) }))
 		if arrived != map[bool]int{true: 1}[r.drop == ""] {
 			t.Errorf("%s %s: %d frames on the device", text, r.header, arrived)
 		}
@@ -304,6 +304,7 @@ address = "198.51.100.2/24"
 	a.ping("198.51.100.2")
 	var got []uint16
 	for _, port := range []uint16{4789, 6081} {
+		soon(5*time.Second, func() bool { return len(wire.sentTo(0, port)) > 0 })
 		if len(wire.sentTo(0, port)) == 1 {
 			got = append(got, port)
 		}
