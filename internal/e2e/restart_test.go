@@ -19,7 +19,7 @@ import (
 //	veth0 10.77.0.1/24 =====================  veth0 10.77.0.2/24
 //	traffic both ways, without a pause
 
-// stopLimit is for what is stuck. A stop takes some 50 ms; beside load with the race detector, up to 1.5 s were seen.
+// stopLimit is for what is stuck. A stop takes some 50 ms; beside load with the race detector, up to 2.5 s were seen.
 const stopLimit = 8 * time.Second
 
 func TestStartStop(t *testing.T) {
