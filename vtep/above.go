@@ -39,7 +39,8 @@ func (a *above) upper(ifindex int) (netio.Upper, bool) {
 }
 
 // here are our devices in the namespace of the sockets, in ascending order. e.mu is held.
-func (e *Endpoint) here() (ifindexes []int) {
+func (e *Endpoint) here() []int {
+	ifindexes := make([]int, 0, len(e.tunnels))
 	for _, t := range e.tunnels {
 		if d := t.device.State(); d.Here {
 			ifindexes = append(ifindexes, d.Ifindex)
@@ -101,6 +102,7 @@ func (e *Endpoint) askCards() (cards []int32) {
 func (e *Endpoint) guard(snap *forward.Snapshot) {
 	here := e.here()
 	snap.Own, snap.Guard, snap.Cards = nil, nil, e.above.cards
+	snap.Own = make([]int32, 0, len(here)+len(e.above.uppers))
 	for _, i := range here {
 		snap.Own = append(snap.Own, int32(i))
 	}

@@ -2,14 +2,12 @@ package vtep
 
 import (
 	"errors"
-	"maps"
 	"slices"
 
 	"go.uber.org/zap"
 
 	"gvtep/fdb"
 	"gvtep/internal/netio"
-	"gvtep/vtep/internal/forward"
 	"gvtep/vtep/spec"
 )
 
@@ -72,9 +70,8 @@ func (e *Endpoint) apply(c Change) error {
 // from its beginning to its end.
 type transaction struct {
 	*Endpoint
-	// What there was before.
-	tunnelsBefore  map[string]*tunnel
-	ownersBefore   map[*forward.PortState]*tunnel
+	// What there was before: before are the tunnels that the change takes out or makes anew.
+	before         []*tunnel
 	admittedBefore admitted
 
 	opened, removed   []*tunnel
@@ -82,9 +79,7 @@ type transaction struct {
 }
 
 func (e *Endpoint) begin() *transaction {
-	x := &transaction{Endpoint: e, tunnelsBefore: e.tunnels, ownersBefore: maps.Clone(e.owners), admittedBefore: e.admitted.copy()}
-	e.tunnels = maps.Clone(e.tunnels)
-	return x
+	return &transaction{Endpoint: e, admittedBefore: e.admitted.copy()}
 }
 
 // make prepares all of a change.
@@ -94,6 +89,7 @@ func (x *transaction) make(c Change) error {
 		if !ok {
 			return spec.NoTunnel(name)
 		}
+		x.before = append(x.before, t)
 		x.leave(t)
 		x.removed = append(x.removed, t)
 	}
@@ -120,6 +116,7 @@ func (x *transaction) set(all []Tunnel) error {
 		if err := check(&all[i], &t.config); err != nil {
 			return spec.About(name, err)
 		}
+		x.before = append(x.before, t)
 		delete(x.tunnels, name)
 		old = append(old, t)
 	}
@@ -168,7 +165,14 @@ func (x *transaction) add(cfg Tunnel) error {
 
 // undo goes back to what there was before, and returns err, which is why.
 func (x *transaction) undo(err error) error {
-	x.tunnels, x.owners, x.admitted, x.departing = x.tunnelsBefore, x.ownersBefore, x.admittedBefore, nil
+	for _, t := range x.opened {
+		delete(x.tunnels, t.config.Device.Name)
+		delete(x.owners, t.state)
+	}
+	for _, t := range x.before {
+		x.tunnels[t.config.Device.Name], x.owners[t.state] = t, t
+	}
+	x.admitted, x.departing = x.admittedBefore, nil
 	err = errors.Join(err, x.closeTunnels(x.opened))
 	for _, t := range x.changed {
 		x.releaseUnderlay(t)
@@ -197,7 +201,7 @@ func (x *transaction) finish() {
 		}
 	})
 	x.mu.progress()
-	x.commit()
+	x.commit(x.changed, x.replaced, len(x.opened)+len(x.removed) == 0)
 	for _, t := range append(x.opened, x.changed...) {
 		x.takeAnswers(t)
 	}
@@ -251,16 +255,24 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 	e.admitted.remove(t.left)
 	e.enter(t)
 	e.pool.Afterwards(func() { e.settle(t, old) })
-	e.commit()
+	e.commit([]*tunnel{t}, []*tunnel{old}, true)
 	e.takeAnswers(t)
 	return nil
 }
 
 // commit publishes a change that is made. If a worker does not take it over in time, the
 // change is in effect all the same, for the other workers at once: undoing it would need that
-// worker, too. catchUp does the rest when the worker continues.
-func (e *Endpoint) commit() {
-	if err := e.publish(); err != nil {
+// worker, too. catchUp does the rest when the worker continues. Changed are versions that take the
+// place of those in replaced; only says that this is all of the change.
+func (e *Endpoint) commit(changed, replaced []*tunnel, only bool) {
+	for i, t := range changed {
+		only = only && t.arrivesAs(replaced[i])
+	}
+	publish := e.publish
+	if only {
+		publish = func() error { return e.republish(changed) }
+	}
+	if err := publish(); err != nil {
 		e.log.Error("a change takes full effect only when all workers have taken it over", zap.NamedError("err", err))
 	}
 }

@@ -231,6 +231,27 @@ func (e *Endpoint) publish() error {
 	return e.hand(snap)
 }
 
+// republish is publish after a change that only made other versions of tunnels, all of which
+// arrivesAs holds for. The next snapshot shares with the last one what is not theirs. e.mu is held.
+func (e *Endpoint) republish(changed []*tunnel) error {
+	snap := *e.pool.Snapshot()
+	snap.Admit, snap.Sources, snap.Peers = e.admit.Copy(), e.sources.Copy(), e.byID.Copy()
+	snap.Ports = slices.Clone(snap.Ports)
+	for _, t := range changed {
+		i, _ := slices.BinarySearchFunc(snap.Ports, t.port.Name, func(p *forward.Port, name string) int { return strings.Compare(p.Name, name) })
+		snap.Ports[i] = t.port
+		t.state.Current.Store(t.port)
+	}
+	return e.hand(&snap)
+}
+
+// arrivesAs reports whether what arrives for t and for old, the version before it, is known by the
+// same: neither has a place of its own in the maps of a snapshot, but for that of its VNI.
+func (t *tunnel) arrivesAs(old *tunnel) bool {
+	return t.config.VNI == old.config.VNI && t.config.NoVNI == old.config.NoVNI &&
+		len(t.accept)+len(old.accept) == 0 && t.port.Trunk == nil && old.port.Trunk == nil && slices.Equal(t.sockets, old.sockets)
+}
+
 // hand gives a snapshot to all who carry packets. e.mu is held.
 func (e *Endpoint) hand(snap *forward.Snapshot) error {
 	e.guard(snap)

@@ -3,6 +3,8 @@ package vtep
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/internal/forward"
 )
 
 func scaleMAC(i int) packet.MAC {
@@ -402,6 +405,102 @@ func TestFewerQueues(t *testing.T) {
 		}
 		if next := h.pool.Snapshot().Ports[0]; !slices.Equal(next.Writers, port.Writers) || len(next.Queues) != tc.want {
 			t.Error("a change of something else changed the writers")
+		}
+	}
+}
+
+// TestChangeAmongMany: what one change of one tunnel allocates hardly depends on how many others
+// there are, and a failed one leaves all of them. Bytes are counted: a list of all tunnels takes 8 or 32 for
+// each, a map 60.
+func TestChangeAmongMany(t *testing.T) {
+	const few, many = 50, 800
+	cost := func(tunnels int) float64 {
+		h := newHost(t, new(memWire), 1, "192.0.2.1")
+		var c Change
+		for i := range tunnels {
+			cfg := testTunnel(fmt.Sprint("gnv", i), "198.51.100.1")
+			cfg.VNI = packet.VNI(i)
+			c.Add = append(c.Add, cfg)
+		}
+		if err := h.Apply(c); err != nil {
+			t.Fatal(err)
+		}
+		set := func(ttl int) {
+			if err := h.Update("gnv7", func(cfg *Tunnel) error { cfg.TTL = ttl; return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(8)
+		const turns = 20
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i := range turns {
+			set(9 + i)
+		}
+		runtime.ReadMemStats(&after)
+		// Of a change that fails nothing is left.
+		bad := testTunnel("gnv9", "198.51.100.1")
+		bad.VNI = 8
+		if err := h.Apply(Change{Remove: []string{"gnv3"}, Set: []Tunnel{bad}, Add: []Tunnel{testTunnel("other", "198.51.100.9")}}); err == nil {
+			t.Fatal("a VNI that another tunnel has was taken")
+		}
+		snap := h.pool.Snapshot()
+		if len(h.tunnels) != tunnels || len(h.owners) != tunnels || len(snap.Ports) != tunnels || len(snap.VNIs) != tunnels {
+			t.Errorf("%d tunnels, %d owners, %d ports and %d VNIs, want %d of each", len(h.tunnels), len(h.owners), len(snap.Ports), len(snap.VNIs), tunnels)
+		}
+		for _, p := range snap.Ports {
+			now := h.tunnels[p.Name]
+			if now.port != p || h.owners[now.state] != now || now.state.Current.Load() != p {
+				t.Fatalf("%s is not what it was", p.Name)
+			}
+		}
+		if port := h.tunnels["gnv7"].port; port.Segment.TTL != 8+turns {
+			t.Errorf("workers see ttl %d, want %d", port.Segment.TTL, 8+turns)
+		}
+		return float64(after.TotalAlloc-before.TotalAlloc) / turns
+	}
+	if each := (cost(many) - cost(few)) / (many - few); each > 130 {
+		t.Errorf("a change takes %.0f bytes for each other tunnel, want at most 130", each)
+	}
+}
+
+// TestSharedSnapshot: the next snapshot has the maps of the last one if a change does not concern
+// them, and maps of its own, with the newest version of a tunnel in them, if it does.
+func TestSharedSnapshot(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	for i := range 3 {
+		cfg := testTunnel(fmt.Sprint("gnv", i), "198.51.100.1")
+		cfg.VNI = packet.VNI(i)
+		h.add(cfg)
+	}
+	for _, step := range []struct {
+		name   string
+		shares bool
+		edit   func(*Tunnel)
+	}{
+		{"a setting", true, func(cfg *Tunnel) { cfg.TTL = 9 }},
+		{"one peer more", true, func(cfg *Tunnel) { cfg.Peers = append(slices.Clip(cfg.Peers), Peer{Remote: scalePeer(1)}) }},
+		{"accept", false, func(cfg *Tunnel) { cfg.Accept = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }},
+		{"a setting with accept", false, func(cfg *Tunnel) { cfg.TTL = 10 }},
+		{"without accept", false, func(cfg *Tunnel) { cfg.Accept = nil }},
+		{"a setting again", true, func(cfg *Tunnel) { cfg.TTL = 11 }},
+	} {
+		last := h.pool.Snapshot()
+		if err := h.Update("gnv1", func(cfg *Tunnel) error { step.edit(cfg); return nil }); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		snap, now := h.pool.Snapshot(), h.tunnels["gnv1"]
+		shares := reflect.ValueOf(snap.VNIs).Pointer() == reflect.ValueOf(last.VNIs).Pointer()
+		if shares != step.shares || last == snap || last.Ports[1] == now.port || snap.Ports[1] != now.port {
+			t.Errorf("%s: it shares its maps %v, want %v, with the ports %p before and %p now of %p", step.name, shares, step.shares, last.Ports[1], snap.Ports[1], now.port)
+		}
+		key := now.sockets[0].Key(now.config.VNI)
+		var open *forward.Port
+		if len(now.config.Accept) > 0 {
+			open = now.port
+		}
+		if known, got := snap.Listening(key); !known || got != open {
+			t.Errorf("%s: VNI %d is known %v, with the port %p that takes in others; want %p", step.name, key.VNI, known, got, open)
 		}
 	}
 }

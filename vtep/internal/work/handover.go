@@ -125,8 +125,18 @@ func (v *view) turnAt(index, generation int32) *turn {
 // Publish hands a snapshot to the workers and waits until all have passed to it. From then
 // on no worker touches what only older snapshots have.
 func (p *Pool) Publish(snap *forward.Snapshot) error {
-	v := &view{Snapshot: snap, generation: p.view.Load().generation + 1}
-	for _, port := range snap.Ports {
+	last := p.view.Load()
+	v := &view{Snapshot: snap, generation: last.generation + 1}
+	same := v.seatedAs(last)
+	if same {
+		v.turns = slices.Clone(last.turns)
+	} else {
+		v.turns = make([]turn, 0, len(p.poll.slots))
+	}
+	for i, port := range snap.Ports {
+		if same && port == last.Ports[i] {
+			continue
+		}
 		if port.Failed.Load() {
 			continue
 		}
@@ -135,6 +145,9 @@ func (p *Pool) Publish(snap *forward.Snapshot) error {
 		}
 	}
 	for _, s := range snap.Sockets {
+		if same {
+			break
+		}
 		for i, r := range s.Receivers {
 			if r != nil {
 				p.seat(v, descriptor{socket: s, n: i}, r, turn{socket: s, n: i})
@@ -142,6 +155,15 @@ func (p *Pool) Publish(snap *forward.Snapshot) error {
 		}
 	}
 	return p.hand(v)
+}
+
+// seatedAs reports whether the descriptors of a view are those of the last one, in the same order:
+// a change of some tunnels, which costs no look at the queues of the others.
+func (v *view) seatedAs(last *view) bool {
+	return slices.Equal(v.Sockets, last.Sockets) &&
+		slices.EqualFunc(v.Ports, last.Ports, func(now, before *forward.Port) bool {
+			return now.ID == before.ID && slices.Equal(now.Queues, before.Queues) && !now.Failed.Load()
+		})
 }
 
 // seat gives a descriptor of a view its slot. One that has a slot is not asked for its number.
