@@ -110,6 +110,13 @@ func (e *Endpoint) publishFast(snap *forward.Snapshot) {
 	}
 }
 
+// followFast has the fast path carry tunnels or not as their devices are now.
+func (e *Endpoint) followFast() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.publishFast(e.pool.Snapshot())
+}
+
 // listening are the ports of all sockets, in ascending order. e.mu is held.
 func (e *Endpoint) listening() (ports []uint16) {
 	for opts := range e.sockets {
@@ -175,6 +182,8 @@ func slowReason(t *tunnel, shared bool) string {
 		return "ageing is less than 4 seconds"
 	case !t.device.State().Here:
 		return "the device is in another network namespace"
+	case t.config.Device.Down || !t.device.State().Up:
+		return "the device is down" // what comes for it is counted as that
 	case shared:
 		return "a tunnel device shares a bridge or bond with the underlay, or may do so"
 	}

@@ -308,3 +308,33 @@ func TestFastBridge(t *testing.T) {
 		t.Errorf("in the bridge that the way to a peer leads by: told of %d tunnels, reason %q", len(fast.tunnels), s.Reason)
 	}
 }
+
+// TestFastDown: a device that is down is not carried, whoever set it down, so that what comes
+// for it is counted as that; when it is up again it is carried.
+func TestFastDown(t *testing.T) {
+	h, fast := newFastHost(t)
+	dev := h.add(fastTunnelOf("192.0.2.2"))
+	check := func(when string, carried bool) {
+		t.Helper()
+		if s := h.State().Tunnels[0].Fast; (len(fast.tunnels) == 1) != carried || !carried && s.Reason != "the device is down" {
+			t.Errorf("%s: told of %d tunnels, reason %q", when, len(fast.tunnels), s.Reason)
+		}
+	}
+	check("up", true)
+	byHand := func(down bool) {
+		dev.mu.Lock()
+		dev.down = down
+		dev.mu.Unlock()
+		h.followDevices()
+	}
+	byHand(true)
+	check("down by hand", false)
+	byHand(false)
+	check("up by hand", true)
+	for _, down := range []bool{true, false} {
+		if err := h.Update("gnv0", func(c *Tunnel) error { c.Device.Down = down; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		check("as configured", !down)
+	}
+}

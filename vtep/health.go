@@ -150,6 +150,7 @@ func (e *Endpoint) devicesChanged() {
 
 // followDevices takes over and logs what others have changed about devices.
 func (e *Endpoint) followDevices() {
+	e.followFast()
 	for _, p := range e.pool.Snapshot().Ports {
 		broken, unmet := deviceFaults(p)
 		tellFaults(p.PortState, e.log, append(broken, unmet...))

@@ -280,6 +280,9 @@ func TestFastPathKilled(t *testing.T) {
 // TestFastPathSwitch: it is switched on and off while packets flow, and none is lost.
 func TestFastPathSwitch(t *testing.T) {
 	need(t, "ping")
+	if fastpath() {
+		t.Skip("it is about the default")
+	}
 	p := newPair(t, families[0])
 	if p.ga.fast() != nil || p.a.attached("veth0") != 0 {
 		t.Fatal("the fast path is not off by default")
@@ -483,5 +486,78 @@ func TestFastPathBridged(t *testing.T) {
 	pingsAll(t, other, "192.0.2.2", 20)
 	if where := daemons[1].behind(mac{2, 0, 0, 0, 0x0c, 2}); where != "10.77.0.1" {
 		t.Errorf("the station that has moved is %q, want behind 10.77.0.1", where)
+	}
+}
+
+// TestFastPathOrder: runs of datagrams and single ones of the same flow go different ways, and
+// all arrive in order: from and to devices with offloads and without.
+func TestFastPathOrder(t *testing.T) {
+	need(t, "ping")
+	for i, f := range families {
+		for lab, features := range labs {
+			t.Run(f.name+" "+lab, func(t *testing.T) {
+				offload := []string{"auto", "off"}
+				p := newPair(t, f, "--fastpath", "on", "--offload", offload[(i+len(lab))%2])
+				for i, h := range []*host{p.a, p.b} {
+					h.address("gnv0", fmt.Sprint("fd92::", i+1, "/64"))
+					for command, value := range features {
+						h.do(func() error { return ethtool("veth0", command, value) })
+					}
+				}
+				p.ga.served()
+				p.gb.served()
+				for _, inner := range inners {
+					pingsAll(t, p.a, inner.far, 20)
+					udpStream(t, p.a, p.b, net.JoinHostPort(inner.far, "7000"), 5<<20)
+					udpStream(t, p.b, p.a, net.JoinHostPort(inner.near, "7000"), 5<<20)
+				}
+				for _, g := range []*gvtep{p.ga, p.gb} {
+					g.carried(20)
+					for name, n := range g.counters() {
+						if name != "rx.packets" && name != "tx.packets" && n != 0 {
+							t.Errorf("%s: %d dropped as %s, want none", g.h.name, n, name)
+						}
+					}
+				}
+				for _, h := range []*host{p.a, p.b} {
+					if bad := h.sumFaults(); len(bad) != 0 {
+						t.Errorf("host %s: wrong checksums: %v", h.name, bad)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestFastPathDown: what comes for a device that is down is counted as device_down and not as
+// received, whoever set it down; when it is up again the fast path carries it again.
+func TestFastPathDown(t *testing.T) {
+	need(t, "ping")
+	p := newPair(t, families[0], "--fastpath", "on")
+	p.ga.served()
+	p.gb.served()
+	to, from := p.b.mac("gnv0"), p.a.mac("gnv0")
+	p.a.neighbour("gnv0", "192.0.2.2", to)
+	pingsAll(t, p.a, "192.0.2.2", 20)
+	for _, way := range []struct {
+		who      string
+		down, up func()
+	}{
+		{"gvtep", func() { p.gb.cli("tunnel", "down", "gnv0") }, func() { p.gb.cli("tunnel", "up", "gnv0") }},
+		{"ip link", func() { p.b.must("down", p.b.nl.LinkSetDown(p.b.link("gnv0"))) }, func() { p.b.up("gnv0") }},
+	} {
+		way.down()
+		within(t, 5*time.Second, "it is told of", func() bool { return p.gb.fast().Reason == "the device is down" })
+		before := p.gb.counters()
+		p.a.run(20*time.Second, "ping", "-q", "-c", "20", "-i", "0.005", "-W", "1", "192.0.2.2")
+		within(t, 5*time.Second, "drops are counted", func() bool { return p.gb.counters().since(before)["rx.device_down"] >= 20 })
+		way.up()
+		p.b.neighbour("gnv0", "192.0.2.1", from)
+		p.gb.served()
+		carried := p.gb.fast().RX
+		within(t, 10*time.Second, "set down by "+way.who+", and up: it is carried again", func() bool {
+			p.a.run(20*time.Second, "ping", "-q", "-c", "5", "-i", "0.005", "-W", "1", "192.0.2.2")
+			return p.gb.fast().RX >= carried+5
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,6 +70,9 @@ func (h *host) configured(dev, path string, words ...string) *gvtep {
 func (h *host) daemon(binary, instance, dev string, words ...string) *gvtep {
 	h.t.Helper()
 	args := append([]string{"-i", instance, "run"}, words...)
+	if fastpath() && !slices.Contains(args, "--config") && !slices.Contains(args, "--fastpath") {
+		args = append(args, "--fastpath", "on")
+	}
 	g := newClient(h, binary, instance, dev)
 	g.program = h.start(nil, binary, args...)
 	h.t.Cleanup(g.cleanup)
@@ -97,6 +101,9 @@ func (g *gvtep) cleanup() {
 func (g *gvtep) ready() {
 	g.h.t.Helper()
 	g.h.ok(15*time.Second, g.binary, "-i", g.instance, "wait", g.dev, "--for", "ready", "--timeout", "10s")
+	if fastpath() {
+		within(g.h.t, 20*time.Second, "the fast path has started", func() bool { f := g.fast(); return f == nil || f.Reason != "starting" })
+	}
 }
 
 // stop ends it in good order and returns how long that took.

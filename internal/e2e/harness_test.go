@@ -9,6 +9,7 @@
 //
 // The other files are the tests. Every figure of the issue is met by default,
 // only repeated less often; GVTEP_E2E_LONG=1 repeats as often as it says.
+// GVTEP_E2E_FASTPATH=1 gives every tunnel of the command line "fastpath on".
 // GVTEP_E2E_RACE=1 builds every gvtep with the race detector.
 // GVTEP_TEST_REQUIRE=1 turns every skip into a failure.
 package e2e
@@ -85,6 +86,9 @@ func build(name string, flags ...string) (string, error) {
 
 // long reports whether the full figures are asked for.
 func long() bool { return os.Getenv("GVTEP_E2E_LONG") == "1" }
+
+// fastpath reports whether all tunnels of the tests are to have the fast path on.
+func fastpath() bool { return os.Getenv("GVTEP_E2E_FASTPATH") == "1" }
 
 // skip is t.Skip, unless nothing may be skipped.
 func skip(t *testing.T, format string, args ...any) {

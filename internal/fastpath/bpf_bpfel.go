@@ -31,6 +31,12 @@ type bpfAdmitted struct {
 	Limited uint32
 }
 
+type bpfBulk struct {
+	_     structs.HostLayout
+	Began uint64
+	Last  uint64
+}
+
 type bpfPeer struct {
 	_       structs.HostLayout
 	Src     [4]uint32

@@ -228,15 +228,20 @@ struct {
 	__type(value, __u64);
 } punts SEC(".maps");
 
-// Stamps: when something was last seen of a flow, by its slot.
+// bulk is when the last of a flow was left to userspace, by its slot.
+struct bulk {
+	__u64 began; // super-frame or train
+	__u64 last;  // or what followed it
+};
+
 #define SLOTS 4096
 #define PATHS 1024
-#define STAMPS(name, n) \
+#define STAMPS(name, n, v) \
 	struct { \
 		__uint(type, BPF_MAP_TYPE_ARRAY); \
 		__uint(max_entries, n); \
 		__type(key, __u32); \
-		__type(value, __u64); \
+		__type(value, v); \
 	} name SEC(".maps")
 
 // Room for one datagram of each processor, to sum it up.
@@ -248,23 +253,40 @@ struct {
 	__type(value, __u8[ROOM]);
 } rooms SEC(".maps");
 
-STAMPS(sent_bulk, SLOTS);  // super-frames left to userspace
-STAMPS(heard_bulk, SLOTS); // trains left to userspace
-STAMPS(paths, PATHS);      // ICMP about a destination
+STAMPS(sent_bulk, SLOTS, struct bulk);  // super-frames left to userspace
+STAMPS(heard_bulk, SLOTS, struct bulk); // trains left to userspace
+STAMPS(paths, PATHS, __u64);            // ICMP about a destination
 
 #define MS 1000000ULL
 #define SECOND (1000 * MS)
-// What follows bulk goes after it for so long, so that nothing is overtaken. The sender's
-// time is longer than the receiver's.
-#define SENT_BULK (20 * MS)
-#define HEARD_BULK (5 * MS)
+// What follows bulk goes after it, and what follows that, until for so long nothing has
+// come: by then userspace has delivered all of it, and nothing is overtaken. A time from the
+// bulk on would not do: at its end the next packet would overtake the one before.
+#define GAP (20 * MS)
+// But a flow without gaps does not stay there for ever.
+#define BULK_TIME SECOND
 // For so long after a router has told of a narrow path userspace sends: it hears of it
 // from its sockets, and tells the senders.
 #define PATH_TIME (2 * SECOND)
 
-static __always_inline __u64 *stamp(void *map, __u32 slot)
+static __always_inline void *stamp(void *map, __u32 slot)
 {
 	return bpf_map_lookup_elem(map, &slot);
+}
+
+static __always_inline void begin(struct bulk *b, __u64 now)
+{
+	if (b)
+		b->began = b->last = now;
+}
+
+// follows reports whether a packet has to go after what was left to userspace.
+static __always_inline bool follows(struct bulk *b, __u64 now)
+{
+	if (!b || !b->began || now - b->last >= GAP || now - b->began >= BULK_TIME)
+		return false;
+	b->last = now;
+	return true;
 }
 
 static __always_inline bool within(__u64 *stamp, __u64 now, __u64 time)
@@ -527,16 +549,22 @@ static __always_inline int measure(struct __sk_buff *skb, struct peer *p, struct
 	if (piece > p->limit)
 		return TOO_BIG;
 	s->length = 16 + length;
-	__u64 *bulk = stamp(&sent_bulk, s->hash >> 20);
+	struct bulk *bulk = stamp(&sent_bulk, s->hash >> 20);
 	bool summed6 = p->flags & PEER_IPV6 && !(p->flags & PEER_NO_SUM);
 	bool lone = gso && p->flags & PEER_LONE;
 	if (lone || (summed6 && !even) || length > 65535 - 70) {
-		if (bulk)
-			*bulk = now;
+		begin(bulk, now);
 		return summed6 && !even && !lone ? REMAINDER : BULK;
 	}
-	if (within(bulk, now, SENT_BULK))
+	if (follows(bulk, now))
 		return BULK;
+	// UDP super-frames for a device without checksum offload: in a tunnel the kernel cannot
+	// cut them, and loses them.
+	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
+	if (gso && BPF_CORE_READ_BITFIELD(k, ip_summed) != CHECKSUM_PARTIAL) {
+		begin(bulk, now);
+		return KERNEL;
+	}
 	if (p->flags & PEER_NO_SUM || !even)
 		return 0;
 	__be16 udp_length = bpf_htons(16 + piece);
@@ -682,19 +710,18 @@ static __always_inline int in(struct __sk_buff *skb, struct coming *c, const int
 		return GENEVE;
 	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
 	__u64 now = bpf_ktime_get_ns();
-	__u64 *bulk = stamp(&heard_bulk, (bpf_ntohs(c->sport) ^ c->from->peer * 40503) & (SLOTS - 1));
+	struct bulk *bulk = stamp(&heard_bulk, (bpf_ntohs(c->sport) ^ c->from->peer * 40503) & (SLOTS - 1));
 	__u32 gso = skb->gso_size;
 	if (gso) {
 		struct skb_shared_info *info =
 			bpf_rdonly_cast(k->head + k->end, bpf_core_type_id_kernel(struct skb_shared_info));
 		if (!(info->gso_type & GSO_UDP_TUNNEL)) {
 			// Datagrams that the receiving device joined: userspace cuts and joins them.
-			if (bulk)
-				*bulk = now;
+			begin(bulk, now);
 			return BULK;
 		}
 	}
-	if (within(bulk, now, HEARD_BULK))
+	if (follows(bulk, now))
 		return BULK;
 	__u8 summed = BPF_CORE_READ_BITFIELD(k, ip_summed);
 	if (!c->check) {
@@ -715,8 +742,7 @@ static __always_inline int in(struct __sk_buff *skb, struct coming *c, const int
 		return why;
 	if (gso && f.proto == UDP) {
 		// The kernel goes on taking it for a tunnel's: it would be cut wrongly for a socket.
-		if (bulk)
-			*bulk = now;
+		begin(bulk, now);
 		return BULK;
 	}
 	if (f.proto == UDP) // a bridge might lead it to one of our sockets
