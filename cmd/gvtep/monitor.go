@@ -17,10 +17,11 @@ func (a *app) monitorCmd() *cobra.Command {
 	objects := []string{"all", "tunnel", "peer", "fdb"}
 	cmd := &cobra.Command{
 		Use: "monitor [all|tunnel|peer|fdb]", Short: "print changes as they happen, until the daemon ends",
-		Long: `Print each change of tunnels, peers and forwarding entries on one line, with -j
-as JSON, until the daemon ends. If the reader is too slow, a line says how many
-changes were lost.`,
-		Example:           "  gvtep monitor fdb\n  gvtep -j monitor | jq .mac",
+		Long: `Print each change of tunnels, peers and forwarding entries on one line with its
+time, with -j as JSON, until the daemon ends, or for as long as --timeout says.
+Of peers it also tells when they are heard, and when they have been silent for a
+minute. If the reader is too slow, a line says how many changes were lost.`,
+		Example:           "  gvtep monitor fdb\n  gvtep monitor peer --timeout 60s\n  gvtep -j monitor | jq .mac",
 		Args:              atMost(1),
 		ValidArgsFunction: a.completing(oneOf(objects...)),
 	}
@@ -36,25 +37,34 @@ changes were lost.`,
 		if err != nil {
 			return inCommand(cmd, err)
 		}
-		// The time-out is for the beginning only.
+		// Unless a time is asked for, it is for the beginning only.
 		ctx, cancel := context.WithCancelCause(cmd.Context())
 		defer cancel(nil)
 		late := time.AfterFunc(a.timeout, func() { cancel(context.DeadlineExceeded) })
-		begun := func() { late.Stop() }
+		begun := func() {
+			if late.Stop() && cmd.Flags().Changed("timeout") {
+				time.AfterFunc(a.timeout, func() { cancel(errOver) })
+			}
+		}
 		err = control.NewClient(path).Events(ctx, strings.TrimPrefix(object, "all"), begun, func(e control.Event) error {
 			if a.json {
 				return a.printJSON(e)
 			}
-			_, err := fmt.Fprintln(a.out, eventLine(e))
+			_, err := fmt.Fprintln(a.out, e.Time.Format("2006-01-02T15:04:05.000Z07:00"), eventLine(e))
 			return err
 		})
-		if errors.Is(err, context.Canceled) && context.Cause(ctx) != nil {
-			err = context.Cause(ctx)
+		if cause := context.Cause(ctx); errors.Is(cause, errOver) {
+			return nil
+		} else if errors.Is(err, context.Canceled) && cause != nil {
+			err = cause
 		}
 		return inCommand(cmd, err)
 	}
 	return cmd
 }
+
+// errOver ends a monitor whose time is over.
+var errOver = errors.New("the time is over")
 
 // eventLine is an event in the manner of bridge monitor.
 func eventLine(e control.Event) string {

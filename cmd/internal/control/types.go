@@ -473,7 +473,7 @@ type BatchResult struct {
 type Event struct {
 	Time   time.Time `json:"time"`
 	Object string    `json:"object"` // "tunnel", "peer", "fdb" or "lost"
-	// Action is "new", "changed" or "deleted"; of fdb also "moved",
+	// Action is "new", "changed" or "deleted"; of a peer also "heard" and "silent"; of fdb also "moved",
 	// "replaced", "aged", "flushed", "frozen", "thawed" and "evicted".
 	Action string `json:"action,omitempty"`
 	Ifname string `json:"ifname,omitempty"`

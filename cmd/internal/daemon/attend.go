@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,6 +51,7 @@ type attended struct {
 	brief vtep.Brief
 	env   string                  // content of its NAME.env
 	peers map[netip.AddrPort]bool // seen, and not lost since
+	heard map[netip.AddrPort]bool // in the last vtep.HeardFor
 	round int
 }
 
@@ -127,7 +129,7 @@ func (a *attendant) look(round int) {
 			t = nil
 		}
 		if t == nil {
-			t = &attended{peers: map[netip.AddrPort]bool{}}
+			t = &attended{peers: map[netip.AddrPort]bool{}, heard: map[netip.AddrPort]bool{}}
 			a.known[b.Name] = t
 		}
 		was := t.brief.Up
@@ -138,7 +140,7 @@ func (a *attendant) look(round int) {
 		a.follow(t, was)
 		for _, p := range b.Peers {
 			peers++
-			if now.Sub(p.LastSeen) < vtep.HeardFor {
+			if a.hear(t, &p, now) {
 				heard++
 			}
 			talks := !p.LastSeen.IsZero() && now.Sub(p.LastSeen) < cfg.LostAfter
@@ -152,13 +154,8 @@ func (a *attendant) look(round int) {
 			}
 		}
 		// A peer that was removed was not lost.
-		if len(t.peers) > len(b.Peers) {
-			for remote := range t.peers {
-				if !slices.ContainsFunc(b.Peers, func(p vtep.BriefPeer) bool { return p.Remote == remote }) {
-					delete(t.peers, remote)
-				}
-			}
-		}
+		forget(t.peers, b.Peers)
+		forget(t.heard, b.Peers)
 	}
 	for _, t := range a.known {
 		if t.round != round {
@@ -176,6 +173,38 @@ func (a *attendant) look(round int) {
 		}
 	}
 	a.say(status)
+}
+
+// hear reports whether a peer is heard, and tells when that has changed.
+func (a *attendant) hear(t *attended, p *vtep.BriefPeer, now time.Time) bool {
+	heard := now.Sub(p.LastSeen) < vtep.HeardFor
+	if heard == t.heard[p.Remote] {
+		return heard
+	}
+	about := []zap.Field{zap.String("device", t.brief.Name), zap.Stringer("remote", p.Remote)}
+	event := vtep.Event{Object: "peer", Tunnel: t.brief.Name, Remote: p.Remote}
+	if heard {
+		t.heard[p.Remote], event.Action = true, "heard"
+		a.Log.Info("the peer is heard", about...)
+	} else {
+		delete(t.heard, p.Remote)
+		event.Action = "silent"
+		a.Log.Info("the peer is silent", append(about, zap.Time("last_seen", p.LastSeen))...)
+	}
+	a.endpoint.Tell(event)
+	return heard
+}
+
+// forget leaves the peers that there are. It looks only if there are fewer than before.
+func forget(of map[netip.AddrPort]bool, peers []vtep.BriefPeer) {
+	if len(of) <= len(peers) {
+		return
+	}
+	there := make(map[netip.AddrPort]bool, len(peers))
+	for _, p := range peers {
+		there[p.Remote] = true
+	}
+	maps.DeleteFunc(of, func(remote netip.AddrPort, _ bool) bool { return !there[remote] })
 }
 
 // follow acts on a tunnel that goes up or down. The file is written first: programs read it.

@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -70,5 +72,55 @@ func TestEnvFile(t *testing.T) {
 		if got := envFile(&vtep.Brief{Name: name, VNI: 7, MTU: 1450}); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
+	}
+}
+
+// TestHear: a peer that speaks is heard once, is silent a minute after its last packet, and is
+// forgotten when it goes.
+func TestHear(t *testing.T) {
+	s := newTestSource(t, 1, new(seams))
+	sub := s.endpoint.Subscribe()
+	defer sub.Close()
+	a := &attendant{daemon: s.daemon, endpoint: s.endpoint}
+	k := &attended{brief: vtep.Brief{Name: "gnv0"}, heard: map[netip.AddrPort]bool{}}
+	p := vtep.BriefPeer{Remote: netip.MustParseAddrPort("192.0.2.2:6081")}
+	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i, step := range []struct {
+		seen, now time.Duration // after begin; seen 0: never
+		heard     bool
+		event     string
+	}{
+		{0, time.Second, false, ""},
+		{time.Second, 2 * time.Second, true, "heard"},
+		{time.Second, 60 * time.Second, true, ""},
+		{time.Second, 61 * time.Second, false, "silent"},
+		{time.Second, 62 * time.Second, false, ""},
+		{63 * time.Second, 63 * time.Second, true, "heard"},
+	} {
+		p.LastSeen = time.Time{}
+		if step.seen != 0 {
+			p.LastSeen = begin.Add(step.seen)
+		}
+		if heard := a.hear(k, &p, begin.Add(step.now)); heard != step.heard {
+			t.Errorf("step %d: heard %t, want %t", i, heard, step.heard)
+		}
+		got := ""
+		select {
+		case e := <-sub.C:
+			got = e.Action
+			if e.Object != "peer" || e.Tunnel != "gnv0" || e.Remote != p.Remote {
+				t.Errorf("step %d: %+v", i, e)
+			}
+		default:
+		}
+		if got != step.event {
+			t.Errorf("step %d: event %q, want %q", i, got, step.event)
+		}
+	}
+	if forget(k.heard, []vtep.BriefPeer{p}); len(k.heard) != 1 {
+		t.Error("a peer that is there was forgotten")
+	}
+	if forget(k.heard, nil); len(k.heard) != 0 {
+		t.Error("a peer that went is remembered")
 	}
 }
