@@ -101,7 +101,7 @@ func TestBatch(t *testing.T) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	cfg := testTunnel("gnv0", "192.0.2.2")
 	cfg.NeighSuppress = true
-	cfg.Neighbours = []Neighbour{{addr("10.0.0.1"), packet.MAC{2, 0, 0, 0, 0, 1}}}
+	cfg.Neighbours = []Neighbour{{Addr: addr("10.0.0.1"), MAC: packet.MAC{2, 0, 0, 0, 0, 1}}}
 	cfg.Entries = []Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 3}, Remote: addr("192.0.2.2"), State: fdb.Static}}
 	h.add(cfg)
 	config := []string{mac3 + " 192.0.2.2 config 0", "neigh 10.0.0.1 " + mac1 + " config", "peer 192.0.2.2"}

@@ -13,6 +13,7 @@ import (
 
 // Event is one change, for subscribers.
 type Event struct {
+	Seq    uint64 // one more than that of the event before; never used again, by a later process either
 	Time   time.Time
 	Object string // "fdb", "peer" or "tunnel"
 	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "evicted", "changed"
@@ -32,15 +33,26 @@ type Event struct {
 // top is lost to it, and it is told how many.
 const eventQueue = 4096
 
-// events hands events to subscribers. Without subscribers an event costs one load.
+// eventMemory is for how long events are remembered when the last reader has gone: it may come
+// back and go on where it was.
+const eventMemory = 10 * time.Minute
+
+// events hands events to subscribers, and remembers the last eventQueue of them. As long as
+// nobody has asked for events, one costs a load.
 type events struct {
-	listening atomic.Int32
+	recording atomic.Bool
 	mu        sync.Mutex
 	readers   map[*Subscription]struct{}
+	left      time.Time // when the last reader went
+	seq       uint64    // of the last event
+	log       []Event   // a ring: an event is at its number modulo eventQueue
+	first     uint64    // the oldest in log
 }
 
 // Subscription receives events until it is closed.
 type Subscription struct {
+	// Seq is the number of the last event before those of C.
+	Seq    uint64
 	C      <-chan Event
 	c      chan Event
 	lost   atomic.Uint64
@@ -49,15 +61,44 @@ type Subscription struct {
 
 // Subscribe returns all events from now on.
 func (e *Endpoint) Subscribe() *Subscription {
-	c := make(chan Event, eventQueue)
-	s := &Subscription{C: c, c: c, events: &e.events}
 	e.events.mu.Lock()
 	defer e.events.mu.Unlock()
-	if e.events.readers == nil {
-		e.events.readers = make(map[*Subscription]struct{})
+	return e.events.subscribe()
+}
+
+// SubscribeAfter returns all events after one that was seen before, with those that are
+// remembered. It reports false if some between are not.
+func (e *Endpoint) SubscribeAfter(seq uint64) (*Subscription, bool) {
+	ev := &e.events
+	ev.mu.Lock()
+	defer ev.mu.Unlock()
+	if !ev.recording.Load() || seq > ev.seq || seq+1 < ev.first {
+		return nil, false
 	}
-	e.events.readers[s] = struct{}{}
-	e.events.listening.Add(1)
+	s := ev.subscribe()
+	s.Seq = seq
+	for n := seq + 1; n <= ev.seq; n++ {
+		s.c <- ev.log[n%eventQueue] // which has room for all that are remembered
+	}
+	return s, true
+}
+
+// subscribe needs the lock.
+func (ev *events) subscribe() *Subscription {
+	if !ev.recording.Load() {
+		// Numbers begin with the time in ms, of which each has room for a thousand: what a
+		// process before this one gave out is less. What came while nobody listened has no
+		// number, so one is left out.
+		ev.seq = max(ev.seq+1, uint64(time.Now().UnixMilli())*1000)
+		ev.first, ev.log = ev.seq+1, make([]Event, eventQueue)
+		ev.recording.Store(true)
+	}
+	c := make(chan Event, eventQueue)
+	s := &Subscription{Seq: ev.seq, C: c, c: c, events: ev}
+	if ev.readers == nil {
+		ev.readers = make(map[*Subscription]struct{})
+	}
+	ev.readers[s] = struct{}{}
 	return s
 }
 
@@ -68,20 +109,30 @@ func (s *Subscription) Lost() uint64 { return s.lost.Swap(0) }
 func (s *Subscription) Close() {
 	s.events.mu.Lock()
 	defer s.events.mu.Unlock()
-	if _, ok := s.events.readers[s]; ok {
-		delete(s.events.readers, s)
-		s.events.listening.Add(-1)
-	}
+	delete(s.events.readers, s)
+	s.events.left = time.Now()
 }
 
-// wanted reports whether there are subscribers.
-func (ev *events) wanted() bool { return ev.listening.Load() != 0 }
+// wanted reports whether there are subscribers, or were lately.
+func (ev *events) wanted() bool { return ev.recording.Load() }
 
 // send hands ev to all subscribers. It never waits.
 func (ev *events) send(event Event) {
 	event.Time = time.Now()
 	ev.mu.Lock()
 	defer ev.mu.Unlock()
+	if !ev.recording.Load() {
+		return
+	}
+	if len(ev.readers) == 0 && event.Time.Sub(ev.left) > eventMemory {
+		ev.recording.Store(false)
+		ev.log = nil
+		return
+	}
+	ev.seq++
+	event.Seq = ev.seq
+	ev.log[ev.seq%eventQueue] = event
+	ev.first = max(ev.first, ev.seq-min(ev.seq, eventQueue-1))
 	for s := range ev.readers {
 		select {
 		case s.c <- event:

@@ -368,7 +368,7 @@ func (f fakeSource) Capture(r control.CaptureRequest) (func(context.Context, io.
 }
 
 // Events are one of each kind, and then the daemon has no more to say.
-func (f fakeSource) Events(context.Context) iter.Seq[control.Event] {
+func (f fakeSource) Events(context.Context, control.EventsFrom) iter.Seq[control.Event] {
 	remote, old := netip.MustParseAddrPort("192.0.2.2:6081"), netip.MustParseAddrPort("192.0.2.3:6081")
 	return func(yield func(control.Event) bool) {
 		for _, e := range []vtep.Event{

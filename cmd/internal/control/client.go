@@ -317,7 +317,12 @@ func (c *Client) SetLogLevel(ctx context.Context, w LogLevelWrite) error {
 // Events hands events of an object ("" of all) to each, until ctx or the
 // daemon ends or each fails. What happens after ready was called is among them.
 func (c *Client) Events(ctx context.Context, object string, ready func(), each func(Event) error) error {
-	return c.send(ctx, http.MethodGet, "/v1/events?"+url.Values{"object": {object}}.Encode(), nil, func(body io.Reader) error {
+	return c.EventsFrom(ctx, object, EventsFrom{}, ready, each)
+}
+
+// EventsFrom is Events from another beginning than now.
+func (c *Client) EventsFrom(ctx context.Context, object string, from EventsFrom, ready func(), each func(Event) error) error {
+	return c.send(ctx, http.MethodGet, "/v1/events?"+url.Values{"object": {object}, "from": {from.String()}}.Encode(), nil, func(body io.Reader) error {
 		ready()
 		for lines := json.NewDecoder(body); ; {
 			var e Event

@@ -104,6 +104,7 @@ func (fake) VLANs(dev string, stats bool) ([]VLAN, error) {
 	}
 	return []VLAN{{First: 10, Last: 19, ID: 5010, LastID: 5019}, {First: 30, ID: 7}}, told(dev)
 }
+
 // Batch reads all, and refuses the line "wrong".
 func (fake) Batch(dev string, o BatchOptions, lines iter.Seq2[[]byte, error]) (done BatchResult, err error) {
 	if o.Owner != "fleet" && o.Owner != DefaultOwner {
@@ -164,7 +165,7 @@ func (fake) Capture(r CaptureRequest) (func(context.Context, io.Writer) error, e
 var captured atomic.Int64
 
 // Events are four, and then nothing.
-func (fake) Events(ctx context.Context) iter.Seq[Event] {
+func (fake) Events(ctx context.Context, _ EventsFrom) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
 		for _, e := range []Event{
 			{Time: epoch, Object: "tunnel", Action: "new", Ifname: "gnv0"},

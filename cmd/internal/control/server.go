@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -47,8 +48,8 @@ type Source interface {
 	// Batch reads lines until they end or one is wrong, and applies all of them or none.
 	// A line is good until the next; an error ends them.
 	Batch(dev string, o BatchOptions, lines iter.Seq2[[]byte, error]) (BatchResult, error)
-	// Events returns what happens from now on, until ctx ends.
-	Events(ctx context.Context) iter.Seq[Event]
+	// Events returns what happens, until ctx ends.
+	Events(ctx context.Context, from EventsFrom) iter.Seq[Event]
 	// Capture begins to copy packets and returns what writes them, as pcapng, until its ctx ends
 	// or its writer fails. It must be called, as it ends the copying, too.
 	Capture(CaptureRequest) (write func(ctx context.Context, w io.Writer) error, err error)
@@ -210,6 +211,11 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("object %q: want %s", object, strings.Join(objects, ", ")))
 		return
 	}
+	from, err := parseFrom(r.URL.Query().Get("from"))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
 	if !s.streams.pass(r.Context(), 0) {
 		refuse(w, http.StatusServiceUnavailable, "too many clients follow events")
 		return
@@ -217,12 +223,12 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	defer s.streams.leave()
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Time{}) // the reader has nothing more to say
-	events := s.src.Events(r.Context())
+	events := s.src.Events(r.Context(), from)
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc.Flush() // tells that it has begun
 	enc := json.NewEncoder(w)
 	for e := range events {
-		if object != "" && e.Object != object && e.Object != "lost" {
+		if object != "" && e.Object != object && e.Object != "lost" && e.Object != "snapshot" {
 			continue
 		}
 		rc.SetWriteDeadline(time.Now().Add(s.write))
@@ -268,6 +274,35 @@ func (p *prompt) Write(b []byte) (n int, err error) {
 		err = rc.Flush()
 	}
 	return n, err
+}
+
+// EventsFrom is where events begin; its zero value is now.
+type EventsFrom struct {
+	Snapshot bool   // with what is there
+	After    uint64 // after the event of this number; 0: none
+}
+
+func (f EventsFrom) String() string {
+	switch {
+	case f.Snapshot:
+		return "snapshot"
+	case f.After != 0:
+		return strconv.FormatUint(f.After, 10)
+	}
+	return ""
+}
+
+func parseFrom(text string) (f EventsFrom, err error) {
+	switch text {
+	case "":
+	case "snapshot":
+		f.Snapshot = true
+	default:
+		if f.After, err = strconv.ParseUint(text, 10, 64); err != nil || f.After == 0 {
+			err = fmt.Errorf("from %.80q: want snapshot, or the number of an event", text)
+		}
+	}
+	return f, err
 }
 
 func health(w http.ResponseWriter, ok bool, reason string) {

@@ -471,9 +471,15 @@ type BatchResult struct {
 
 // Event is one change, or that some were lost.
 type Event struct {
+	// Seq counts up, also from one process to the next. Those of a snapshot have that of the
+	// event before them.
+	Seq    uint64    `json:"seq"`
 	Time   time.Time `json:"time"`
-	Object string    `json:"object"` // "tunnel", "peer", "fdb" or "lost"
-	// Action is "new", "changed" or "deleted"; of a peer also "heard" and "silent"; of fdb also "moved",
+	Object string    `json:"object"` // "tunnel", "peer", "fdb", "snapshot" or "lost"
+	// Action of what is there when a snapshot is read is "snapshot", and "end" of the object
+	// snapshot behind them. That of lost is "gap" if events between are not known any more: read a
+	// snapshot again. Else it is "new", "changed" or
+	// "deleted"; of a peer also "heard" and "silent"; of fdb also "moved",
 	// "replaced", "aged", "flushed", "frozen", "thawed" and "evicted".
 	Action string `json:"action,omitempty"`
 	Ifname string `json:"ifname,omitempty"`

@@ -169,17 +169,31 @@ func (s *source) VLANs(dev string, stats bool) ([]control.VLAN, error) {
 	return all, nil
 }
 
-// Events returns what happens from now on.
-func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
-	sub := s.endpoint.Subscribe()
+// Events returns what is there, if a snapshot is asked for, and what happens from now on, or after
+// an event that was seen before.
+func (s *source) Events(ctx context.Context, from control.EventsFrom) iter.Seq[control.Event] {
+	var sub *vtep.Subscription
+	whole := true
+	if from.After != 0 {
+		sub, whole = s.endpoint.SubscribeAfter(from.After)
+	}
+	if sub == nil {
+		sub = s.endpoint.Subscribe()
+	}
 	return func(yield func(control.Event) bool) {
 		defer sub.Close()
+		if !whole && !yield(control.Event{Seq: sub.Seq, Time: time.Now(), Object: "lost", Action: "gap"}) {
+			return
+		}
+		if from.Snapshot && !s.snapshot(sub.Seq, yield) {
+			return
+		}
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case e := <-sub.C:
-				if n := sub.Lost(); n > 0 && !yield(control.Event{Time: e.Time, Object: "lost", Lost: n}) {
+				if n := sub.Lost(); n > 0 && !yield(control.Event{Seq: e.Seq, Time: e.Time, Object: "lost", Lost: n}) {
 					return
 				}
 				if !yield(view.Event(e)) {
@@ -188,6 +202,32 @@ func (s *source) Events(ctx context.Context) iter.Seq[control.Event] {
 			}
 		}
 	}
+}
+
+// snapshot yields what is there as events. What changes meanwhile may be among it already, and
+// comes as an event behind it.
+func (s *source) snapshot(seq uint64, yield func(control.Event) bool) bool {
+	now := time.Now()
+	one := func(e vtep.Event) bool {
+		e.Seq, e.Time, e.Action = seq, now, "snapshot"
+		return yield(view.Event(e))
+	}
+	for _, t := range s.endpoint.Brief() {
+		if !one(vtep.Event{Object: "tunnel", Tunnel: t.Name}) {
+			return false
+		}
+		for _, p := range t.Peers {
+			if !one(vtep.Event{Object: "peer", Tunnel: t.Name, Remote: p.Remote}) {
+				return false
+			}
+		}
+	}
+	for _, e := range s.endpoint.FDB() {
+		if !e.Flood && !one(vtep.Event{Object: "fdb", Tunnel: e.Tunnel, MAC: e.MAC, VLAN: e.VLAN, State: e.State, Flags: e.Flags, Local: e.Local, Remote: e.Remote}) {
+			return false
+		}
+	}
+	return yield(control.Event{Seq: seq, Time: now, Object: "snapshot", Action: "end"})
 }
 
 // lookout reads the state of the Go runtime. It collects garbage first, so that only live

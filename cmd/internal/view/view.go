@@ -249,7 +249,7 @@ func Count(f *vtep.FDBState) control.FDBCount {
 
 // Event is something that happened.
 func Event(e vtep.Event) control.Event {
-	out := control.Event{Time: e.Time, Object: e.Object, Action: e.Action, Ifname: e.Tunnel, Local: e.Local}
+	out := control.Event{Seq: e.Seq, Time: e.Time, Object: e.Object, Action: e.Action, Ifname: e.Tunnel, Local: e.Local}
 	if e.Remote.IsValid() {
 		out.Dst, out.Port = e.Remote.Addr().WithZone("").String(), e.Remote.Port()
 	}
