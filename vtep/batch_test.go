@@ -260,3 +260,28 @@ func TestBatchReload(t *testing.T) {
 		t.Errorf("%+v, %v; want 2 removed", done, err)
 	}
 }
+
+// TestBatchLocked: with locked, a peer may send from what a controller said is behind it, and from
+// nothing else.
+func TestBatchLocked(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.Locked = true
+	d := h.add(cfg)
+	if _, err := h.ApplyBatch("gnv0", written(t, "a", false, mac1+" 192.0.2.2")); err != nil {
+		t.Fatal(err)
+	}
+	for _, sent := range []struct {
+		from string
+		src  byte
+		in   int
+	}{{"192.0.2.2", 1, 1}, {"192.0.2.2", 2, 0}, {"192.0.2.3", 1, 0}} {
+		f := frame(d.mac, packet.MAC{2, 0, 0, 0, 0, sent.src}, 0x0806, make([]byte, 46))
+		h.step()
+		h.underlay.inject(addr(sent.from), 6081, 0, 2, len(f)+8, good(f))
+		h.step()
+		if got := len(d.queues[0].take()); got != sent.in {
+			t.Errorf("station %d from %s: %d frames delivered, want %d", sent.src, sent.from, got, sent.in)
+		}
+	}
+}

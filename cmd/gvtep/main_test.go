@@ -368,6 +368,13 @@ func (f fakeSource) Capture(r control.CaptureRequest) (func(context.Context, io.
 }
 
 // Events are one of each kind, and then the daemon has no more to say.
+func (f fakeSource) Batch(_ string, _ control.BatchOptions, lines iter.Seq2[[]byte, error]) (done control.BatchResult, err error) {
+	for range lines {
+		done.Lines++
+	}
+	return done, nil
+}
+
 func (f fakeSource) Events(context.Context, control.EventsFrom) iter.Seq[control.Event] {
 	remote, old := netip.MustParseAddrPort("192.0.2.2:6081"), netip.MustParseAddrPort("192.0.2.3:6081")
 	return func(yield func(control.Event) bool) {

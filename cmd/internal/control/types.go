@@ -380,7 +380,7 @@ type FDBDetail struct {
 	ID     *uint32 `json:"id,omitempty"` // of the segment; the flood list of a trunk is of all
 	Local  bool    `json:"local"`        // behind our own device
 	Origin string  `json:"origin"`       // "learned" or "config"
-	// Owner wrote it: "config", or that of a batch. Seq is as the owner gave it.
+	// Owner is that of the batch that wrote it. Seq is as the owner gave it.
 	Owner string `json:"owner,omitempty"`
 	Seq   uint32 `json:"seq,omitempty"`
 }

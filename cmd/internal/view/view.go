@@ -195,7 +195,10 @@ func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
 func Entry(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 	out := control.FDBEntry{
 		MAC: e.MAC.String(), Ifname: e.Tunnel, VLAN: e.VLAN, Flags: []string{"self"},
-		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config", Owner: e.Owner, Seq: e.Seq},
+		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config", Seq: e.Seq},
+	}
+	if e.Owner != vtep.ConfigOwner {
+		out.Gvtep.Owner = e.Owner
 	}
 	if id := uint32(e.ID); !e.Flood || !t.NoVNI {
 		out.Gvtep.ID = &id
