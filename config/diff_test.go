@@ -99,10 +99,11 @@ func TestKeepProcess(t *testing.T) {
 	from.Instance, to.Instance = "a", "b"
 	to.Log = Log{Level: "debug", Format: "json"}
 	to.Socket = Socket{Workers: 3, CPUs: "1", Rcvbuf: 4096, Port: 7, Ports: 8, BusyPoll: time.Millisecond}
-	to.Metrics = Metrics{Listen: "127.0.0.1:1", Peers: 5}
+	to.Metrics = Metrics{Listen: "127.0.0.1:1", Page: true, Peers: 5}
 	to.Hooks.Up = []string{"/bin/true"}
 	want := to
 	want.Instance, want.Log.Format, want.Metrics.Listen = from.Instance, from.Log.Format, from.Metrics.Listen
+	want.Metrics.Page = false
 	want.Socket.Workers, want.Socket.CPUs, want.Socket.Rcvbuf = from.Socket.Workers, from.Socket.CPUs, from.Socket.Rcvbuf
 	if d := cmp.Diff(want, KeepProcess(from, to)); d != "" {
 		t.Errorf("(-want +got)\n%s", d)

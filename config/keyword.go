@@ -482,6 +482,7 @@ func metricsKeywords() []entry[Metrics] {
 		text(Keyword{Name: "listen", Arg: "ADDR:PORT|unix:PATH",
 			Usage: "address to serve metrics and health on, such as 9681 (on 127.0.0.1) or unix:/run/gvtep/metrics.sock (only on the control socket)"},
 			func(m *Metrics) *string { return &m.Listen }, listenAddress),
+		onoff(Keyword{Name: "page", Default: "false", Usage: "serve a read-only page for a browser there, at /page/"}, func(m *Metrics) *bool { return &m.Page }, true),
 		number(Keyword{Name: "peers", Arg: "N", Default: "1000", Live: true, Usage: "limit of peers with series of their own",
 			Min: 0, Max: 1e6, want: "want 0 to 1000000 peers"},
 			func(m *Metrics) *int { return &m.Peers }),

@@ -309,6 +309,9 @@ func (l *loader) settings(f *file, given map[string]place) {
 		case "metrics":
 			if t := l.section(f, key, n); t != nil {
 				fill(l, f, t, &l.cfg.Metrics, l.tables.metrics, key, given)
+				if l.cfg.Metrics.Page && l.cfg.Metrics.Listen == "" {
+					l.fault(f, n.key, "metrics: page without listen: say where, such as listen = \"127.0.0.1:9681\"")
+				}
 			}
 		case "hooks":
 			if t := l.section(f, key, n); t != nil {

@@ -61,6 +61,7 @@ type Log struct {
 // Metrics says who may ask for metrics and health, beside the control socket.
 type Metrics struct {
 	Listen string // "": nowhere; ADDR:PORT, or unix:PATH with an absolute path
+	Page   bool   // whether there is a page for a browser, too
 	Peers  int    // peers that have series of their own at most
 }
 

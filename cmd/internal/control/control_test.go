@@ -1036,16 +1036,43 @@ func TestDoor(t *testing.T) {
 	}
 }
 
-// TestServeMetrics: a listener that anybody may reach has health and metrics
-// and nothing else.
+// TestServeMetrics: a listener that anybody may reach has health, metrics and, if it is wanted, the page, and nothing else.
 func TestServeMetrics(t *testing.T) {
+	for path, want := range map[string][2]int{ // without and with the page
+		"/metrics": {200, 200}, "/healthz": {503, 503}, "/readyz": {503, 503}, "/v1/status": {404, 404}, "/v1/fdb": {404, 404}, "/debug/pprof/": {404, 404},
+		"/v1/log/level": {404, 404}, "/": {404, 404}, "/page/": {404, 200}, "/page/page.js": {404, 200}, "/page/page.css": {404, 200}, "/page/page.html": {404, 404},
+		"/page/fdb/": {404, 404}, "/page/fdb/02:00:00:00:02:10": {404, 200},
+	} {
+		for i, withPage := range []bool{false, true} {
+			resp, body := askMetrics(t, "GET", path, withPage)
+			if resp.StatusCode != want[i] {
+				t.Errorf("%s, page %v: %d, want %d: %s", path, withPage, resp.StatusCode, want[i], body)
+			}
+			if resp.StatusCode == 200 && strings.HasPrefix(path, "/page/") && !strings.Contains(path, "fdb") &&
+				!strings.HasPrefix(resp.Header.Get("Content-Security-Policy"), "default-src 'none'; script-src 'self';") {
+				t.Errorf("%s: policy %q", path, resp.Header.Get("Content-Security-Policy"))
+			}
+		}
+	}
+	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH"} {
+		for _, path := range []string{"/page/", "/page/fdb/02:00:00:00:02:10", "/v1/tunnels"} {
+			if resp, _ := askMetrics(t, method, path, true); resp.StatusCode < 400 {
+				t.Errorf("%s %s: %d, want a refusal", method, path, resp.StatusCode)
+			}
+		}
+	}
+}
+
+// askMetrics asks a listener of metrics that lives as long.
+func askMetrics(t *testing.T, method, path string, withPage bool) (*http.Response, string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- ServeMetrics(ctx, l, NewDoor(fake{})) }()
+	go func() { done <- ServeMetrics(ctx, l, NewDoor(fake{}), withPage) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -1053,16 +1080,15 @@ func TestServeMetrics(t *testing.T) {
 		}
 	}()
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for path, want := range map[string]int{
-		"/metrics": 200, "/healthz": 503, "/readyz": 503, "/v1/status": 404, "/debug/pprof/": 404, "/v1/log/level": 404, "/": 404,
-	} {
-		resp, err := client.Get("http://" + l.Addr().String() + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
-		}
+	req, err := http.NewRequest(method, "http://"+l.Addr().String()+path, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp, string(body)
 }

@@ -114,12 +114,20 @@ func serve(ctx context.Context, l net.Listener, door *Door, read, write time.Dur
 }
 
 // ServeMetrics answers /metrics, /healthz and /readyz on l, which anybody may
-// reach, until ctx ends, and closes it.
-func ServeMetrics(ctx context.Context, l net.Listener, door *Door) error {
+// reach, until ctx ends, and closes it. With a page, it also answers below /page/.
+func ServeMetrics(ctx context.Context, l net.Listener, door *Door, withPage bool) error {
+	there, nothing := watched, "no such path: /metrics, /healthz, /readyz"
+	if withPage {
+		routes, err := pageRoutes()
+		if err != nil {
+			return err
+		}
+		there, nothing = slices.Concat(watched, routes), nothing+", /page/"
+	}
 	h := door.handler(writeTimeout/2, func(src Source) http.Handler {
-		s := &server{src: src}
-		return s.mux(append(slices.Clip(watched), route{"", "/", anybody, func(_ *server, w http.ResponseWriter, _ *http.Request) {
-			refuse(w, http.StatusNotFound, "no such path: /metrics, /healthz, /readyz")
+		s := &server{src: src, large: make(gate, maxLookups)}
+		return s.mux(append(slices.Clip(there), route{"", "/", anybody, func(_ *server, w http.ResponseWriter, _ *http.Request) {
+			refuse(w, http.StatusNotFound, nothing)
 		}}))
 	})
 	return serveHandler(ctx, Limit(l), h, readTimeout, writeTimeout)

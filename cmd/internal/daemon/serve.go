@@ -40,7 +40,9 @@ func (d *daemon) answer(beside *tasks) error {
 		if err != nil {
 			return err
 		}
-		serve(l, control.ServeMetrics, "metrics are no longer served; the tunnels go on")
+		serve(l, func(ctx context.Context, l net.Listener, door *control.Door) error {
+			return control.ServeMetrics(ctx, l, door, d.Config.Metrics.Page)
+		}, "metrics are no longer served; the tunnels go on")
 	}
 	return nil
 }
