@@ -24,7 +24,7 @@ func TestWalls(t *testing.T) {
 		"dissect": {"internal/packet", "vtep/encap"},
 		"logging": {zap, "go.uber.org/zap/zapcore"},
 		"service": {},
-		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/spec"},
+		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"doctor":  {"cmd/internal/control", "vtep/count"},
 		"page":    {"vtep/count"},
 		"graph":   {"cmd/internal/control"},

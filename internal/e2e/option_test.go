@@ -56,6 +56,11 @@ func TestOptions(t *testing.T) {
 			if text := p.gb.cli("show", "-d", "gnv0"); !strings.Contains(text, `match "accept ovn.ports:00010002/ffff0000"`) || strings.Contains(text, `ffff0000"  0 packets`) {
 				t.Errorf("show -d does not have the rule with a count:\n%s", text)
 			}
+			for _, rule := range []string{`place="1",rule="accept ovn.ports:00010002/ffff0000",vni="42"} `, `place="2",rule="drop any",vni="42"} 0`} {
+				if text := p.gb.cli("metrics"); !strings.Contains(text, `gvtep_option_rule_packets_total{device="gnv0",`+rule) {
+					t.Errorf("metrics have no %s", rule)
+				}
+			}
 			if text := p.ga.cli("show", "-d", "gnv0"); !strings.Contains(text, "options ovn.ports:00010002,ff01:01:@dscp,ff01:02:@src") {
 				t.Errorf("show -d does not have the options:\n%s", text)
 			}

@@ -16,6 +16,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -109,6 +110,7 @@ var (
 	udpBuffer     = gauge("udp_receive_buffer_bytes", "Receive buffer of each worker's socket.", "socket")
 	offloads      = gauge("offload_enabled", "Whether an offload is in use by all devices or sockets that it is meant for.", "offload")
 	optionPackets = counter("option_packets", "Received packets with an option of a class: ignored, or the packet dropped for it.", "class", "action")
+	optionRules   = counter("option_rule_packets", "Packets that a rule of match has matched, by its place in the list.", "device", "vni", "place", "rule")
 	logMessages   = counter("log_messages", "Messages logged.", "level")
 	logDropped    = counter("log_dropped", "Messages dropped because the log was not read fast enough, or could not be written.")
 
@@ -125,7 +127,7 @@ var all = []family{
 	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
 	peerReceive, peerTransmit, peerLast, peerState, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbEvicted, fdbRejected, oddECN,
-	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, logMessages, logDropped,
+	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, optionRules, logMessages, logDropped,
 	fastActive, fastPackets, fastPunts,
 }
 
@@ -280,6 +282,9 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	o.put(fdbRejected, float64(table.Full), device, vni, "table_full")
 	o.put(fdbRejected, float64(t.Drops.Rx[count.DropLocked]+t.Drops.Tx[count.DropLocked]), device, vni, "locked")
 	o.put(fdbRejected, float64(table.Own), device, vni, "own_address")
+	for i, rule := range cfg.OptionRules {
+		o.put(optionRules, float64(t.OptionHits[i]), device, vni, fmt.Sprint(i+1), option.Default().RuleText(rule))
+	}
 }
 
 // peers tells of the first peers, in the order of tunnels and configuration.

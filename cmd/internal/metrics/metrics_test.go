@@ -18,6 +18,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -41,6 +42,10 @@ func full() Snapshot {
 	t.Drops.Rx[count.DropLocked], t.Drops.Tx[count.DropTooBig], t.TooBig = 11, 7, 21
 	t.Fast = vtep.FastState{Wanted: spec.FastOn, RxPackets: 22, TxPackets: 23, FastState: netio.FastState{Devices: []netio.FastDevice{{Name: "eth0", Bulk: true}}}}
 	t.OddECN = 23
+	// The first rule stands there twice.
+	id := option.ID{Class: 0x0102, Type: 0x80}
+	t.Config.OptionRules = []option.Rule{{Any: true, Action: option.ActCount}, {ID: id, Len: 4}, {Any: true, Action: option.ActCount}}
+	t.OptionHits = []uint64{26, 27, 28}
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
 		Sockets:   []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},
@@ -135,6 +140,20 @@ func TestPeerLimit(t *testing.T) {
 	}
 	if n := strings.Count(text, "\ngvtep_peer_transmit_packets_total{"); n != 1 {
 		t.Errorf("%d peers with series, want 1", n)
+	}
+}
+
+// TestOptionRules: each rule of a tunnel has a series with the words of show, also one that stands there twice.
+func TestOptionRules(t *testing.T) {
+	text := scrape(t, full())
+	for _, want := range []string{
+		`{device="gnv0",place="1",rule="count any",vni="200"} 26`,
+		`{device="gnv0",place="2",rule="accept ovn.ports",vni="200"} 27`,
+		`{device="gnv0",place="3",rule="count any",vni="200"} 28`,
+	} {
+		if !strings.Contains(text, "gvtep_option_rule_packets_total"+want+"\n") {
+			t.Errorf("no %s", want)
+		}
 	}
 }
 
