@@ -226,7 +226,8 @@ func (x *batching) prepare() error {
 	if x.peerStamps == nil {
 		return nil
 	}
-	for _, found := range spec.Check(&x.cfg) {
+	if all := spec.Check(&x.cfg); len(all) > 0 {
+		found := all[0]
 		if found.Key == "remote" && found.Nth < len(x.cfg.Peers) {
 			if l := x.named[x.cfg.Peers[found.Nth].Remote]; l != nil {
 				return &LineError{l.line, found.Err()}
