@@ -29,8 +29,8 @@ The exit code is 2 if something is.
 The packets are in a pcap or pcapng file, or are one in hexadecimal digits: as an argument,
 in a file, or on standard input (-, and without an argument). White space, colons and 0x
 between digits do not matter, nor do the offsets and text of hexdump -C, xxd and tcpdump -x.`,
-		Example: `  gvtep decode 0000655800006400020000000201020000000202080045
-  gvtep decode --begins ethernet 02:00:00:00:02:01:02:00:00:00:02:02:08:06`,
+		Example: `  gvtep decode 0000655800006400ffffffffffff020000000202080600010800060400010200000002020a0000020000000000000a000001
+  gvtep decode --begins ip 4500001c000000004001f78fc0000202c00002010800f7ff00000000`,
 		Args: atMost(1), ValidArgsFunction: completeFiles,
 	}
 	links := []string{"auto", "tunnel", "ip", "ethernet"}

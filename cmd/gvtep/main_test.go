@@ -347,8 +347,13 @@ func (f fakeSource) Capture(r control.CaptureRequest) (func(context.Context, io.
 	if err != nil {
 		return nil, &control.UsageError{Text: err.Error()}
 	}
+	if r.Dev != "" {
+		if _, err := f.Tunnel(r.Dev); err != nil {
+			return nil, err
+		}
+	}
 	tap := capture.New(o, 1, begin)
-	inner, _ := hex.DecodeString("020000000201020000000202080045000021000000004011666b0a0000010a00000204d20050000df000" + "68656c6c6f")
+	inner, _ := hex.DecodeString("02000000020102000000020208004500002100000000401166ca0a0000010a00000204d20050000df000" + "68656c6c6f")
 	header, _ := encap.Geneve.AppendHeader(nil, 100, packet.EtherTypeEthernet)
 	from, to := netip.MustParseAddrPort("192.0.2.2:0"), netip.MustParseAddrPort("192.0.2.1:6081")
 	for _, r := range []capture.Record{

@@ -97,7 +97,7 @@ func (d *dissector) header(name string, n int, source string) []byte {
 // field notes a field of the header at hand, at bytes behind its beginning.
 func (d *dissector) field(layer string, at, n int, name, value, fault string) {
 	if fault != "" {
-		d.say("[%s]", fault)
+		d.say("[%s %s: %s]", layer, name, fault)
 	}
 	d.fields = append(d.fields, Field{d.off + at, n, layer, name, value, fault})
 }
