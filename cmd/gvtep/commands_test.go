@@ -40,7 +40,7 @@ var quiet = map[string]string{
 }
 
 // alone are commands that ask no daemon, so that no script needs one for them.
-var alone = []string{"", "check", "completion", "config", "config example", "config import", "config schema", "explain", "help"}
+var alone = []string{"", "check", "completion", "config", "config example", "config import", "config schema", "decode", "explain", "help"}
 
 // varying are objects whose keys are no names but values.
 var varying = []string{".drops.rx", ".drops.tx"}

@@ -30,7 +30,7 @@ The packets are in a pcap or pcapng file, or are one in hexadecimal digits: as a
 in a file, or on standard input (-, and without an argument). White space, colons and 0x
 between digits do not matter, nor do the offsets and text of hexdump -C, xxd and tcpdump -x.`,
 		Example: `  gvtep decode 0000655800006400ffffffffffff020000000202080600010800060400010200000002020a0000020000000000000a000001
-  gvtep decode --begins ip 4500001c000000004001f78fc0000202c00002010800f7ff00000000`,
+  gvtep decode --begins ip 4500001c000000004001f6ddc0000202c00002010800f7ff00000000`,
 		Args: atMost(1), ValidArgsFunction: completeFiles,
 	}
 	links := []string{"auto", "tunnel", "ip", "ethernet"}
