@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// share is how many times as long as it works the pump rests: it takes a tenth of a processor
+	// share is how many times as long as it works the pump rests: it takes a 25th of a processor
 	// at most, and so does whoever reads the stream. Copies that find no room meanwhile are lost.
-	share = 9
+	share = 24
 	// turn is how long it works at most, longest how long it rests.
 	turn     = 2 * time.Millisecond
-	shortest = 2 * time.Millisecond
+	shortest = 5 * time.Millisecond
 	idle     = 10 * time.Millisecond // of rest where there was nothing to do
-	longest  = 50 * time.Millisecond
+	longest  = 100 * time.Millisecond
 	// told is how often it says how many packets were lost, if that has changed.
 	told = time.Second
 )
