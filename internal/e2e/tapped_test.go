@@ -33,7 +33,7 @@ func TestCaptureTshark(t *testing.T) {
 		_, err := capture.wait(10 * time.Millisecond)
 		return err == nil
 	})
-	if code, _ := capture.wait(0); code != 0 || !strings.HasPrefix(capture.stderr.String(), fmt.Sprint(packets, " packets")) {
+	if code, _ := capture.wait(time.Minute); code != 0 || !strings.HasPrefix(capture.stderr.String(), fmt.Sprint(packets, " packets")) {
 		t.Fatalf("exit status %d, %q; want %d packets", code, capture.stderr.String(), packets)
 	}
 	t.Log(strings.TrimSpace(capture.stderr.String()))
