@@ -120,14 +120,16 @@ for x in "k g 192.0.2.2 the kernel to ours" "g k 192.0.2.1 ours to the kernel"; 
   check "$way, inner without ECN, outer CE: dropped" "$(pings "$from" "$address")" "$none"
   ip netns exec "$from" tc filter del dev veth0 egress pref 9
 done
-check "ours counted them as ecn" "$(gvtep -i g metrics | grep '^gvtep_dropped_packets_total{device="gnv0",direction="receive"' | grep -i ecn)" "* [5-9]"
+ecn=$(drops g receive ecn) # what else the kernel sent meanwhile counts as well, such as ND
+check "ours counted the five as ecn" "$([ "$ecn" -ge 5 ] && echo "5 or more" || echo "$ecn")" "5 or more"
 
 echo "# what may be cut"
 ours 6 42 --mtu 1500
 kernel 6 42
 ip -n k link set gnv0 mtu 1500
-until_ok 20 "ip netns exec k ping -c 1 -W 1 192.0.2.2"
-check "the kernel, IPv4 without DF, longer than the path: outer fragments" "$(pings k 192.0.2.2 -M dont -s 1450)" "$all"
+# Over IPv6 the kernel makes no outer fragments: it tells the path's MTU, and so do we. Each sender loses a packet until it knows.
+until_ok 20 "ip netns exec k ping -c 1 -W 1 -M dont -s 1450 192.0.2.2"
+check "the kernel, IPv4 without DF, longer than the path: in inner fragments" "$(pings k 192.0.2.2 -M dont -s 1450)" "$all"
 ours 6 42 --mtu 1500 --df unset
 until_ok 20 "ip netns exec k ping -c 1 -W 1 192.0.2.2"
 check "ours with df unset, the same" "$(pings g 192.0.2.1 -M dont -s 1450)" "$all"
