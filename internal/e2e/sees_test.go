@@ -100,7 +100,7 @@ func TestCapture(t *testing.T) {
 	}
 	t.Logf("packets %v; %s", points, c.stderr.String())
 	for _, point := range []string{"outer-in", "outer-out", "inner-in", "inner-out"} {
-		if points[point] < 10 {
+		if points[point] < 3 { // of what there was room for
 			t.Errorf("%d packets of %s, want those of a TCP connection", points[point], point)
 		}
 	}

@@ -120,7 +120,7 @@ for x in "k g 192.0.2.2 the kernel to ours" "g k 192.0.2.1 ours to the kernel"; 
   check "$way, inner without ECN, outer CE: dropped" "$(pings "$from" "$address")" "$none"
   ip netns exec "$from" tc filter del dev veth0 egress pref 9
 done
-ecn=$(drops g receive ecn) # what else the kernel sent meanwhile counts as well, such as ND
+ecn=$(drops g receive ecn) # more, if the kernel sent others meanwhile
 check "ours counted the five as ecn" "$([ "$ecn" -ge 5 ] && echo "5 or more" || echo "$ecn")" "5 or more"
 
 echo "# what may be cut"

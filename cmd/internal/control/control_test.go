@@ -706,7 +706,7 @@ func TestBadClients(t *testing.T) {
 // TestStream: a table is read as it is sent, by a client that may take longer for all of it than
 // it waits for one entry, and that says when it has had enough.
 func TestStream(t *testing.T) {
-	const entries, limit = 200_000, 300 * time.Millisecond
+	const entries, limit = 200_000, time.Second
 	src := fake{entries: entries, yielded: new(atomic.Int64)}
 	path := start(t, src, limit, limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
