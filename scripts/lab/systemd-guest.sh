@@ -228,6 +228,7 @@ check "VLANs: ready" "$(until_ok 30 "gvtep -i left status && gvtep -i right stat
 check "VLANs: nothing was taken for a loop" "$(gvtep -i left metrics | awk '/^gvtep_dropped_packets_total.*(loop|reinjected)/ { n += $NF } END { print n + 0 }')" "0"
 # The tunnel's VLAN is the underlay's: then the way to the peer may lead into the tunnel.
 bridge -n left vlan add dev gnv0 vid 10
+check "VLANs: one in common, ping" "$(until_ok 20 "ip netns exec left-tenant ping -n -c 1 -W 1 192.0.2.2")" "after *"
 check "VLANs: one in common, and the uplink has the peer: still ready" "$(ip netns exec left-tenant ping -q -n -c 5 -i 0.2 -W 5 192.0.2.2 | loss)" "5 packets transmitted, 5 received, 0% packet loss"
 kill "${ends[@]}"
 wait "${ends[@]}"
