@@ -147,7 +147,7 @@ func TestSaturated(t *testing.T) {
 		if dev.queues[0].backlog() < 3*len(burst) {
 			dev.queues[0].feed(burst...)
 		}
-		if d := time.Since(since); d > 150*time.Millisecond {
+		if d := time.Since(since); d > time.Second { // under the race detector rounds take long, and one in 32 is a sample
 			now := ran()
 			most, since, before = max(most, float64(now-before)/float64(d)), time.Now(), now
 		}
