@@ -123,7 +123,7 @@ func TestLogNobodyReads(t *testing.T) {
 
 	g.chatter(t, lines)
 	g.client("status")
-	if code, err := g.end(syscall.SIGTERM, 10*time.Second); code != 0 || err != nil {
+	if code, err := g.end(syscall.SIGTERM, 5*time.Second); code != 0 || err != nil {
 		t.Errorf("SIGTERM while nobody reads: exit status %d, %v; want 0 within 10 s", code, err)
 	}
 	if a.has("gnv0") {
@@ -140,7 +140,7 @@ func TestLogReaderGone(t *testing.T) {
 	g.chatter(t, 10)
 	g.client("tunnel", "set", "gnv0", "ttl", "9")
 	within(t, 5*time.Second, "the lines that nobody could read counted", func() bool { return g.metric(t, logDropped) >= 10 })
-	if code, err := g.end(syscall.SIGTERM, 10*time.Second); code != 0 || err != nil {
+	if code, err := g.end(syscall.SIGTERM, 5*time.Second); code != 0 || err != nil {
 		t.Errorf("SIGTERM without a reader: exit status %d, %v; want 0", code, err)
 	}
 }
