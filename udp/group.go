@@ -95,7 +95,8 @@ func leaveGroup(fd int, group netip.Addr, index int) {
 //
 // The sockets keep their descriptors and may be in use meanwhile. Receive sockets
 // of an address are left alone: bound anew they would not be spread over the
-// workers any more, see Listener.Stale.
+// workers any more, see Listener.Stale. While such sockets are stale on a device, its
+// groups are left alone too: the group's socket would be in the way of the new ones.
 func (u *Underlay) Renew() (renewed int, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -124,9 +125,10 @@ func (u *Underlay) Renew() (renewed int, err error) {
 			}
 		}
 	}
+	stale := u.staleDevices()
 	for l := range u.listeners {
 		for _, r := range l.receivers {
-			if r != nil && l.options.Group.IsValid() {
+			if r != nil && l.options.Group.IsValid() && !stale[l.options.Device] {
 				renew(l.options.Device, l.options.Group.WithZone(""), int32(r.fd))
 			}
 		}
@@ -137,6 +139,35 @@ func (u *Underlay) Renew() (renewed int, err error) {
 		}
 	}
 	return renewed, err
+}
+
+// staleDevices are those on which addresses must be listened on anew. Where that is done
+// already, the old sockets may still be there, until no worker uses them any more. u.mu is
+// held.
+func (u *Underlay) staleDevices() map[string]bool {
+	type where struct {
+		device string
+		local  netip.AddrPort
+	}
+	fresh, stale := make(map[where]bool), make(map[*Listener]where)
+	for l := range u.listeners {
+		if l.options.Device == "" || l.options.Group.IsValid() {
+			continue
+		}
+		on := where{l.options.Device, netip.AddrPortFrom(l.options.Local, l.options.Port)}
+		if l.Stale() {
+			stale[l] = on
+		} else {
+			fresh[on] = true
+		}
+	}
+	devices := make(map[string]bool)
+	for l, on := range stale {
+		if !fresh[on] {
+			devices[l.options.Device] = true
+		}
+	}
+	return devices
 }
 
 // rebind makes sure that a socket is bound to the device that has this index

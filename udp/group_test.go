@@ -568,6 +568,41 @@ func TestStale(t *testing.T) {
 	stale("anew", false)
 }
 
+// TestRenewAfterListen: the device comes back between the look for stale sockets and Renew.
+// The group's socket must not take the new device first: those of the address would find it
+// in their way for ever.
+func TestRenewAfterListen(t *testing.T) {
+	for _, c := range []struct{ any, group netip.Addr }{{any4, groups4[0]}, {any6, groups6[1]}} {
+		t.Run(c.any.String(), func(t *testing.T) {
+			n := newNetwork(t)
+			u := newUnderlay(t, Config{Workers: 2})
+			o := ListenOptions{Local: c.any, Port: 6081, Device: "v0"}
+			bound, err := u.Listen(o)
+			must(t, err)
+			group, err := u.Listen(ListenOptions{Group: c.group, Port: 6081, Device: "v0"})
+			must(t, err)
+			renew := func(when string, want int) {
+				t.Helper()
+				if renewed, err := u.Renew(); renewed != want || err != nil {
+					t.Errorf("%s: Renew: %d, %v, want %d", when, renewed, err, want)
+				}
+			}
+			must(t, n.nl.LinkDel(n.link(n.nl, "v0")))
+			peer := netlink.NewLinkAttrs()
+			peer.Name = "v0"
+			must(t, n.nl.LinkAdd(&netlink.Veth{LinkAttrs: peer, PeerName: "v1"}))
+			n.setUp(n.nl, "v0", "10.9.0.1/24", "fd09::1/64")
+			renew("before Listen", 0)
+			again, err := u.Listen(o)
+			must(t, err)
+			renew("after Listen", 1)
+			must(t, bound.Close())
+			must(t, again.Close())
+			must(t, group.Close())
+		})
+	}
+}
+
 func TestFindGroup(t *testing.T) {
 	const table4 = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n" +
 		"1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n" +
