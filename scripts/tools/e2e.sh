@@ -7,7 +7,7 @@
 # either way: what fails now and then is a fault of the test or of the program, and
 # somebody has to find it. A data race or a panic is never a matter of time.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 most=3
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
