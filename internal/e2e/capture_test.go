@@ -25,6 +25,8 @@ type capture struct {
 	frames []frame
 	limit  int
 	total  int
+
+	buf, oob []byte // of takeAll
 }
 
 // frame is one frame on a device.
@@ -37,7 +39,7 @@ type frame struct {
 // capture opens a packet socket that keeps up to limit frames.
 func (h *host) capture(dev string, limit int) *capture {
 	h.t.Helper()
-	c := &capture{t: h.t, name: dev + " on " + h.name, limit: limit}
+	c := &capture{t: h.t, name: dev + " on " + h.name, limit: limit, buf: make([]byte, 1<<17), oob: make([]byte, 256)}
 	c.to = unix.SockaddrLinklayer{Protocol: swap16(unix.ETH_P_ALL), Ifindex: h.index(dev)}
 	h.do(func() (err error) {
 		// Protocol 0 until it is bound: nothing from other devices.
@@ -47,7 +49,6 @@ func (h *host) capture(dev string, limit int) *capture {
 		unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
 		unix.SetsockoptInt(c.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1)
 		unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
-		unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
 		return unix.Bind(c.fd, &c.to)
 	})
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -66,28 +67,43 @@ func (h *host) capture(dev string, limit int) *capture {
 func swap16(n uint16) uint16 { return n<<8 | n>>8 } // the machines we run on are little-endian
 
 func (c *capture) read(stop chan struct{}) {
-	buf, oob := make([]byte, 1<<17), make([]byte, 256)
 	for {
 		select {
 		case <-stop:
 			return
 		default:
 		}
-		n, oobn, _, from, err := unix.Recvmsg(c.fd, buf, oob, 0)
-		if err != nil {
-			continue // the receive timeout, or the device is down for now
+		unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, 50)
+		c.mu.Lock()
+		c.takeAll()
+		c.mu.Unlock()
+	}
+}
+
+// takeAll takes what the kernel has for us up to now. Who asks what has passed calls it
+// too: the reader may be kept from its work, and what had passed before would come to
+// light after it. c.mu is held.
+func (c *capture) takeAll() {
+	for begin := time.Now(); ; {
+		n, oobn, _, from, err := unix.Recvmsg(c.fd, c.buf, c.oob, unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
 		}
-		f := frame{at: stamp(oob[:oobn])}
+		if err != nil {
+			return // nothing is there, or the device is down for now
+		}
+		f := frame{at: stamp(c.oob[:oobn])}
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
 			f.out = ll.Pkttype == unix.PACKET_OUTGOING
 		}
-		c.mu.Lock()
 		c.total++
 		if len(c.frames) < c.limit {
-			f.data = retag(slices.Clone(buf[:n]), oob[:oobn])
+			f.data = retag(slices.Clone(c.buf[:n]), c.oob[:oobn])
 			c.frames = append(c.frames, f)
 		}
-		c.mu.Unlock()
+		if f.at.After(begin) {
+			return
+		}
 	}
 }
 
@@ -155,6 +171,7 @@ func (c *capture) grow(limit int) {
 func (c *capture) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.takeAll()
 	return c.total
 }
 
@@ -163,6 +180,7 @@ func (c *capture) count() int {
 func (c *capture) kept(from int, pass func(frame) bool) (all []frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.takeAll()
 	for _, f := range c.frames[min(from, len(c.frames)):] {
 		if pass == nil || pass(f) {
 			all = append(all, f)

@@ -78,7 +78,7 @@ address = "198.51.100.%[3]d/24"
 			}
 			iperf(t, p)
 			a.ok(20*time.Second, "iperf3", "-c", "fd92::2", "-t", "1", "--connect-timeout", "2000")
-			if super := tun.kept(0, func(f frame) bool { return f.out && len(f.data) > 3000 }); len(super) == 0 {
+			if super := tun.await(5*time.Second, 1, 0, func(f frame) bool { return f.out && len(f.data) > 3000 }); len(super) == 0 {
 				t.Error("no super-frame came to the device")
 			}
 			path, _ := wire.write(func(f frame) bool { _, udp := readUDP(f.data); return udp })
