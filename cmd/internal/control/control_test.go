@@ -1015,6 +1015,12 @@ func TestDoor(t *testing.T) {
 		}
 	}
 
+	w := httptest.NewRecorder()
+	door.handler(time.Second, nil).ServeHTTP(w, httptest.NewRequest("POST", "/v1/reload", nil))
+	if want := fmt.Sprintf("`kill -HUP %d`", os.Getpid()); !strings.Contains(w.Body.String(), want) {
+		t.Errorf("reload: %q, want %s in it", w.Body, want)
+	}
+
 	// Two that came before it opened.
 	door.Wait("")
 	answers := make(chan error)

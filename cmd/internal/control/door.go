@@ -1,7 +1,9 @@
 package control
 
 import (
+	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -84,6 +86,9 @@ func closed(w http.ResponseWriter, r *http.Request, text string) {
 	case r.URL.Path == "/healthz":
 		health(w, true, "")
 	case strings.HasPrefix(r.URL.Path, "/v1/"):
+		if r.URL.Path == "/v1/reload" {
+			text += fmt.Sprintf("; `kill -HUP %d` makes it load its configuration again", os.Getpid())
+		}
 		refuse(w, http.StatusConflict, text)
 	default:
 		health(w, false, text)
