@@ -13,7 +13,7 @@ LABTOOLS    := ip ping iperf3 socat tshark
 # mandoc and groff find what is wrong with the manual pages, systemd-analyze with the unit.
 # Without root these are only looked for, and the tests that need one skip.
 TESTTOOLS   := clang curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
-SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh)
+SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh examples/*/*.sh)
 
 .PHONY: help build install uninstall test race fuzz lint bench bpf man docs demo deb rpm tarball release package-test systemd-test interop labs clean
 
@@ -100,8 +100,8 @@ interop: build ## as root: Open vSwitch, scapy and tshark as the other end, and 
 	@scripts/interop/run.sh $(PARTS)
 
 labs: build ## as root: the labs of docs/labs.md, one after another
-	@$(NEED) $(LABTOOLS)
-	@for l in multi mcast many-vni netns-split bridge ovs "secure wireguard"; do set -- $$l; scripts/lab/$$1.sh $${2:-demo} || exit 1; done
+	@$(NEED) $(LABTOOLS) etcd etcdctl python3
+	@for l in multi mcast many-vni netns-split bridge ovs etcd flannel "secure wireguard"; do set -- $$l; scripts/lab/$$1.sh $${2:-demo} || exit 1; done
 
 clean: ## remove what was built
 	rm -rf bin dist
