@@ -35,13 +35,13 @@ uninstall: man ## remove what install put there; /etc/gvtep stays
 test: ## vet and all tests; those in network namespaces need root
 	@$(NEED) $(TESTTOOLS) || [ $$(id -u) != 0 ]
 	$(GO) vet ./...
-	$(GO) test -count=1 -timeout 10m $$($(GO) list ./... | grep -v /e2e)
-	@GO=$(GO) scripts/tools/e2e.sh
+	@GO=$(GO) scripts/tools/test.sh -timeout 10m -- $$($(GO) list ./... | grep -v /e2e)
+	@GO=$(GO) scripts/tools/test.sh -timeout 20m -- ./internal/e2e
 
 race: ## the same tests with the race detector
 	@$(NEED) $(TESTTOOLS) || [ $$(id -u) != 0 ]
-	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v /e2e)
-	@GO=$(GO) CGO_ENABLED=1 scripts/tools/e2e.sh -race
+	@GO=$(GO) CGO_ENABLED=1 scripts/tools/test.sh -race -timeout 15m -- $$($(GO) list ./... | grep -v /e2e)
+	@GO=$(GO) CGO_ENABLED=1 scripts/tools/test.sh -race -timeout 20m -- ./internal/e2e
 
 fuzz: ## every fuzz target in turn, FUZZTIME=20s each (or a number, such as 20000x)
 	@grep -roP --include='*_test.go' '^func \KFuzz\w+' . | sort | while IFS=: read -r file name; do \

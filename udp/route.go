@@ -92,6 +92,13 @@ func (u *Underlay) routeFrom(remote netip.AddrPort, o PortOptions, port uint16) 
 	if fibErr != nil { // an old kernel, which does not look for ports
 		return r, false, nil
 	}
+	if !found.learned && mtu < cmp.Or(found.mtu, deviceMTU(found.ifindex)) {
+		// IPsec takes room, or something was learned between the two questions.
+		if again, err := u.fib(q); err == nil {
+			found = again
+			r.Learned = found.learned
+		}
+	}
 	spread := hashesPorts(remote.Addr())
 	if found.learned || spread {
 		// What an administrator wrote, without what was learned.
