@@ -85,10 +85,8 @@ func (u *Underlay) routeFrom(remote netip.AddrPort, o PortOptions, port uint16) 
 	if err != nil {
 		return Route{}, false, fmt.Errorf("route to %s: %w", remote.Addr(), err)
 	}
-	r.MTU, r.Link = mtu, mtu
-	if !r.Source.IsValid() {
-		r.Source = source
-	}
+	// Of IPv6 the tables tell the source that the kernel would choose itself.
+	r.MTU, r.Link, r.Source = mtu, mtu, source
 	if fibErr != nil { // an old kernel, which does not look for ports
 		return r, false, nil
 	}
@@ -99,6 +97,7 @@ func (u *Underlay) routeFrom(remote netip.AddrPort, o PortOptions, port uint16) 
 			r.Learned = found.learned
 		}
 	}
+	r.BySocket = !u.sameWithoutSocket(q, found)
 	spread := hashesPorts(remote.Addr())
 	if found.learned || spread {
 		// What an administrator wrote, without what was learned.
@@ -115,6 +114,14 @@ func (u *Underlay) routeFrom(remote netip.AddrPort, o PortOptions, port uint16) 
 	r.MTU = min(r.MTU, cmp.Or(r.Link, r.MTU))
 	r.Link = cmp.Or(r.Link, r.MTU)
 	return r, multipath, nil
+}
+
+// sameWithoutSocket reports whether a packet that belongs to no socket takes the same way by
+// the device: all is the same but for ports, which nobody looks at, and the user, who is root.
+func (u *Underlay) sameWithoutSocket(q fibQuestion, found fibRoute) bool {
+	q.oif, q.port, q.alone = found.ifindex, 0, true
+	other, err := u.fib(q)
+	return err == nil && other.kind == found.kind && other.ifindex == found.ifindex && other.gateway == found.gateway
 }
 
 // oif is the device by which a datagram has to leave, 0 if the route decides.
@@ -190,6 +197,7 @@ type fibQuestion struct {
 	mark   uint32
 	port   uint16 // source port; 0: any
 	match  bool   // the route as it was written, without what was learned about remote
+	alone  bool   // for a packet of no socket: without ports, for user 0
 }
 
 // fibRoute is their answer.
@@ -228,7 +236,11 @@ func (u *Underlay) fib(q fibQuestion) (fibRoute, error) {
 	if q.port != 0 {
 		add(unix.RTA_SPORT, binary.BigEndian.AppendUint16(nil, q.port))
 	}
-	add(unix.RTA_DPORT, binary.BigEndian.AppendUint16(nil, q.remote.Port()))
+	if q.alone {
+		add(unix.RTA_UID, nl.Uint32Attr(0))
+	} else {
+		add(unix.RTA_DPORT, binary.BigEndian.AppendUint16(nil, q.remote.Port()))
+	}
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: u.tables}
 	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
 	if err != nil {

@@ -29,6 +29,7 @@ func TestRouteByPort(t *testing.T) {
 		u := newUnderlay(t, Config{})
 		o := fixed(family, 4)
 		o.Max = 65534 // as far as rules go
+		elsewhere := netip.MustParseAddr(map[int]string{4: "10.9.0.99", 6: "fd09::99"}[family])
 		for _, rule := range []string{"dport 6081", "sport 49152-65534 dport 6081"} {
 			ip(t, v+" rule add pref 100 ipproto udp "+rule+" lookup 100")
 			ip(t, v+" route add "+remote.String()+" dev v0 mtu 1400 table 100")
@@ -45,16 +46,25 @@ func TestRouteByPort(t *testing.T) {
 				if err != nil || r.MTU != 1400 || r.Link != 1400 || r.Learned {
 					t.Errorf("rule %s, ports open %v: %+v, %v; want an MTU of 1400 that was not learned", rule, opened, r, err)
 				}
-				if r, err := u.Route(netip.AddrPortFrom(remote, 6082), o); err != nil || r.MTU != 1500 {
-					t.Errorf("rule %s, another port: %+v, %v; want 1500", rule, r, err)
+				if r, err := u.Route(netip.AddrPortFrom(remote, 6082), o); err != nil || r.MTU != 1500 || r.BySocket {
+					t.Errorf("rule %s, another port: %+v, %v; want 1500, and the same way for all", rule, r, err)
 				}
 			}
 			// Only the table has the way.
 			far := netip.MustParseAddr(map[int]string{4: "10.44.0.1", 6: "fd44::1"}[family])
 			ip(t, v+" route add "+far.String()+" via "+remote.String()+" dev v0 table 100")
-			if r, err := u.Route(netip.AddrPortFrom(far, 6081), o); err != nil || r.MTU != 1500 || r.Ifindex == 0 || r.Source != local {
+			if r, err := u.Route(netip.AddrPortFrom(far, 6081), o); err != nil || r.MTU != 1500 || r.Ifindex == 0 || r.Source != local || r.Gateway != remote || !r.BySocket {
 				t.Errorf("rule %s, a way in table 100 only: %+v, %v", rule, r, err)
 			}
+			// The main table knows another one.
+			ip(t, v+" route add "+far.String()+" via "+elsewhere.String()+" dev v0")
+			if r, err := u.Route(netip.AddrPortFrom(far, 6081), o); err != nil || r.Gateway != remote || !r.BySocket {
+				t.Errorf("rule %s, another way in the main table: %+v, %v", rule, r, err)
+			}
+			if r, err := u.Route(netip.AddrPortFrom(far, 6082), o); err != nil || r.Gateway != elsewhere || r.BySocket {
+				t.Errorf("rule %s, another way in the main table, another port: %+v, %v", rule, r, err)
+			}
+			ip(t, v+" route del "+far.String())
 			if r, err := u.Route(netip.AddrPortFrom(far, 6082), o); err == nil {
 				t.Errorf("rule %s, another port: %+v, want an error", rule, r)
 			}
@@ -85,6 +95,23 @@ func TestRouteByMark(t *testing.T) {
 			t.Errorf("local %v, mark %d: %+v, %v; want %d", c.local, c.mark, r, err, c.want)
 		}
 	}
+}
+
+// TestRouteSource: the source is the local address of the socket, and not the one that the
+// kernel would choose itself.
+func TestRouteSource(t *testing.T) {
+	families(t, func(t *testing.T, n *network, family int, local, remote netip.Addr) {
+		ip(t, "addr add 10.9.0.3/24 dev v0")
+		ip(t, "addr add fd09::3/64 dev v0 nodad")
+		u := newUnderlay(t, Config{})
+		for _, want := range []netip.Addr{local, netip.MustParseAddr(map[int]string{4: "10.9.0.3", 6: "fd09::3"}[family])} {
+			o := fixed(family, 1)
+			o.Local = want
+			if r, err := u.Route(netip.AddrPortFrom(remote, 6081), o); err != nil || r.Source != want {
+				t.Errorf("local %s: %+v, %v", want, r, err)
+			}
+		}
+	})
 }
 
 // TestRouteMultipath: where ports decide between ways of different MTU, the least counts.

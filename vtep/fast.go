@@ -257,6 +257,13 @@ func (t *tunnel) fastPeer(p *peer, snap *forward.Snapshot) (fp netio.FastPeer, o
 	if p.Dest.Remote.Addr().Is6() {
 		fp.NoChecksum = t.config.ZeroCsum6
 	}
+	if r.BySocket {
+		fp.NextHop = r.Gateway
+		if !r.Gateway.IsValid() {
+			fp.NextHop = p.Dest.Remote.Addr()
+		}
+		fp.NextHop = fp.NextHop.WithZone("")
+	}
 	for _, a := range p.admissions {
 		i := slices.IndexFunc(t.sockets, func(s *socket) bool { return s.ID == a.Socket })
 		if i < 0 || t.sockets[i].options.Group.IsValid() {

@@ -151,6 +151,18 @@ func TestFastTold(t *testing.T) {
 	if p := fast.only(t).Peers[0]; p.Source != addr("192.0.2.9") || p.Limit != 1364 {
 		t.Errorf("another route: source %s, limit %d", p.Source, p.Limit)
 	}
+	// A way that the kernel would not find without ports.
+	for _, hop := range []string{"192.0.2.2", "192.0.2.254"} {
+		route := netio.Route{Source: addr("192.0.2.1"), MTU: 1500, Link: 1500, BySocket: true}
+		if hop != "192.0.2.2" {
+			route.Gateway = addr(hop)
+		}
+		h.underlay.to("192.0.2.2", route)
+		h.checkPaths(anyPeer)
+		if got := fast.only(t).Peers[0].NextHop; got != addr(hop) {
+			t.Errorf("route %+v: next hop %s", route, got)
+		}
+	}
 	// A path that is narrower than its link although nothing was learned is IPsec's.
 	h.underlay.to("192.0.2.2", netio.Route{Source: addr("192.0.2.1"), MTU: 1438, Link: 1500})
 	h.checkPaths(anyPeer)

@@ -405,6 +405,38 @@ func TestFastPathAuto(t *testing.T) {
 	p.ga.served()
 }
 
+// TestFastPathPolicyRoute: a way that a policy rule chooses by UDP port is taken, although
+// without ports there is another one, which leads nowhere, or none.
+func TestFastPathPolicyRoute(t *testing.T) {
+	need(t, "ip", "ping")
+	for _, f := range families {
+		for _, other := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s other way %t", f.name, other), func(t *testing.T) {
+				a, b := underlay(t)
+				v, far := "-4", "10.88.0.2"
+				if f.name == "IPv6" {
+					v, far = "-6", "fd88::2"
+				}
+				b.up("lo")
+				b.ip(v + " address add " + far + " dev lo")
+				a.ip(v + " rule add ipproto udp dport 6081 lookup 100")
+				a.ip(v + " route add " + far + " via " + f.far + " dev veth0 table 100")
+				if other {
+					a.ip(v + " route add " + far + " via " + f.alien + " dev veth0")
+				}
+				// Nobody answers for it on the wire: only the gateway leads there.
+				b.sysctl("net/ipv4/conf/veth0/arp_ignore", "1")
+				ga := a.tunnel("gnv0", "--id", "42", "--local", f.near, "--remote", far, "--address", "192.0.2.1/24", "--fastpath", "on")
+				gb := b.tunnel("gnv0", "--id", "42", "--local", far, "--remote", f.near, "--address", "192.0.2.2/24", "--fastpath", "on")
+				ga.served()
+				gb.served()
+				pingsAll(t, a, "192.0.2.2", 30)
+				ga.carried(20)
+			})
+		}
+	}
+}
+
 // TestFastPathPMTU: a router's word about a narrow path reaches the sender inside, and the
 // bytes the receiver, although nothing of userspace has sent what was too long.
 func TestFastPathPMTU(t *testing.T) {

@@ -41,6 +41,7 @@ type bpfPeer struct {
 	_       structs.HostLayout
 	Src     [4]uint32
 	Dst     [4]uint32
+	Next    [4]uint32
 	Header  [2]uint32
 	Ifindex uint32
 	Mark    uint32

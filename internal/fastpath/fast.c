@@ -30,6 +30,9 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 #define DECAP_IPV4 (1ULL << 7) // BPF_F_ADJ_ROOM_DECAP_L3_IPV4, Linux 6.3
 #define DECAP_IPV6 (1ULL << 8)
 
+#define AF_INET 2
+#define AF_INET6 10
+
 #define ETH_IPV4 bpf_htons(0x0800)
 #define ETH_IPV6 bpf_htons(0x86dd)
 #define ETH_VLAN bpf_htons(0x8100)
@@ -94,7 +97,7 @@ struct geneve {
 	__be32 first, vni;
 };
 
-// Why a packet is left to userspace. The names are in punt.go, in the same order.
+// Why a packet is left to userspace. The names, and what they mean, are in vtep/count/punt.go, in the same order.
 enum punt {
 	GROUP = 1,       // broadcast or multicast, or its source is
 	NOT_IP,          // ARP and all else that is not IP
@@ -151,9 +154,11 @@ struct place {
 #define PEER_INHERIT_TOS 8
 #define PEER_NO_SUM 16     // no outer checksum is wanted
 #define PEER_CUTS 32       // outer packets may be fragmented: no Don't Fragment
+#define PEER_NEXT 64       // by the next hop that is told: the kernel would look for one without ports
+#define PEER_NEXT_IPV6 128
 
 struct peer {
-	__be32 src[4], dst[4]; // IPv4 in the first
+	__be32 src[4], dst[4], next[4]; // IPv4 in the first
 	__be32 header[2];      // GENEVE
 	__u32 ifindex, mark;
 	__u32 limit; // longest inner frame
@@ -657,7 +662,11 @@ int tap_egress(struct __sk_buff *skb)
 	if (why < 0 || !p)
 		return DROP;
 	skb->mark = p->mark;
-	return bpf_redirect_neigh(p->ifindex, NULL, 0, 0);
+	if (!(p->flags & PEER_NEXT))
+		return bpf_redirect_neigh(p->ifindex, NULL, 0, 0);
+	struct bpf_redir_neigh next = {.nh_family = p->flags & PEER_NEXT_IPV6 ? AF_INET6 : AF_INET};
+	__builtin_memcpy(next.ipv6_nh, p->next, 16);
+	return bpf_redirect_neigh(p->ifindex, &next, sizeof(next), 0);
 }
 
 // narrow notes that a router has told of a narrow path to a destination. The slot is

@@ -19,6 +19,8 @@ const (
 	peerInheritTOS
 	peerNoSum
 	peerCuts
+	peerNext
+	peerNext6
 )
 
 // Set implements netio.FastPath.
@@ -204,6 +206,12 @@ func inKernel(fp *netio.FastPeer, lone bool) bpfPeer {
 		b.Flags |= peerIPv6
 	}
 	b.Src, b.Dst = src, dst
+	if fp.NextHop.IsValid() {
+		b.Next = words(fp.NextHop)
+		if fp.NextHop.Is4() {
+			b.Next = [4]uint32{b.Next[3]}
+		}
+	}
 	sum := uint64(raw(17)) + uint64(b.Dport)
 	for i := range b.Header {
 		b.Header[i] = binary.NativeEndian.Uint32(fp.Header[4*i:])
@@ -221,6 +229,7 @@ func inKernel(fp *netio.FastPeer, lone bool) bpfPeer {
 		set  bool
 	}{
 		{peerLone, lone}, {peerInheritTTL, fp.InheritTTL}, {peerInheritTOS, fp.InheritTOS}, {peerNoSum, fp.NoChecksum}, {peerCuts, fp.MayCut},
+		{peerNext, fp.NextHop.IsValid()}, {peerNext6, fp.NextHop.Is6()},
 	} {
 		if f.set {
 			b.Flags |= f.flag

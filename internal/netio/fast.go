@@ -60,8 +60,9 @@ type FastPeer struct {
 	Ifindex int   // of the underlay device
 	Source  netip.Addr
 	Remote  netip.AddrPort
-	Header  [8]byte  // GENEVE
-	Ports   []uint16 // source ports, at most FastPorts, in the order of the hash
+	NextHop netip.Addr // on the device; invalid: the kernel finds it, without ports
+	Header  [8]byte    // GENEVE
+	Ports   []uint16   // source ports, at most FastPorts, in the order of the hash
 	Mark    uint32
 	TTL     uint8
 	TOS     uint8

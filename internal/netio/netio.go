@@ -242,7 +242,10 @@ type Route struct {
 	Ifindex int
 	Source  netip.Addr
 	Gateway netip.Addr // the next hop; invalid: the remote itself
-	MTU     int        // of the path, in bytes of IP packet, as a socket has it
+	// BySocket says that ports or the user of the socket decide about the way (policy
+	// rules, several ways): without them the kernel finds another one, or none.
+	BySocket bool
+	MTU      int // of the path, in bytes of IP packet, as a socket has it
 	// Link is the MTU of the device, or a smaller one that an administrator set on the
 	// route. MTU may be below it without Learned: IPsec takes its part, or a router
 	// told the MTU of an IPv6 link.
