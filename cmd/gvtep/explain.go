@@ -15,7 +15,8 @@ func (a *app) explainCmd() *cobra.Command {
 		Use:   "explain [REASON...]",
 		Short: "say what a drop counter means, its likely cause and what to try",
 		Long: `Say what a drop counter of "gvtep show" or "gvtep status" means, what most
-likely caused it, and what to try. Without REASON all of them.`,
+likely caused it, and what to try. So it does of the reasons for which the fast
+path leaves packets to the ordinary way. Without REASON all of them.`,
 		Example: `  gvtep explain unknown_peer
   gvtep -j explain`,
 		Args: cobra.ArbitraryArgs, // unknown ones are refused in RunE, with our error text
@@ -23,17 +24,21 @@ likely caused it, and what to try. Without REASON all of them.`,
 			func(c *completion) []string { return reasonNames() }),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var wanted []count.Explanation
 		for _, name := range args {
-			i := slices.Index(reasonNames(), name)
-			if i < 0 {
+			if !slices.Contains(reasonNames(), name) {
 				return inCommand(cmd, fmt.Errorf("%s: no such reason; gvtep explain lists all: %s", name, strings.Join(reasonNames(), " ")))
 			}
-			wanted = append(wanted, count.Reasons()[i].Explain())
 		}
-		if len(args) == 0 {
-			for _, r := range count.Reasons() {
-				wanted = append(wanted, r.Explain())
+		all := explanations()
+		wanted := all
+		if len(args) > 0 {
+			wanted = nil
+		}
+		for _, name := range args { // a reason to drop and one to punt may have the same name
+			for _, e := range all {
+				if e.Reason == name {
+					wanted = append(wanted, e)
+				}
 			}
 		}
 		return a.printExplanations(wanted)
@@ -44,31 +49,48 @@ likely caused it, and what to try. Without REASON all of them.`,
 // explanation is a reason in JSON.
 type explanation struct {
 	Reason    string   `json:"reason"`
+	FastPath  bool     `json:"fastpath"` // not dropped: left by the fast path to the ordinary way
 	Direction []string `json:"direction"`
 	What      string   `json:"what"`
 	Cause     string   `json:"cause"`
 	Remedy    string   `json:"remedy"`
 }
 
-func (a *app) printExplanations(all []count.Explanation) error {
-	out := make([]explanation, len(all))
-	for i, e := range all {
-		// The texts mark code as documents do.
-		plain := func(s string) string { return strings.ReplaceAll(s, "`", "") }
-		out[i] = explanation{Reason: e.Name, What: plain(e.What), Cause: plain(e.Cause), Remedy: plain(e.Remedy)}
-		for direction, counted := range map[string]bool{"in": e.In, "out": e.Out} {
-			if counted {
-				out[i].Direction = append(out[i].Direction, direction)
-			}
+// explanations are those of the drops, and then those of the fast path's punts.
+func explanations() (all []explanation) {
+	// The texts mark code as documents do.
+	plain := func(s string) string { return strings.ReplaceAll(s, "`", "") }
+	add := func(name string, fast, in, out bool, what, cause, remedy string) {
+		e := explanation{Reason: name, FastPath: fast, What: plain(what), Cause: plain(cause), Remedy: plain(remedy)}
+		if in {
+			e.Direction = append(e.Direction, "in")
 		}
-		slices.Sort(out[i].Direction)
+		if out {
+			e.Direction = append(e.Direction, "out")
+		}
+		all = append(all, e)
 	}
+	for _, r := range count.Reasons() {
+		e := r.Explain()
+		add(e.Name, false, e.In, e.Out, e.What, e.Cause, e.Remedy)
+	}
+	for _, p := range count.Punts() {
+		add(p.Name, true, p.In, p.Out, p.What, p.Cause, p.Remedy)
+	}
+	return all
+}
+
+func (a *app) printExplanations(all []explanation) error {
 	if a.json {
-		return a.printJSON(out)
+		return a.printJSON(all)
 	}
-	for _, e := range out {
+	for _, e := range all {
+		where := strings.Join(e.Direction, ", ")
+		if e.FastPath {
+			where = "fast path, " + where
+		}
 		a.printLines([]string{
-			fmt.Sprintf("%s (%s): %s", e.Reason, strings.Join(e.Direction, ", "), e.What),
+			fmt.Sprintf("%s (%s): %s", e.Reason, where, e.What),
 			"    likely: " + e.Cause,
 			"    try:    " + e.Remedy,
 		})
@@ -77,8 +99,10 @@ func (a *app) printExplanations(all []count.Explanation) error {
 }
 
 func reasonNames() (names []string) {
-	for _, r := range count.Reasons() {
-		names = append(names, r.String())
+	for _, e := range explanations() {
+		if !slices.Contains(names, e.Reason) {
+			names = append(names, e.Reason)
+		}
 	}
 	return names
 }

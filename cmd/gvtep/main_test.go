@@ -198,6 +198,7 @@ func fakeState(ready bool) vtep.State {
 	gnv0.Ready, gnv3.Unready = ready, []string{"device gnv3 is down, as configured: gvtep tunnel up gnv3"}
 	s := vtep.State{
 		Workers: 2, Started: begin.Add(-51 * time.Hour), Ready: ready, Tunnels: []vtep.TunnelState{gnv0, gnv3},
+		FastPunts: []netio.FastPunt{{Reason: "group", Count: 6}, {Reason: "source", In: true, Count: 7}, {Reason: "bulk"}},
 		Sockets: []vtep.SocketState{
 			{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Overflows: 12}, {Local: netip.MustParseAddrPort("[::]:6082"), Device: "eth0"},
 		},

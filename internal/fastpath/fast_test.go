@@ -471,11 +471,11 @@ func TestRemoved(t *testing.T) {
 	p.Remove(port)
 	p.Heard(func(uint32, packet.MAC, int32, time.Duration, time.Duration) {}) // removes entries of nobody
 	for name, entries := range map[string]func() int{
-		"taps":   func() int { return count[uint32, bpfTap](p.kernel.Taps) },
-		"fdb":    func() int { return count[bpfStation, bpfPlace](p.kernel.Fdb) },
-		"peers":  func() int { return count[int32, bpfPeer](p.kernel.Peers) },
-		"admits": func() int { return count[bpfAdmit, bpfAdmitted](p.kernel.Admits) },
-		"counts": func() int { return count[int32, []bpfTraffic](p.kernel.Counts) },
+		"taps":   func() int { return entries[uint32, bpfTap](p.kernel.Taps) },
+		"fdb":    func() int { return entries[bpfStation, bpfPlace](p.kernel.Fdb) },
+		"peers":  func() int { return entries[int32, bpfPeer](p.kernel.Peers) },
+		"admits": func() int { return entries[bpfAdmit, bpfAdmitted](p.kernel.Admits) },
+		"counts": func() int { return entries[int32, []bpfTraffic](p.kernel.Counts) },
 	} {
 		if n := entries(); n != 0 {
 			t.Errorf("%d entries in %s after the last tunnel was removed", n, name)

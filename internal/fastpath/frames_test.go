@@ -283,8 +283,8 @@ func (p *Path) punted() map[string]uint64 {
 	return all
 }
 
-// count counts the entries of a map.
-func count[K, V any](m *ebpf.Map) (n int) {
+// entries counts the entries of a map.
+func entries[K, V any](m *ebpf.Map) (n int) {
 	var k K
 	var v V
 	for all := m.Iterate(); all.Next(&k, &v); {

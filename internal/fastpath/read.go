@@ -9,6 +9,7 @@ import (
 
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
+	"gvtep/vtep/count"
 )
 
 // batch is how many entries one system call reads of a map.
@@ -161,15 +162,15 @@ func (p *Path) Punts() (all []netio.FastPunt) {
 	if p.kernel == nil {
 		return nil
 	}
-	names := puntNames()
-	keys, values := make([]uint32, 2*(len(names)+1)), make([]uint64, 2*(len(names)+1)*ebpf.MustPossibleCPU())
+	reasons := count.Punts()
+	keys, values := make([]uint32, 2*(len(reasons)+1)), make([]uint64, 2*(len(reasons)+1)*ebpf.MustPossibleCPU())
 	var cursor ebpf.MapBatchCursor
 	n, _ := p.kernel.Punts.BatchLookup(&cursor, keys, values, nil) // all of them, and so the end
 	for i, key := range keys[:n] {
 		if key < 2 {
 			continue // no reason has this number
 		}
-		c := netio.FastPunt{Reason: names[key/2-1], In: key%2 == 1}
+		c := netio.FastPunt{Reason: reasons[key/2-1].Name, In: key%2 == 1}
 		for _, n := range values[i*len(values)/len(keys) : (i+1)*len(values)/len(keys)] {
 			c.Count += n
 		}

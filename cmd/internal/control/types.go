@@ -45,11 +45,21 @@ type Status struct {
 	// Refused are dropped packets from the underlay by what they looked like, the most frequent
 	// first. It is bounded: of a flood of many kinds it has the last ones.
 	Refused []Refused `json:"refused"`
+	// Punts are the packets that the fast path has left to the ordinary way, by reason, the most
+	// frequent first; left out where there are none.
+	Punts []Punt `json:"fastpath_punts,omitempty"`
 	// ICMP says whether ICMP errors about what is sent are seen; without CAP_NET_RAW they are not.
 	ICMP bool `json:"icmp_seen"`
 	// Config is the file or directory that a reload reads, if there is one.
 	Config string   `json:"config,omitempty"`
 	Go     *Runtime `json:"go,omitempty"`
+}
+
+// Punt is how many packets the fast path has left to the ordinary way for a reason.
+type Punt struct {
+	Direction string `json:"direction"` // "in": from the underlay, or "out"
+	Reason    string `json:"reason"`    // gvtep explain has more
+	Packets   uint64 `json:"packets"`
 }
 
 // PeerCount is how many peers, those configured and those let in, are in which state.

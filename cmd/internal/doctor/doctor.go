@@ -99,6 +99,8 @@ var checks = []check{
 	{"other_subnet", otherSubnet},
 	{"no_way_out", noWayOut},
 	{"learning_off", learningOff},
+	{"fast_path_off", fastPathOff},
+	{"fast_path_punts", fastPathPunts},
 	{"overflows", overflows},
 	{"kernel_tunnel", kernelTunnel},
 	{"icmp_unseen", icmpUnseen},

@@ -109,6 +109,16 @@ func TestExamine(t *testing.T) {
 		}, "in no subnet of ours"},
 		{"no_way_out", func(f *Facts) { f.Tunnels[0].Gvtep.Learning, f.Tunnels[0].Gvtep.Flood = false, false }, "goes nowhere"},
 		{"learning_off", func(f *Facts) { f.Tunnels[0].Gvtep.Learning = false }, "goes to all peers"},
+		{"fast_path_off", func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on", Reason: "it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: CAP_BPF is missing"}
+		}, "does not carry it: it needs CAP_BPF"},
+		{"fast_path_off", func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on", Devices: []control.FastDevice{{Name: "eth0"}}, Reason: "wg0: it is no Ethernet device"}
+		}, "does not carry all of it: wg0"},
+		{"fast_path_punts", func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on", TX: 20_000}
+			f.Status.Punts = []control.Punt{{Direction: "out", Reason: "bulk", Packets: 1e6}, {Direction: "out", Reason: "fragment", Packets: 15_000}, {Direction: "in", Reason: "geneve", Packets: 9_000}, {Direction: "out", Reason: "headers", Packets: 6_000}}
+		}, "leaves most of what goes out"},
 		{"overflows", func(f *Facts) { f.Status.Sockets[0].Overflows = 7 }, "0.0.0.0:6081 has lost datagrams"},
 		{"kernel_tunnel", func(f *Facts) { f.Host.Links = append(f.Host.Links, Link{Name: "g1", Kind: "geneve", Port: 6081}) }, "g1 (geneve)"},
 		{"icmp_unseen", func(f *Facts) { f.unheard("silent").TX.Packets, f.Status.ICMP = 0, false }, "are not seen"},
@@ -146,6 +156,20 @@ func TestOver(t *testing.T) {
 		},
 		"a peer that nothing was sent to": func(f *Facts) { f.unheard("silent").TX.Packets = 0 },
 		"a group":                         func(f *Facts) { f.unheard("") },
+		"a fast path that starts": func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on", Reason: "starting"}
+		},
+		"auto that steps back": func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "auto", Reason: "auto: iptables has rules"}
+		},
+		"bulk, which is to go the ordinary way": func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on"}
+			f.Status.Punts = []control.Punt{{Direction: "out", Reason: "bulk", Packets: 1e6}}
+		},
+		"fewer punts than packets carried": func(f *Facts) {
+			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on", RX: 50_000}
+			f.Status.Punts = []control.Punt{{Direction: "in", Reason: "geneve", Packets: 49_000}}
+		},
 	} {
 		f := healthy()
 		make(f)

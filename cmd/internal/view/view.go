@@ -3,9 +3,11 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +36,7 @@ func Status(s vtep.State, instance, version string, now time.Time) control.Statu
 	case !s.Ready:
 		st.Reason = "starting or stopping"
 	}
+	st.Punts = puntsOf(&s)
 	for _, sock := range s.Sockets {
 		st.Sockets = append(st.Sockets, control.Socket{
 			Local: sock.Local.Addr(), Port: sock.Local.Port(), Dev: sock.Device, Overflows: sock.Overflows,
@@ -110,6 +113,17 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 	for i := range t.Peers {
 		g.Peers = append(g.Peers, peerOf(&t.Peers[i], cfg, now))
 	}
+	return out
+}
+
+// puntsOf is what the fast path has left to the ordinary way, the most frequent first.
+func puntsOf(s *vtep.State) (out []control.Punt) {
+	for _, p := range s.FastPunts {
+		if p.Count > 0 {
+			out = append(out, control.Punt{Direction: map[bool]string{true: "in", false: "out"}[p.In], Reason: p.Reason, Packets: p.Count})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b control.Punt) int { return cmp.Compare(b.Packets, a.Packets) })
 	return out
 }
 
