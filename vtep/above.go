@@ -94,6 +94,7 @@ func (e *Endpoint) askCards() (cards []int32) {
 	for _, index := range found {
 		cards = append(cards, int32(index))
 	}
+	slices.Sort(cards)
 	return cards
 }
 
@@ -117,7 +118,7 @@ func (e *Endpoint) guard(snap *forward.Snapshot) {
 	if !unseen && !e.above.shared() {
 		return
 	}
-	g := &forward.Guard{Remotes: make(map[netip.Addr]*forward.PeerState)}
+	g := &forward.Guard{Listening: make(forward.Listening), Remotes: e.remotes.Copy()}
 	if len(e.above.locals) > 0 {
 		g.Locals = forward.NewLocals(e.above.locals)
 	}
@@ -126,12 +127,7 @@ func (e *Endpoint) guard(snap *forward.Snapshot) {
 		if opts.Group.IsValid() {
 			a = opts.Group
 		}
-		g.Listening = append(g.Listening, netip.AddrPortFrom(a.WithZone(""), opts.Port))
-	}
-	for _, t := range e.tunnels {
-		for _, p := range t.peers {
-			g.Remotes[p.Dest.Remote.Addr().WithZone("")] = p.PeerState
-		}
+		g.Listening.Add(a.WithZone(""), opts.Port)
 	}
 	snap.Guard = g
 	if unseen {

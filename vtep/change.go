@@ -131,15 +131,15 @@ func (x *transaction) set(all []Tunnel) error {
 	}
 	// What goes leaves everywhere before the first that comes enters: what one tunnel gives up
 	// another may take, whatever their order.
-	for _, t := range x.changed {
+	for i, t := range x.changed {
 		x.owners[t.state] = t
-		x.admitted.remove(t.left)
+		x.admitted.leave(x.replaced[i], t)
 	}
 	for i, t := range x.changed {
 		if err := x.conflicts(t, x.replaced[i]); err != nil {
 			return spec.About(t.config.Device.Name, err)
 		}
-		x.enter(t)
+		x.enter(t, x.replaced[i])
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (x *transaction) add(cfg Tunnel) error {
 		return spec.About(name, err)
 	}
 	x.opened = append(x.opened, t)
-	x.enter(t)
+	x.enter(t, nil)
 	return nil
 }
 
@@ -252,8 +252,8 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 		old.adjustDevice(t) // the first error is the one that counts
 		return err
 	}
-	e.admitted.remove(t.left)
-	e.enter(t)
+	e.admitted.leave(old, t)
+	e.enter(t, old)
 	e.pool.Afterwards(func() { e.settle(t, old) })
 	e.commit([]*tunnel{t}, []*tunnel{old}, true)
 	e.takeAnswers(t)
@@ -266,7 +266,7 @@ func (e *Endpoint) rewire(old *tunnel, edit func(*tunnel)) error {
 // place of those in replaced; only says that this is all of the change.
 func (e *Endpoint) commit(changed, replaced []*tunnel, only bool) {
 	for i, t := range changed {
-		only = only && t.arrivesAs(replaced[i])
+		only = only && slices.Equal(t.sockets, replaced[i].sockets)
 	}
 	publish := e.publish
 	if only {
@@ -287,18 +287,18 @@ func (e *Endpoint) tell(tunnels []*tunnel, action string) {
 	}
 }
 
-// enter makes a tunnel, or a version that takes the place of another, part of the
+// enter makes a tunnel, or a version that takes the place of another, old, part of the
 // configuration.
-func (e *Endpoint) enter(t *tunnel) {
+func (e *Endpoint) enter(t, old *tunnel) {
 	e.tunnels[t.config.Device.Name], e.owners[t.state] = t, t
-	e.admitted.add(t.fresh)
+	e.admitted.enter(t, old)
 }
 
 // leave takes a tunnel out of the configuration.
 func (e *Endpoint) leave(t *tunnel) {
 	delete(e.tunnels, t.config.Device.Name)
 	delete(e.owners, t.state)
-	e.admitted.remove(t.peers)
+	e.admitted.leave(t, nil)
 }
 
 // settle makes the table match a new version of a tunnel, removes the MAC addresses learned

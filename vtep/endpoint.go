@@ -199,29 +199,12 @@ func (e *Endpoint) shutdown() error {
 // publish makes a snapshot of the configuration and hands it to the workers. When it returns
 // without an error, nobody uses what only older ones have. e.mu is held.
 func (e *Endpoint) publish() error {
-	snap := &forward.Snapshot{
-		Admit:   e.admit.Copy(),
-		Sources: e.sources.Copy(),
-		Peers:   e.byID.Copy(),
-		Trunks:  make(map[uint32][]*forward.Port),
-		VNIs:    make(map[forward.VNIKey]struct{}, len(e.tunnels)),
-		Open:    make(map[forward.VNIKey]*forward.Port),
-	}
+	snap := new(forward.Snapshot)
 	listening := make(map[*socket]bool, len(e.sockets))
 	for _, t := range e.sorted() {
 		snap.Ports = append(snap.Ports, t.port)
 		t.state.Current.Store(t.port)
 		for _, s := range t.sockets {
-			if !t.config.NoVNI {
-				key := s.Key(t.config.VNI)
-				snap.VNIs[key] = struct{}{}
-				if len(t.accept) > 0 {
-					snap.Open[key] = t.port
-				}
-			}
-			if t.port.Trunk != nil {
-				snap.Trunks[s.ID] = append(snap.Trunks[s.ID], t.port)
-			}
 			if !listening[s] {
 				listening[s] = true
 				snap.Sockets = append(snap.Sockets, s.Socket)
@@ -231,11 +214,10 @@ func (e *Endpoint) publish() error {
 	return e.hand(snap)
 }
 
-// republish is publish after a change that only made other versions of tunnels, all of which
-// arrivesAs holds for. The next snapshot shares with the last one what is not theirs. e.mu is held.
+// republish is publish after a change that only made other versions of tunnels, with the sockets
+// that they had. e.mu is held.
 func (e *Endpoint) republish(changed []*tunnel) error {
 	snap := *e.pool.Snapshot()
-	snap.Admit, snap.Sources, snap.Peers = e.admit.Copy(), e.sources.Copy(), e.byID.Copy()
 	snap.Ports = slices.Clone(snap.Ports)
 	for _, t := range changed {
 		i, _ := slices.BinarySearchFunc(snap.Ports, t.port.Name, func(p *forward.Port, name string) int { return strings.Compare(p.Name, name) })
@@ -245,15 +227,12 @@ func (e *Endpoint) republish(changed []*tunnel) error {
 	return e.hand(&snap)
 }
 
-// arrivesAs reports whether what arrives for t and for old, the version before it, is known by the
-// same: neither has a place of its own in the maps of a snapshot, but for that of its VNI.
-func (t *tunnel) arrivesAs(old *tunnel) bool {
-	return t.config.VNI == old.config.VNI && t.config.NoVNI == old.config.NoVNI &&
-		len(t.accept)+len(old.accept) == 0 && t.port.Trunk == nil && old.port.Trunk == nil && slices.Equal(t.sockets, old.sockets)
-}
-
-// hand gives a snapshot to all who carry packets. e.mu is held.
+// hand gives a snapshot to all who carry packets. Who is admitted where is in maps whose parts it
+// shares with those before it, but for what has changed. e.mu is held.
 func (e *Endpoint) hand(snap *forward.Snapshot) error {
+	now := e.admitted.copy()
+	snap.Admit, snap.Sources, snap.Peers = now.admit, now.sources, now.byID
+	snap.VNIs, snap.Trunks, snap.Open = now.vnis, now.trunks, now.open
 	e.guard(snap)
 	e.publishFast(snap)
 	err := e.pool.Publish(snap)

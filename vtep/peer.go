@@ -454,7 +454,7 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 		fixedMTU = 0
 	}
 	t.port = &forward.Port{
-		ID: t.id, Name: cfg.Device.Name, L3: cfg.Device.L3, Down: cfg.Device.Down, MAC: t.device.State().LLAddr,
+		Name: cfg.Device.Name, L3: cfg.Device.L3, Down: cfg.Device.Down, MAC: t.device.State().LLAddr,
 		Device: t.device, Mtu: fixedMTU, Segment: &seg, PortState: t.state,
 	}
 	for _, d := range t.domains {

@@ -445,8 +445,8 @@ func TestChangeAmongMany(t *testing.T) {
 			t.Fatal("a VNI that another tunnel has was taken")
 		}
 		snap := h.pool.Snapshot()
-		if len(h.tunnels) != tunnels || len(h.owners) != tunnels || len(snap.Ports) != tunnels || len(snap.VNIs) != tunnels {
-			t.Errorf("%d tunnels, %d owners, %d ports and %d VNIs, want %d of each", len(h.tunnels), len(h.owners), len(snap.Ports), len(snap.VNIs), tunnels)
+		if len(h.tunnels) != tunnels || len(h.owners) != tunnels || len(snap.Ports) != tunnels || snap.VNIs.Len() != tunnels {
+			t.Errorf("%d tunnels, %d owners, %d ports and %d VNIs, want %d of each", len(h.tunnels), len(h.owners), len(snap.Ports), snap.VNIs.Len(), tunnels)
 		}
 		for _, p := range snap.Ports {
 			now := h.tunnels[p.Name]
@@ -464,43 +464,192 @@ func TestChangeAmongMany(t *testing.T) {
 	}
 }
 
-// TestSharedSnapshot: the next snapshot has the maps of the last one if a change does not concern
-// them, and maps of its own, with the newest version of a tunnel in them, if it does.
+// partsOf are the parts of a map of a snapshot.
+func partsOf(shards any) (all []uintptr) {
+	parts := reflect.ValueOf(shards).Field(0)
+	for i := range parts.Len() {
+		all = append(all, parts.Index(i).Pointer())
+	}
+	return all
+}
+
+// TestSharedSnapshot: the next snapshot has the parts of the maps of the last one that a change does
+// not concern, whatever it is a change of, and others, with what is true now, of those it does.
 func TestSharedSnapshot(t *testing.T) {
+	const tunnels = 300
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
-	for i := range 3 {
+	var c Change
+	for i := range tunnels {
 		cfg := testTunnel(fmt.Sprint("gnv", i), "198.51.100.1")
 		cfg.VNI = packet.VNI(i)
-		h.add(cfg)
+		c.Add = append(c.Add, cfg)
 	}
+	if err := h.Apply(c); err != nil {
+		t.Fatal(err)
+	}
+	prefix := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	for _, step := range []struct {
-		name   string
-		shares bool
-		edit   func(*Tunnel)
+		name string
+		most int // parts that are not shared
+		edit func(*Tunnel)
 	}{
-		{"a setting", true, func(cfg *Tunnel) { cfg.TTL = 9 }},
-		{"one peer more", true, func(cfg *Tunnel) { cfg.Peers = append(slices.Clip(cfg.Peers), Peer{Remote: scalePeer(1)}) }},
-		{"accept", false, func(cfg *Tunnel) { cfg.Accept = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }},
-		{"a setting with accept", false, func(cfg *Tunnel) { cfg.TTL = 10 }},
-		{"without accept", false, func(cfg *Tunnel) { cfg.Accept = nil }},
-		{"a setting again", true, func(cfg *Tunnel) { cfg.TTL = 11 }},
+		{"a setting", 0, func(cfg *Tunnel) { cfg.TTL = 9 }},
+		{"one peer more", 3, func(cfg *Tunnel) { cfg.Peers = append(slices.Clip(cfg.Peers), Peer{Remote: scalePeer(1)}) }},
+		{"source ports", 4, func(cfg *Tunnel) { cfg.SrcPorts = 2 }}, // two peers, each in two maps
+		{"accept", 1, func(cfg *Tunnel) { cfg.Accept = prefix }},
+		{"a setting with accept", 0, func(cfg *Tunnel) { cfg.TTL = 10 }},
+		{"the first VLANs", 6 + 2*3, func(cfg *Tunnel) { cfg.VLANs = []VLANRange{{First: 10, Last: 12, VNI: 5010}} }},
+		{"a setting of a trunk", 0, func(cfg *Tunnel) { cfg.TTL = 11 }},
+		{"one VLAN more", 2, func(cfg *Tunnel) {
+			cfg.VLANs = append(slices.Clip(cfg.VLANs), VLANRange{First: 20, Last: 20, VNI: 5020})
+		}},
+		{"a VLAN moves", 2 * 2, func(cfg *Tunnel) {
+			cfg.VLANs = []VLANRange{{First: 10, Last: 12, VNI: 5010}, {First: 20, Last: 20, VNI: 5021}}
+		}},
+		{"without accept", 5, func(cfg *Tunnel) { cfg.Accept = nil }},
+		{"another prefix", 5, func(cfg *Tunnel) { cfg.Accept = prefix }},
+		{"without VLANs", 6 + 2*4, func(cfg *Tunnel) { cfg.VLANs = nil }},
+		{"without accept again", 1, func(cfg *Tunnel) { cfg.Accept = nil }},
 	} {
 		last := h.pool.Snapshot()
 		if err := h.Update("gnv1", func(cfg *Tunnel) error { step.edit(cfg); return nil }); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
 		}
 		snap, now := h.pool.Snapshot(), h.tunnels["gnv1"]
-		shares := reflect.ValueOf(snap.VNIs).Pointer() == reflect.ValueOf(last.VNIs).Pointer()
-		if shares != step.shares || last == snap || last.Ports[1] == now.port || snap.Ports[1] != now.port {
-			t.Errorf("%s: it shares its maps %v, want %v, with the ports %p before and %p now of %p", step.name, shares, step.shares, last.Ports[1], snap.Ports[1], now.port)
+		other := 0
+		for _, maps := range [][2]any{
+			{snap.Admit, last.Admit}, {snap.Sources, last.Sources}, {snap.Peers, last.Peers},
+			{snap.VNIs, last.VNIs}, {snap.Trunks, last.Trunks}, {snap.Open, last.Open},
+		} {
+			before := partsOf(maps[1])
+			for i, p := range partsOf(maps[0]) {
+				if p != before[i] {
+					other++
+				}
+			}
 		}
-		key := now.sockets[0].Key(now.config.VNI)
+		if other > step.most {
+			t.Errorf("%s: %d parts of maps are not shared, want %d at most", step.name, other, step.most)
+		}
+		for i, p := range snap.Ports {
+			if (p == last.Ports[i]) == (p.Name == "gnv1") {
+				t.Errorf("%s: the port of %s is the same: %v", step.name, p.Name, p == last.Ports[i])
+			}
+		}
+		checkArrivals(t, step.name, snap, now)
+	}
+}
+
+// checkArrivals checks what a snapshot says of VNIs that a tunnel has, had, or never had.
+func checkArrivals(t *testing.T, step string, snap *forward.Snapshot, now *tunnel) {
+	t.Helper()
+	s, from := now.sockets[0], netip.MustParseAddr("198.51.100.1")
+	has := map[packet.VNI]bool{now.config.VNI: true}
+	for _, r := range now.config.VLANs {
+		for i := range packet.VNI(r.Last-r.First) + 1 {
+			has[r.VNI+i] = true
+		}
+	}
+	for _, vni := range []packet.VNI{now.config.VNI, 5009, 5010, 5012, 5013, 5020, 5021} {
 		var open *forward.Port
-		if len(now.config.Accept) > 0 {
+		if has[vni] && len(now.config.Accept) > 0 {
 			open = now.port
 		}
-		if known, got := snap.Listening(key); !known || got != open {
-			t.Errorf("%s: VNI %d is known %v, with the port %p that takes in others; want %p", step.name, key.VNI, known, got, open)
+		if known, got := snap.Listening(s.Key(vni)); known != has[vni] || got != open {
+			t.Errorf("%s: VNI %d is known %v, with the port %p that takes in others; want %v and %p", step, vni, known, got, has[vni], open)
 		}
+		key := s.Admission(vni, from)
+		p, seg := snap.Admitted(&key)
+		if (p != nil) != has[vni] || p != nil && (seg.VNI != vni || p.Port() != now.port) {
+			t.Errorf("%s: with VNI %d its peer is admitted %v, to %v", step, vni, p != nil, seg)
+		}
+	}
+}
+
+// TestTrunksAlike: trunks that have all their peers in common, or all their VNIs, are told apart,
+// and who would have both is refused. When they go nothing is left of them.
+func TestTrunksAlike(t *testing.T) {
+	const trunks = 20
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	trunk := func(i int, first packet.VNI, remote netip.Addr) Tunnel {
+		cfg := testTunnel(fmt.Sprint("gnv", i), remote.String())
+		cfg.NoVNI, cfg.VNI = true, 0
+		cfg.VLANs = []VLANRange{{First: 1, Last: 3, VNI: first}}
+		return cfg
+	}
+	want := make(map[forward.Admission]string)
+	add := func(cfg Tunnel) {
+		t.Helper()
+		if err := h.Add(cfg); err != nil {
+			t.Fatal(err)
+		}
+		s := h.tunnels[cfg.Device.Name].sockets[0]
+		for i := range packet.VNI(3) {
+			want[s.Admission(cfg.VLANs[0].VNI+i, cfg.Peers[0].Remote)] = cfg.Device.Name
+		}
+	}
+	check := func(step string) {
+		t.Helper()
+		for key, name := range want {
+			p, seg := h.pool.Snapshot().Admitted(&key)
+			if name == "" {
+				if p != nil {
+					t.Errorf("%s: %v is admitted to %s", step, key, p.Port().Name)
+				}
+			} else if p == nil || p.Port().Name != name || seg.VNI != key.VNI || p.Dest.Remote.Addr() != key.Source {
+				t.Errorf("%s: %v is admitted as %v, want %s", step, key, p, name)
+			}
+		}
+	}
+	remote := scalePeer(999)
+	for i := range trunks { // one remote, and VNIs of their own
+		add(trunk(i, packet.VNI(1000+10*i), remote))
+	}
+	for i := range trunks { // the VNIs of the first, and a remote of their own
+		add(trunk(trunks+i, 1000, scalePeer(i)))
+	}
+	check("all")
+	if h.Add(trunk(99, 1000+10*7+2, remote)) == nil {
+		t.Error("a VLAN was taken with the VNI that another trunk has with the same peer")
+	}
+	plain := testTunnel("plain", remote.String())
+	plain.VNI = 1000 + 10*3
+	if h.Add(plain) == nil {
+		t.Error("a tunnel was taken with the VNI that a trunk has with the same peer")
+	}
+	plain.VNI = 5
+	add5 := h.Add(plain)
+	if add5 != nil {
+		t.Fatal(add5)
+	}
+	if err := h.Update("gnv3", func(cfg *Tunnel) error {
+		cfg.VLANs = append(slices.Clip(cfg.VLANs), VLANRange{First: 9, Last: 9, VNI: 5})
+		return nil
+	}); err == nil {
+		t.Error("a VLAN was added with the VNI that a tunnel has with the same peer")
+	}
+	check("after what was refused")
+	for i := range 2 * trunks {
+		if i%3 == 0 {
+			continue
+		}
+		name := fmt.Sprint("gnv", i)
+		if err := h.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		for key, of := range want {
+			if of == name {
+				want[key] = ""
+			}
+		}
+	}
+	check("some are gone")
+	for _, p := range h.pool.Snapshot().Ports {
+		if err := h.Remove(p.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := h.admit.Len() + h.sources.Len() + h.byID.Len() + h.remotes.Len() + h.vnis.Len() + h.trunks.Len() + h.admitted.open.Len(); left != 0 {
+		t.Errorf("%d keys are left of tunnels that are gone", left)
 	}
 }

@@ -84,7 +84,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		config: cfg, mtuAuto: cfg.Device.MTU == 0,
 		id: e.lastID, since: time.Now(),
 		drops: make([]count.DropCounters, e.workers),
-		state: new(forward.PortState),
+		state: &forward.PortState{ID: e.lastID},
 		owned: newOwned(),
 	}
 	t.state.TooBig = forward.NewRateLimit(tooBigRate, &t.state.TooBigDue)

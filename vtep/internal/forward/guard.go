@@ -17,9 +17,31 @@ import (
 // Guard is what frames are compared with while a tunnel device and the underlay share a
 // bridge. It is never changed once published.
 type Guard struct {
-	Listening []netip.AddrPort // unspecified: all addresses of this host
-	Remotes   map[netip.Addr]*PeerState
-	Locals    *Locals // nil: not known, so that any may be one
+	Listening Listening
+	Remotes   Shards[Remote, []*PeerState] // not empty; those of one address have the same way
+	Locals    *Locals                      // nil: not known, so that any may be one
+}
+
+// Listening is where datagrams for our sockets go, by address: unspecified is all addresses of
+// this host.
+type Listening map[netip.Addr]map[uint16]struct{}
+
+// Add adds a socket.
+func (l Listening) Add(a netip.Addr, port uint16) {
+	if l[a] == nil {
+		l[a] = make(map[uint16]struct{})
+	}
+	l[a][port] = struct{}{}
+}
+
+// on reports whether there is a socket for an address and a port, which may be any if it is not known.
+func (l Listening) on(a netip.Addr, port uint16, known bool) bool {
+	ports := l[a]
+	if !known {
+		return len(ports) > 0
+	}
+	_, ok := ports[port]
+	return ok
 }
 
 // Locals are addresses of this host.
@@ -64,7 +86,7 @@ func (g *Guard) Ours(frame []byte, h *packet.Headers) bool {
 		return false
 	}
 	src, dst := innerAddresses(frame, h)
-	return g.Remotes[dst] != nil && !g.carried(dst) && g.Locals.have(src)
+	return len(g.Remotes.Get(Remote{dst})) > 0 && !g.carried(dst) && g.Locals.have(src)
 }
 
 // ForUs reports whether a frame to a device may become a datagram to one of our sockets:
@@ -81,22 +103,18 @@ func (g *Guard) ForUs(frame []byte, h *packet.Headers) bool {
 	if g.carried(src) {
 		return false // workers compare the device that its datagrams come from
 	}
-	for _, s := range g.Listening {
-		if known && s.Port() != port {
-			continue
-		}
-		if a := s.Addr(); a == dst || a.IsUnspecified() && a.Is4() == dst.Is4() && g.Locals.have(dst) {
-			return true
-		}
+	every := netip.IPv6Unspecified()
+	if dst.Is4() {
+		every = netip.IPv4Unspecified()
 	}
-	return false
+	return g.Listening.on(dst, port, known) || g.Listening.on(every, port, known) && g.Locals.have(dst)
 }
 
 // carried reports whether an address is that of a peer that is reached through another
 // tunnel of ours, so that its datagrams are frames of that one.
 func (g *Guard) carried(remote netip.Addr) bool {
-	p := g.Remotes[remote]
-	return p != nil && p.Through.Load() != 0
+	all := g.Remotes.Get(Remote{remote})
+	return len(all) > 0 && all[0].Through.Load() != 0
 }
 
 func isTag(etherType uint16) bool {

@@ -10,9 +10,13 @@ import (
 )
 
 func guardOf(locals ...string) *Guard {
-	g := &Guard{
-		Listening: []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:6081"), netip.MustParseAddrPort("[fd00::1]:7000"), netip.MustParseAddrPort("239.1.1.1:6081")},
-		Remotes:   map[netip.Addr]*PeerState{netip.MustParseAddr("10.0.0.2"): {}, netip.MustParseAddr("fd00::2"): {}},
+	g := &Guard{Listening: make(Listening)}
+	for _, s := range []string{"0.0.0.0:6081", "[fd00::1]:7000", "239.1.1.1:6081"} {
+		at := netip.MustParseAddrPort(s)
+		g.Listening.Add(at.Addr(), at.Port())
+	}
+	for _, s := range []string{"10.0.0.2", "fd00::2"} {
+		g.Remotes.Set(Remote{netip.MustParseAddr(s)}, []*PeerState{{}})
 	}
 	if locals != nil {
 		var prefixes []netip.Prefix
@@ -167,7 +171,7 @@ func TestGuardCarried(t *testing.T) {
 	out := inner(0, "10.0.0.1", "10.0.0.2", udp, 0, nil, udpTo(6081))
 	in := inner(0, "10.0.0.2", "10.0.0.1", udp, 0, nil, udpTo(6081))
 	for _, through := range []int32{0, 7} {
-		g.Remotes[netip.MustParseAddr("10.0.0.2")].Through.Store(through)
+		g.Remotes.Get(Remote{netip.MustParseAddr("10.0.0.2")})[0].Through.Store(through)
 		for name, c := range map[string]struct {
 			frame []byte
 			says  func([]byte, *packet.Headers) bool

@@ -67,9 +67,14 @@ func (id PeerID) shard() uint8 { return uint8(id) }
 
 func (s Source) shard() uint8 { return shardOf(s.Addr) + uint8(s.Socket)*59 }
 
-func (a Admission) shard() uint8 {
-	return shardOf(a.Source) + uint8(a.Socket)*59 + uint8(a.VNI)*71 + uint8(a.VNI>>8)*29
-}
+func (a Admission) shard() uint8 { return shardOf(a.Source) + a.VNIKey.shard() }
+
+func (k VNIKey) shard() uint8 { return uint8(k.Socket)*59 + uint8(k.VNI)*71 + uint8(k.VNI>>8)*29 }
+
+// Remote is the address of a peer as a key.
+type Remote struct{ netip.Addr }
+
+func (r Remote) shard() uint8 { return shardOf(r.Addr) }
 
 // shardOf spreads hosts of one subnet, and subnets with few hosts each. Who picks addresses
 // that come together makes changes slower, no lookup.

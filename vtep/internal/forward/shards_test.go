@@ -113,3 +113,65 @@ func BenchmarkAdmitted(b *testing.B) {
 		})
 	}
 }
+
+// trunksOf are trunks with one peer and one VNI each: their own or, by sameVNI and samePeer, one for all.
+func trunksOf(n int, sameVNI, samePeer bool) (snap Snapshot, keys []Admission) {
+	for i := range n {
+		vni, addr := packet.VNI(5), netip.AddrFrom4([4]byte{198, 18, 0, 1})
+		if !sameVNI {
+			vni += packet.VNI(i)
+		}
+		if !samePeer {
+			addr = netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		}
+		state := &PortState{ID: uint32(i + 1)}
+		state.Current.Store(&Port{Segment: new(Segment), PortState: state, Trunk: &Trunk{ByVNI: map[packet.VNI]*Segment{vni: {VNI: vni}}}})
+		key := Admission{VNIKey{1, vni}, addr}
+		snap.Trunks.Set(key.VNIKey, append(snap.Trunks.Get(key.VNIKey), state))
+		snap.Sources.Set(key.From(), append(snap.Sources.Get(key.From()), &Peer{Tunnel: state}))
+		keys = append(keys, key)
+	}
+	return snap, keys
+}
+
+// TestTrunkNoMore: a worker with an older snapshot may admit for a tunnel that is a trunk no more,
+// or has the VLAN no more.
+func TestTrunkNoMore(t *testing.T) {
+	snap, keys := trunksOf(3, false, true)
+	for i := range keys {
+		p, seg := snap.Admitted(&keys[i])
+		if p == nil || p.Tunnel.ID != uint32(i+1) || seg.VNI != keys[i].VNI {
+			t.Fatalf("trunk %d: its peer is %v in %v", i+1, p, seg)
+		}
+		for _, trunk := range []*Trunk{{}, nil} {
+			p.Tunnel.Current.Store(&Port{Segment: new(Segment), PortState: p.Tunnel, Trunk: trunk})
+			if p, _ := snap.Admitted(&keys[i]); p != nil {
+				t.Errorf("trunk %d: admitted although it has no such VLAN any more", i+1)
+			}
+		}
+	}
+}
+
+// BenchmarkAdmittedByTrunk is the same lookup where all tunnels are trunks.
+func BenchmarkAdmittedByTrunk(b *testing.B) {
+	for _, c := range []struct {
+		name              string
+		sameVNI, samePeer bool
+	}{{"peers in common", false, true}, {"VNIs in common", true, false}} {
+		for _, n := range []int{1, 1000} {
+			snap, keys := trunksOf(n, c.sameVNI, c.samePeer)
+			b.Run(fmt.Sprintf("%s/%d", c.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					if p, _ := snap.Admitted(&keys[i]); p == nil {
+						b.Fatal("not there")
+					}
+					if i++; i == n {
+						i = 0
+					}
+				}
+			})
+		}
+	}
+}

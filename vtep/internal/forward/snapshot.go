@@ -5,6 +5,7 @@
 package forward
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -25,19 +26,21 @@ type Snapshot struct {
 	Sockets []*Socket
 	// Admit is the one lookup that a received datagram must pass.
 	Admit Shards[Admission, *Peer]
-	// Sources are the peers of trunks, by where their datagrams come from.
+	// Sources are the peers of trunks, by where their datagrams come from, in the order of
+	// their tunnels' IDs: of a tunnel it is one.
 	Sources Shards[Source, []*Peer]
-	// VNIs tells "no such VNI here" from "not from you".
-	VNIs map[VNIKey]struct{}
-	// Trunks are the ports of trunks by the sockets they listen on.
-	Trunks map[uint32][]*Port
-	// Open are the segments of tunnels with accept.
-	Open map[VNIKey]*Port
+	// VNIs is how many tunnels have a VNI for their own, and Trunks are those that have it for a
+	// VLAN: they tell "no such VNI here" from "not from you". Open are those of both with accept.
+	// Lists are in the order of the IDs. What they have of a tunnel holds for all versions of it with the same
+	// VNIs on the same sockets.
+	VNIs         Shards[VNIKey, int]
+	Trunks, Open Shards[VNIKey, []*PortState]
 	// Peers finds the peer of a failed send by packet.Path.Peer.
 	Peers Shards[PeerID, *Peer]
 	// Own are the devices from which no datagram may be taken, but of a peer that is reached
 	// through them (PeerState.Through): tunnel devices and what
-	// is stacked on them (RFC 8926 section 6.2), unless a bridge joins them with others.
+	// is stacked on them (RFC 8926 section 6.2), unless a bridge joins them with others. They are
+	// in ascending order, and so are Cards.
 	Own []int32
 	// Guard is what frames are compared with while one does; nil: none does.
 	Guard *Guard
@@ -89,7 +92,6 @@ func (s Source) Admission(vni packet.VNI) Admission { return Admission{VNIKey{s.
 
 // Port is where a device meets a segment.
 type Port struct {
-	ID      uint32 // of the tunnel, never reused
 	Name    string
 	Device  netio.Device
 	Queues  []netio.Queue  // read by any worker
@@ -107,6 +109,7 @@ type Port struct {
 
 // PortState is what changes about a port while snapshots come and go.
 type PortState struct {
+	ID uint32 // of the tunnel, never reused
 	// Offload is what may still be written to the device: an ability goes
 	// when the kernel refuses what was joined for it.
 	Offload atomic.Uint32
@@ -281,28 +284,55 @@ func (snap *Snapshot) Admitted(key *Admission) (*Peer, *Segment) {
 	if p := snap.Admit.parts[key.shard()][*key]; p != nil { // without Get, whose copies of the key cost as much again
 		return p, p.Port().Segment
 	}
-	for _, p := range snap.Sources.Get(key.From()) {
-		if seg := p.Port().Trunk.ByVNI[key.VNI]; seg != nil {
-			return p, seg
+	return snap.byTrunk(key)
+}
+
+// byTrunk is Admitted for the VLANs of trunks. Trunks can have all their peers in common, or all
+// their VNIs: PeerOf goes through the shorter list.
+func (snap *Snapshot) byTrunk(key *Admission) (*Peer, *Segment) {
+	peers := snap.Sources.Get(key.From())
+	if len(peers) == 0 {
+		return nil, nil
+	}
+	p := PeerOf(peers, snap.Trunks.Get(key.VNIKey), nil)
+	if p == nil {
+		return nil, nil
+	}
+	seg := p.Port().Trunk.Of(key.VNI)
+	if seg == nil {
+		return nil, nil // since a moment ago
+	}
+	return p, seg
+}
+
+// PeerOf returns the first of some peers whose tunnel is one of some tunnels, but not one; nil if
+// there is none. Both are in the order of the tunnels' IDs.
+func PeerOf(peers []*Peer, tunnels []*PortState, but *PortState) *Peer {
+	if len(peers) <= len(tunnels) {
+		for _, p := range peers {
+			_, ok := slices.BinarySearchFunc(tunnels, p.Tunnel.ID, func(t *PortState, id uint32) int { return cmp.Compare(t.ID, id) })
+			if ok && p.Tunnel != but {
+				return p
+			}
+		}
+		return nil
+	}
+	for _, t := range tunnels {
+		i, ok := slices.BinarySearchFunc(peers, t.ID, func(p *Peer, id uint32) int { return cmp.Compare(p.Tunnel.ID, id) })
+		if ok && t != but {
+			return peers[i]
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // Listening returns whether there is a tunnel with a VNI on a socket, and the
 // port of one that lets in who is not known yet.
 func (snap *Snapshot) Listening(key VNIKey) (known bool, open *Port) {
-	_, known = snap.VNIs[key]
-	open = snap.Open[key]
-	for _, p := range snap.Trunks[key.Socket] {
-		if p.Trunk.ByVNI[key.VNI] != nil {
-			known = true
-			if len(p.Segment.Accept) > 0 {
-				open = p
-			}
-		}
+	if all := snap.Open.Get(key); len(all) > 0 {
+		return true, all[len(all)-1].Current.Load()
 	}
-	return known, open
+	return snap.VNIs.Get(key) > 0 || len(snap.Trunks.Get(key)) > 0, nil
 }
 
 // Reinjected reports whether a datagram comes out of a tunnel device of ours, where it was
@@ -315,12 +345,14 @@ func (snap *Snapshot) Reinjected(ifindex int32, from *Peer) bool {
 
 // IsOwn reports whether a device is one of ours, or stacked on one.
 func (snap *Snapshot) IsOwn(ifindex int32) bool {
-	return slices.Contains(snap.Own, ifindex)
+	_, own := slices.BinarySearch(snap.Own, ifindex)
+	return own
 }
 
 // IsCard reports whether what comes in by a device has crossed a wire.
 func (snap *Snapshot) IsCard(ifindex int32) bool {
-	return slices.Contains(snap.Cards, ifindex)
+	_, card := slices.BinarySearch(snap.Cards, ifindex)
+	return card
 }
 
 // Refuse takes back the ability to write super-frames of a GSO type.

@@ -20,6 +20,15 @@ type Trunk struct {
 	ByVNI map[packet.VNI]*Segment
 }
 
+// Of is the segment of a VLAN with a VNI, nil: none. A tunnel whose last VLAN has gone is a trunk
+// no more, which workers with an older snapshot may see.
+func (tr *Trunk) Of(vni packet.VNI) *Segment {
+	if tr == nil {
+		return nil
+	}
+	return tr.ByVNI[vni]
+}
+
 // SegmentOf is the segment of a frame as the device gives it, nil: none.
 func (tr *Trunk) SegmentOf(frame []byte) *Segment {
 	if len(frame) < EthernetLen+TagLen || binary.BigEndian.Uint16(frame[12:]) != packet.EtherTypeVLAN {

@@ -94,7 +94,7 @@ var lastPort uint32
 
 func testPort(q *testQueue) *forward.Port {
 	lastPort++
-	return &forward.Port{ID: lastPort, Queues: []netio.Queue{q}, Writers: []netio.Writer{q}, PortState: new(forward.PortState)}
+	return &forward.Port{Queues: []netio.Queue{q}, Writers: []netio.Writer{q}, PortState: &forward.PortState{ID: lastPort}}
 }
 
 // TestFinish: a change that a worker does not follow is not ended: nothing is closed, and what is
