@@ -158,7 +158,8 @@ func changedItems[T any, K interface {
 	comparable
 	fmt.Stringer
 }](prefix string, table []entry[T], from, to []T, equal func(T, T) bool, key func(*T) K) (keys []KeyChange) {
-	if slices.EqualFunc(from, to, equal) {
+	one := len(from) == len(to) && len(to) > 0 && &from[0] == &to[0] // as of a million entries that nobody touched
+	if one || slices.EqualFunc(from, to, equal) {
 		return nil
 	}
 	// Only what differs is put into words: of a million entries often one.

@@ -101,7 +101,10 @@ func DeleteVLANs(t *Tunnel, first, last uint16) bool {
 		return false
 	}
 	t.VLANs = rest
-	t.Entries = slices.DeleteFunc(slices.Clone(t.Entries), func(e Entry) bool { return first <= e.VLAN && e.VLAN <= last })
+	goes := func(e Entry) bool { return first <= e.VLAN && e.VLAN <= last }
+	if slices.ContainsFunc(t.Entries, goes) {
+		t.Entries = slices.DeleteFunc(slices.Clone(t.Entries), goes)
+	}
 	return true
 }
 

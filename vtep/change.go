@@ -315,7 +315,7 @@ func (e *Endpoint) settle(t, old *tunnel) {
 	if err := t.settleEntries(old.entries, e.clock()); err != nil {
 		e.log.Error("an entry of the table could not be set", zap.String("device", t.port.Name), zap.NamedError("err", err))
 	}
-	if err := t.settleNeighbours(old.config.Neighbours, e.clock()); err != nil {
+	if err := t.settleNeighbours(old, e.clock()); err != nil {
 		e.log.Error("a neighbour could not be set", zap.String("device", t.port.Name), zap.NamedError("err", err))
 	}
 	t.settleOwned(old, e.clock())

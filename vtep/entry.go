@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"iter"
-	"maps"
 	"slices"
 
 	"gvtep/fdb"
@@ -38,15 +37,19 @@ func isInitial(entry *Entry) bool { return entry.State == fdb.Dynamic && !entry.
 // same share them.
 type entries struct {
 	at     map[station][]Entry         // only group addresses have several
+	groups map[station]bool            // those of at with a group address
 	byHand map[station]bool            // those of at that no configuration named
 	to     map[forward.Destination]int // how many point there
 }
 
 // newEntries are the entries at all stations of t, some of which were made by hand.
 func (t *tunnel) newEntries(at map[station][]Entry, byHand map[station]bool) *entries {
-	all := &entries{at: at, byHand: byHand, to: make(map[forward.Destination]int)}
-	for _, list := range at {
+	all := &entries{at: at, groups: make(map[station]bool), byHand: byHand, to: make(map[forward.Destination]int)}
+	for of, list := range at {
 		t.point(all, list, 1)
+		if of.mac.IsGroup() {
+			all.groups[of] = true
+		}
 	}
 	return all
 }
@@ -69,6 +72,13 @@ func (t *tunnel) hold(all *entries, of station, list []Entry) {
 	t.point(all, all.at[of], -1)
 	t.point(all, list, 1)
 	setByHand(all.at, all.byHand, of, list)
+	switch {
+	case !of.mac.IsGroup():
+	case len(list) == 0:
+		delete(all.groups, of)
+	default:
+		all.groups[of] = true
+	}
 }
 
 func setByHand(at map[station][]Entry, byHand map[station]bool, of station, list []Entry) {
@@ -85,7 +95,7 @@ func setByHand(at map[station][]Entry, byHand map[station]bool, of station, list
 // takes its segment away. First values that are the same are not given again, and a change
 // of something else changes no entry.
 func (t *tunnel) configured(old *tunnel) {
-	if old.entries != nil && slices.Equal(old.config.Entries, t.config.Entries) && slices.Equal(old.config.VLANs, t.config.VLANs) && old.config.Dev == t.config.Dev {
+	if old.entries != nil && sameList(old.config.Entries, t.config.Entries) && keepsVLANs(&t.config, &old.config) && old.config.Dev == t.config.Dev {
 		t.entries = old.entries
 		return
 	}
@@ -222,9 +232,7 @@ func hasSegment(cfg *Tunnel, vid uint16) bool {
 func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 	t.owned.forget(of)
 	if of.mac.IsGroup() && len(t.entries.at[of])+len(list) > 0 {
-		at, byHand := maps.Clone(t.entries.at), maps.Clone(t.entries.byHand)
-		setByHand(at, byHand, of, list)
-		return e.rewire(t, func(n *tunnel) { n.entries = n.newEntries(at, byHand) })
+		return e.setGroup(t, of, list)
 	}
 	nexthop := fdb.Local
 	if len(list) == 1 && !list[0].Local {
@@ -259,6 +267,21 @@ func (e *Endpoint) setEntries(t *tunnel, of station, list []Entry) error {
 		}
 	}
 	return nil
+}
+
+// setGroup is setEntries for a group address. Where it points to is part of what workers have of
+// the tunnel, the other entries are left alone. e.mu is held.
+func (e *Endpoint) setGroup(t *tunnel, of station, list []Entry) error {
+	have, byHand := t.entries.at[of], t.entries.byHand[of]
+	t.hold(t.entries, of, list)
+	err := e.rewire(t, func(n *tunnel) { n.resettled = []station{of} })
+	if err != nil {
+		t.hold(t.entries, of, have)
+		if !byHand {
+			delete(t.entries.byHand, of)
+		}
+	}
+	return err
 }
 
 // implicit reports whether a peer exists only because entries point to it.
@@ -442,6 +465,10 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 	if old != t.entries {
 		errs = append(errs, t.settleHeld(old, now))
 	}
+	for _, of := range t.resettled {
+		errs = append(errs, t.settleStation(of, now))
+	}
+	t.resettled = nil
 	for _, entry := range t.withdrawn {
 		table, p := t.domainOf(entry), t.byDestination[t.entryDestination(entry)]
 		nh := fdb.Local
@@ -469,38 +496,53 @@ func (t *tunnel) settleEntries(old *entries, now int64) error {
 func (t *tunnel) settleHeld(old *entries, now int64) error {
 	var errs []error
 	for of := range old.at {
-		if _, ok := t.entries.at[of]; !ok && t.domain(of.vid) != nil {
-			if err := t.domain(of.vid).fdb.Delete(of.mac, now); err != nil && !errors.Is(err, fdb.ErrNotFound) {
-				errs = append(errs, err)
-			}
+		if _, ok := t.entries.at[of]; !ok {
+			errs = append(errs, t.settleStation(of, now))
 		}
 	}
 	for of, list := range t.entries.at {
 		if !t.entries.byHand[of] {
 			t.owned.forget(of)
 		}
-		nh, table := t.sets[of], t.domain(of.vid).fdb
-		if nh == 0 && !list[0].Local {
-			nh = t.byDestination[t.entryDestination(list[0])].Nexthop
-		}
-		want := tableEntry(&list[0], nh)
-		have, ok := table.Get(of.mac, now)
-		if ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
-			continue
-		}
-		if !ok && want.State == fdb.Dynamic && slices.Equal(list, old.at[of]) {
+		_, ok := t.domain(of.vid).fdb.Get(of.mac, now)
+		if !ok && list[0].State == fdb.Dynamic && slices.Equal(list, old.at[of]) {
 			continue // it has aged
 		}
-		errs = append(errs, table.Replace(want, now))
+		errs = append(errs, t.settleStation(of, now))
 	}
 	return errors.Join(errs...)
+}
+
+// settleStation makes the table match what it is held to for one address.
+func (t *tunnel) settleStation(of station, now int64) error {
+	list, d := t.entries.at[of], t.domain(of.vid)
+	switch {
+	case len(list) > 0:
+	case d == nil:
+		return nil
+	default:
+		if err := d.fdb.Delete(of.mac, now); err != nil && !errors.Is(err, fdb.ErrNotFound) {
+			return err
+		}
+		return nil
+	}
+	nh := t.sets[of]
+	if nh == 0 && !list[0].Local {
+		nh = t.byDestination[t.entryDestination(list[0])].Nexthop
+	}
+	want := tableEntry(&list[0], nh)
+	have, ok := d.fdb.Get(of.mac, now)
+	if ok && have.Nexthop == nh && have.State == want.State && have.Flags == want.Flags {
+		return nil
+	}
+	return d.fdb.Replace(want, now)
 }
 
 // nameSets gives every address with several destinations a nexthop of its own.
 func (t *tunnel) nameSets() {
 	sets := make(map[station]fdb.Nexthop)
-	for of, list := range t.entries.at {
-		if len(list) < 2 {
+	for of := range t.entries.groups {
+		if len(t.entries.at[of]) < 2 {
 			continue
 		}
 		if sets[of] = t.sets[of]; sets[of] == 0 {

@@ -169,7 +169,7 @@ func (t *tunnel) settleOwned(old *tunnel, now int64) {
 		return
 	}
 	same := slices.EqualFunc(t.domains, old.domains, func(a, b domain) bool { return a.vid == b.vid && a.neighbours == b.neighbours })
-	if same && slices.Equal(t.config.Neighbours, old.config.Neighbours) {
+	if same && sameList(t.config.Neighbours, old.config.Neighbours) {
 		return
 	}
 	named := t.namedNeighbours()

@@ -116,6 +116,9 @@ func questionsOf(cfg *Tunnel, old *tunnel) (all []question) {
 	if cfg.Group.IsValid() {
 		add(t.destination(cfg.Group, 0))
 	}
+	if same && sameArray(cfg.Entries, old.config.Entries) && keepsVLANs(cfg, &old.config) {
+		return all
+	}
 	for _, entry := range cfg.Entries {
 		if !entry.Local {
 			add(t.entryDestination(entry))

@@ -486,13 +486,11 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 			}
 		}
 	}
-	for of, list := range t.entries.at {
-		shared.Groups = shared.Groups || of.mac.IsGroup()
-		if nh := t.sets[of]; nh != 0 {
-			for _, entry := range list {
-				if !entry.Local {
-					shared.Nexthops[nh] = append(shared.Nexthops[nh], t.byDestination[t.entryDestination(entry)].Peer)
-				}
+	shared.Groups = len(t.entries.groups) > 0
+	for of, nh := range t.sets {
+		for _, entry := range t.entries.at[of] {
+			if !entry.Local {
+				shared.Nexthops[nh] = append(shared.Nexthops[nh], t.byDestination[t.entryDestination(entry)].Peer)
 			}
 		}
 	}

@@ -464,6 +464,88 @@ func TestChangeAmongMany(t *testing.T) {
 	}
 }
 
+// TestChangeAmongEntries: a change of a tunnel with many entries looks at those that it concerns. What
+// it takes does not depend on their number, and what was checked once is not read again: here another destination
+// is written over it, which nobody asks a route for. A VLAN more leaves what is in the others.
+func TestChangeAmongEntries(t *testing.T) {
+	const few, many, turns = 100, 6000, 5
+	group := packet.MAC{1, 0, 0x5e, 0, 0, 9}
+	steps := []struct {
+		name string
+		do   func(h *host, i int) error
+	}{
+		{"a setting", func(h *host, i int) error {
+			return h.Update("gnv0", func(cfg *Tunnel) error { cfg.TTL = 9 + i; return nil })
+		}},
+		{"a VLAN", func(h *host, i int) error {
+			return h.Update("gnv0", func(cfg *Tunnel) error {
+				cfg.VLANs = append(slices.Clip(cfg.VLANs), VLANRange{First: uint16(20 + i), Last: uint16(20 + i), VNI: packet.VNI(520 + i)})
+				return nil
+			})
+		}},
+		{"a peer", func(h *host, i int) error {
+			return h.Update("gnv0", func(cfg *Tunnel) error {
+				cfg.Peers = append(slices.Clip(cfg.Peers), Peer{Remote: scalePeer(7000 + i)})
+				return nil
+			})
+		}},
+		{"an entry", func(h *host, i int) error {
+			return h.SetEntry("gnv0", EntryAdd, Entry{MAC: scaleMAC(many + i), Remote: scalePeer(1)})
+		}},
+		{"one less", func(h *host, i int) error { return h.DeleteEntry("gnv0", Entry{MAC: scaleMAC(many + i)}) }},
+		{"a destination of a group", func(h *host, i int) error {
+			return h.SetEntry("gnv0", EntryAppend, Entry{MAC: group, Remote: scalePeer(i)})
+		}},
+		{"that goes", func(h *host, i int) error {
+			return h.DeleteEntry("gnv0", Entry{MAC: group, Remote: scalePeer(i)})
+		}},
+	}
+	cost := func(entries int) (each []float64) {
+		h := newHost(t, new(memWire), 1, "192.0.2.1")
+		cfg := testTunnel("gnv0")
+		for i := range 8 {
+			cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(i)})
+		}
+		cfg.VLANs = []VLANRange{{First: 10, Last: 11, VNI: 510}}
+		for i := range entries {
+			cfg.Entries = append(cfg.Entries, Entry{MAC: scaleMAC(i), VLAN: uint16(i%2) * 10, Remote: scalePeer(i % 8)})
+		}
+		h.add(cfg)
+		for i := range cfg.Entries {
+			cfg.Entries[i].Remote = scalePeer(30_000 + i)
+		}
+		for _, step := range steps {
+			var before, after runtime.MemStats
+			asked := h.underlay.asked
+			runtime.ReadMemStats(&before)
+			for i := range turns {
+				if err := step.do(h, i); err != nil {
+					t.Fatalf("%s: %v", step.name, err)
+				}
+			}
+			runtime.ReadMemStats(&after)
+			if n := h.underlay.asked - asked; n > 2*turns {
+				t.Errorf("%s: %d routes were asked for in %d turns", step.name, n, turns)
+			}
+			each = append(each, float64(after.TotalAlloc-before.TotalAlloc)/turns)
+		}
+		now := h.tunnels["gnv0"]
+		for i := range entries {
+			d := now.domain(uint16(i%2) * 10)
+			if have, ok := d.fdb.Get(scaleMAC(i), h.clock()); !ok || now.port.Segment.Remote(have.Nexthop).Addr() != scalePeer(i%8) {
+				t.Fatalf("entry %d is %v", i, have)
+			}
+		}
+		return each
+	}
+	base, big := cost(few), cost(many)
+	for i, step := range steps {
+		if each := (big[i] - base[i]) / (many - few); each > 8 {
+			t.Errorf("%s takes %.1f bytes for each other entry, %.0f with %d, want none", step.name, each, big[i], many)
+		}
+	}
+}
+
 // partsOf are the parts of a map of a snapshot.
 func partsOf(shards any) (all []uintptr) {
 	parts := reflect.ValueOf(shards).Field(0)

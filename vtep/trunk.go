@@ -9,6 +9,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/spec"
 )
 
 // A trunk is a device with many ports: each of its VLANs is one, and meets a
@@ -34,6 +35,24 @@ func vniOf(cfg *Tunnel, vid uint16) (packet.VNI, bool) {
 		}
 	}
 	return 0, false
+}
+
+// keepsVLANs reports whether a configuration has all the VLANs of old, with the VNIs that they had:
+// what is in them stays what it was.
+func keepsVLANs(cfg, old *Tunnel) bool {
+	if sameList(cfg.VLANs, old.VLANs) {
+		return true
+	}
+	now := make(map[uint16]packet.VNI)
+	for vid, vni := range spec.Segments(cfg) {
+		now[vid] = vni
+	}
+	for vid, vni := range spec.Segments(old) {
+		if have, ok := now[vid]; !ok || have != vni {
+			return false
+		}
+	}
+	return true
 }
 
 // vidsOf are all VLANs with a segment, 0 if there is one for no tag.

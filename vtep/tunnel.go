@@ -44,6 +44,8 @@ type tunnel struct {
 	// What a version of the configuration begins with, until it is settled: entries that are
 	// first values, and those that are withdrawn.
 	initial, withdrawn []Entry
+	// resettled are stations whose entries have changed in place.
+	resettled []station
 	// pointed are where entries point that are not held, or not there yet.
 	pointed []forward.Destination
 
@@ -160,7 +162,7 @@ func (e *Endpoint) reconfigure(old *tunnel, cfg Tunnel) (*tunnel, error) {
 func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	t := new(tunnel)
 	*t = *old
-	t.initial, t.withdrawn, t.pointed = nil, nil, nil
+	t.initial, t.withdrawn, t.resettled, t.pointed = nil, nil, nil, nil
 	for _, p := range old.implicit {
 		if old.pointedAt(p) {
 			t.pointed = append(t.pointed, p.Dest)
@@ -245,7 +247,7 @@ func (e *Endpoint) releaseUnderlay(t *tunnel) {
 // of the entries that it has there can be a million, and they were checked.
 func check(cfg, old *Tunnel) error {
 	found := spec.Check(cfg)
-	if old == nil || !slices.Equal(cfg.VLANs, old.VLANs) || cfg.Local != old.Local || !sameArray(cfg.Entries, old.Entries) {
+	if old == nil || !keepsVLANs(cfg, old) || cfg.Local != old.Local || !sameArray(cfg.Entries, old.Entries) {
 		found = append(found, spec.CheckEntries(cfg)...)
 	}
 	if len(found) > 0 {
@@ -259,12 +261,19 @@ func sameArray[T any](a, b []T) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
+// sameList is slices.Equal, which for one list costs no look at its elements either.
+func sameList[T comparable](a, b []T) bool { return sameArray(a, b) || slices.Equal(a, b) }
+
 // settleNeighbours brings the table that neigh_suppress answers from in line
-// with the configuration, which was another before.
-func (t *tunnel) settleNeighbours(before []Neighbour, now int64) (err error) {
+// with the configuration, unless both are those of old, the version before it; nil: there is none.
+func (t *tunnel) settleNeighbours(old *tunnel, now int64) (err error) {
 	known := t.domains[0].neighbours // those of frames without a tag
-	if known == nil {
+	if known == nil || old != nil && known == old.domains[0].neighbours && sameList(t.config.Neighbours, old.config.Neighbours) {
 		return nil
+	}
+	var before []Neighbour
+	if old != nil {
+		before = old.config.Neighbours
 	}
 	stay := make(map[Neighbour]bool, len(t.config.Neighbours))
 	for _, n := range t.config.Neighbours {

@@ -127,10 +127,17 @@ func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
 // takeRoutes takes the routes of the i-th peer away from the others, so that a
 // prefix moves in one step, as allowed IPs do with wg(8).
 func takeRoutes(t *config.Tunnel, i int) {
-	mine := t.Peers[i].Routes
+	mine := make(map[netip.Prefix]bool, len(t.Peers[i].Routes))
+	for _, r := range t.Peers[i].Routes {
+		mine[r] = true
+	}
+	if len(mine) == 0 {
+		return
+	}
+	takes := func(r netip.Prefix) bool { return mine[r] }
 	for n := range t.Peers {
-		if p := &t.Peers[n]; n != i && p.Routes != nil {
-			p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return slices.Contains(mine, r) })
+		if p := &t.Peers[n]; n != i && slices.ContainsFunc(p.Routes, takes) {
+			p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), takes)
 		}
 	}
 }
@@ -271,8 +278,12 @@ func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.
 	if err := r.done(what, dev, change(&t)); err != nil {
 		return err
 	}
-	if mac != nil && mac.IsZero() {
+	switch {
+	case mac == nil:
+	case mac.IsZero():
 		return nil // the flood list is the peers, which the endpoint has changed
+	case !slices.ContainsFunc(t.Entries, func(e config.Entry) bool { return e.MAC == *mac }):
+		return nil
 	}
 	var entries []config.Entry
 	looked := map[config.Entry]bool{}
