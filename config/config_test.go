@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"gvtep/vtep/option"
 	"net/netip"
 	"strings"
 	"testing"
@@ -297,8 +298,8 @@ func TestTable(t *testing.T) {
 			seen[w] = true
 		}
 	}
-	testTable(t, tunnelKeywords(), defaults())
-	testTable(t, peerKeywords(), Peer{})
+	testTable(t, tunnelKeywords(option.Default()), defaults())
+	testTable(t, peerKeywords(option.Default()), Peer{})
 	testTable(t, append(entryKeywords(), handKeywords()...), defaultEntry())
 	testTable(t, socketKeywords(), defaultSocket())
 	testTable(t, logKeywords(), defaultLog())
@@ -343,7 +344,7 @@ func TestParse(t *testing.T) {
 		"192.0.2.2 routes none": {Remote: addr("192.0.2.2"), Routes: []netip.Prefix{}},
 	} {
 		words := strings.Fields(line)
-		if got, err := ParsePeer(Peer{}, words[0], words[1:]); err != nil || !got.Equal(want) {
+		if got, err := ParsePeer(Peer{}, words[0], words[1:], option.Default()); err != nil || !got.Equal(want) {
 			t.Errorf("%s: %+v, %v", line, got, err)
 		}
 	}
@@ -353,7 +354,7 @@ func TestParse(t *testing.T) {
 		"routes 10.1.0.0/16": "[10.1.0.0/16]", // instead of what there was
 		"routes none":        "[]",
 	} {
-		got, err := ParsePeer(had, "192.0.2.2", strings.Fields(line))
+		got, err := ParsePeer(had, "192.0.2.2", strings.Fields(line), option.Default())
 		if err != nil || fmt.Sprint(got.Routes) != want {
 			t.Errorf("%s over 10.9.0.0/16: %v, %v, want %s", line, got.Routes, err, want)
 		}
@@ -369,7 +370,7 @@ func TestParse(t *testing.T) {
 		"allowed-ips 10.1.0.0":          "",
 		"routes 10.1.0.0/16 port 0":     "port 0: a UDP port is 1 to 65535",
 	} {
-		if _, err := ParsePeer(had, "192.0.2.2", strings.Fields(line)); want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+		if _, err := ParsePeer(had, "192.0.2.2", strings.Fields(line), option.Default()); want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
 			t.Errorf("%s: %v, want %s", line, err, want)
 		}
 	}
@@ -409,7 +410,7 @@ func TestParse(t *testing.T) {
 // A tunnel that is amended keeps what is not named.
 func TestAmendTunnel(t *testing.T) {
 	before := with(func(t *Tunnel) { t.Peers, t.TTL = peers("203.0.113.1", "203.0.113.2"), 9; t.Peers[1].Name = "two" })
-	got, err := AmendTunnel(before, strings.Fields("tos 4 remote 203.0.113.2 remote 203.0.113.3"), "help")
+	got, err := AmendTunnel(before, strings.Fields("tos 4 remote 203.0.113.2 remote 203.0.113.3"), option.Default(), "help")
 	if err == nil {
 		err = completed(&got)
 	}
@@ -420,7 +421,7 @@ func TestAmendTunnel(t *testing.T) {
 	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); err != nil || d != "" {
 		t.Errorf("%v (-want +got)\n%s", err, d)
 	}
-	if got, err = AmendTunnel(before, strings.Fields("remote 2001:db8::1"), "help"); err != nil || completed(&got) != nil || got.Local != netip.IPv6Unspecified() {
+	if got, err = AmendTunnel(before, strings.Fields("remote 2001:db8::1"), option.Default(), "help"); err != nil || completed(&got) != nil || got.Local != netip.IPv6Unspecified() {
 		t.Errorf("another family: %+v, %v", got, err)
 	}
 }

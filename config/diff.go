@@ -5,11 +5,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"gvtep/vtep/option"
 )
 
 // Changes is what makes one configuration of another.
 type Changes struct {
-	Process []KeyChange // of [log], [socket], [metrics] and [hooks], by their full name, such as socket.workers
+	Process []KeyChange // of [log], [socket], [metrics], [hooks] and [[option]], by their full name, such as socket.workers
 	Added   []Tunnel
 	Removed []string
 	Changed []TunnelChange
@@ -89,10 +91,12 @@ func Diff(from, to Config) Changes {
 	c.Process = append(c.Process, changedKeys("hooks.", hookKeywords(), &from.Hooks, &to.Hooks)...)
 
 	c.Process = append(c.Process, changedKeys("metrics.", metricsKeywords(), &from.Metrics, &to.Metrics)...)
+	c.Process = append(c.Process, changedItems("option ", optionKeywords(), from.Names.Own(), to.Names.Own(),
+		func(a, b option.Kind) bool { return a == b }, func(k *option.Kind) option.ID { return k.ID })...)
 
 	// The peers have a form of their own below.
-	tunnels := slices.DeleteFunc(tunnelKeywords(), func(e entry[Tunnel]) bool { return e.Kind == Short || e.Name == "remote" })
-	peers, entries := peerKeywords(), entryKeywords()
+	tunnels := slices.DeleteFunc(tunnelKeywords(to.Names), func(e entry[Tunnel]) bool { return e.Kind == Short || e.Name == "remote" })
+	peers, entries := peerKeywords(to.Names), entryKeywords()
 	old := make(map[string]*Tunnel, len(from.Tunnels))
 	for i := range from.Tunnels {
 		old[from.Tunnels[i].Device.Name] = &from.Tunnels[i]

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"gvtep/vtep/option"
 	"slices"
 	"strings"
 	"testing"
@@ -129,7 +130,7 @@ func TestDiffKeywords(t *testing.T) {
 		"l2_control": "pass", "vlan_tags": "drop", "mtu": "1400", "address": "10.0.0.1/8", "lladdr": "02:00:00:00:00:01", "master": "br0",
 		"options": "ff01:01:00000001", "match": "drop any", "vlan": "10-12:20-22", "isolated": "on", "device_netns": "blue", "txqueuelen": "5", "numqueues": "3", "persist": "on", "up": "off", "offload": "off", "fastpath": "on",
 	}
-	for _, e := range tunnelKeywords() {
+	for _, e := range tunnelKeywords(option.Default()) {
 		if e.Kind == Short || e.Name == "remote" {
 			continue
 		}

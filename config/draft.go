@@ -37,7 +37,7 @@ func NewDraft() *Draft {
 		config: defaultConfig(), tunnel: defaults(),
 		words: map[string]spelling{}, given: map[string]bool{}, help: "gvtep run --help",
 	}
-	bind(d, tunnelKeywords(), &d.tunnel, "")
+	bind(d, tunnelKeywords(option.Default()), &d.tunnel, "")
 	bind(d, processKeywords(), &d.config.Socket, "")
 	bind(d, logKeywords(), &d.config.Log, logPrefix)
 	bind(d, metricsWords(), &d.config.Metrics, "")
@@ -168,11 +168,12 @@ func newWords[T any](table []entry[T], to *T, help string) *Draft {
 }
 
 // ParseTunnel reads the keywords of a tunnel to be added to a process with
-// the settings s. help is the command that lists the keywords.
-func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, error) {
+// the settings s and the options that names knows; nil: those are not looked at. help is the
+// command that lists the keywords.
+func ParseTunnel(name string, words []string, s Socket, names *option.Registry, help string) (Tunnel, error) {
 	t := defaults()
 	t.Device.Name, t.DstPort = name, s.Port
-	d := newWords(tunnelKeywords(), &t, help)
+	d := newWords(tunnelKeywords(names), &t, help)
 	if err := d.Words(words); err != nil {
 		return t, err
 	}
@@ -186,10 +187,10 @@ func ParseTunnel(name string, words []string, s Socket, help string) (Tunnel, er
 // AmendTunnel is t with keywords changed. Those that can be repeated replace
 // all values that there were; a remote that stays keeps its settings. The
 // result is not yet checked as a whole: the endpoint does that.
-func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
+func AmendTunnel(t Tunnel, words []string, names *option.Registry, help string) (Tunnel, error) {
 	before := t.Peers
 	d := &Draft{tunnel: t, words: map[string]spelling{}, given: map[string]bool{}, help: help, amends: true}
-	bind(d, tunnelKeywords(), &d.tunnel, "")
+	bind(d, tunnelKeywords(names), &d.tunnel, "")
 	err := d.Words(words)
 	t = d.tunnel
 	if d.given["remote"] {
@@ -211,13 +212,13 @@ func AmendTunnel(t Tunnel, words []string, help string) (Tunnel, error) {
 
 // ParsePeer reads a peer, "ADDR [name TEXT] [dstport PORT] [flood on|off]
 // [bum_limit PPS] [routes PREFIX]...", over the settings that it has. Routes replace all that there were.
-func ParsePeer(p Peer, addr string, words []string) (_ Peer, err error) {
+func ParsePeer(p Peer, addr string, words []string, names *option.Registry) (_ Peer, err error) {
 	if p.Remote, err = remote(addr); err != nil {
 		return p, fmt.Errorf("%s: %w", plain(addr), err)
 	}
 	before, options := p.Routes, p.Options
 	p.Routes, p.Options = nil, option.Sent{}
-	d := newWords(peerKeywords(), &p, "gvtep peer --help")
+	d := newWords(peerKeywords(names), &p, "gvtep peer --help")
 	if err = d.Words(words); !d.given["routes"] {
 		p.Routes = before
 	}
@@ -264,7 +265,7 @@ func ParseEntry(addr string, words []string) (Entry, error) {
 // Amend lets what was given on the command line stand before what a file says.
 // Keywords of a tunnel have no place there.
 func (d *Draft) Amend(cfg *Config) error {
-	for _, e := range tunnelKeywords() {
+	for _, e := range tunnelKeywords(nil) {
 		if d.given[e.Name] {
 			return fmt.Errorf("%s beside --config: write it into the file", e.Name)
 		}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"gvtep/vtep/option"
 	"strings"
 	"testing"
 )
@@ -43,7 +44,7 @@ func TestEncapPort(t *testing.T) {
 			t.Errorf("%s is printed as\n%s", c.text, out)
 		}
 	}
-	got, err := ParseTunnel("a", strings.Fields("type vxlan id 42 local 192.0.2.1 remote 192.0.2.2 dev eth0 ttl 64 nolearning"), DefaultSocket(), "")
+	got, err := ParseTunnel("a", strings.Fields("type vxlan id 42 local 192.0.2.1 remote 192.0.2.2 dev eth0 ttl 64 nolearning"), DefaultSocket(), option.Default(), "")
 	if err != nil || got.DstPort != 4789 || got.Encap.String() != "vxlan" || got.Learning {
 		t.Errorf("the words of ip link: %+v, %v", got, err)
 	}

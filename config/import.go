@@ -12,6 +12,7 @@ import (
 
 	"gvtep/fdb"
 	"gvtep/internal/packet"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -123,7 +124,7 @@ func (im *importer) text() (string, error) {
 		fmt.Fprintf(&b, "# %d entries of bridge fdb do not name their device: ask it for all devices at once.\n", n)
 	}
 	var all []*translation
-	words := newIndex(tunnelKeywords()).entries
+	words := newIndex(tunnelKeywords(option.Default())).entries
 	for i := range im.links {
 		link := &im.links[i]
 		t := &translation{tunnel: defaults(), given: map[string]bool{}, link: link, words: words}

@@ -67,7 +67,7 @@ func (k *Keyword) Stands() string { return k.stands }
 // of usage texts.
 func Keywords() []Keyword {
 	var all []Keyword
-	for _, e := range tunnelKeywords() {
+	for _, e := range tunnelKeywords(nil) {
 		all = append(all, e.Keyword)
 	}
 	for _, e := range socketKeywords() {
@@ -94,8 +94,9 @@ func fileOnly(name string) bool { return name == "port" || name == "ports" }
 
 const wantPPS = "want 0 to 1000000000 frames a second"
 
-// tunnelKeywords is the grammar of a tunnel.
-func tunnelKeywords() []entry[Tunnel] {
+// tunnelKeywords is the grammar of a tunnel. names are the options that have one; nil: whoever
+// takes the words knows.
+func tunnelKeywords(names *option.Registry) []entry[Tunnel] {
 	all := []entry[Tunnel]{
 		custom(Keyword{Name: "id", Aliases: []string{"vni"}, Arg: "VNI", Usage: "virtual network identifier, 0-16777215",
 			Number: true, Min: 0, Max: 1<<24 - 1, want: wantVNI},
@@ -153,10 +154,10 @@ func tunnelKeywords() []entry[Tunnel] {
 			More: "They are removed when they have been silent for ageing. A tunnel needs remote, group or accept."},
 			setAccept,
 			getAccept),
-		optionsKeyword(false, "GENEVE options that every packet carries, in the words of geneve_opts of ip route",
+		optionsKeyword(names, false, "GENEVE options that every packet carries, in the words of geneve_opts of ip route",
 			"Some have names, such as ovn.ports:00010002. @vlan, @dscp, @src and @dst in the place of DATA stand for what each packet has. The automatic MTU leaves room for them.",
 			func(t *Tunnel) *option.Sent { return &t.Options }),
-		matchKeyword(),
+		matchKeyword(names),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
 			func(t *Tunnel) *string { return &t.Dev }, deviceName),
 		number(Keyword{Name: "dstport", Arg: "PORT", Usage: "UDP port to listen on and to send to (6081, with encap vxlan 4789)",
@@ -304,7 +305,7 @@ type offload struct{ wanted, needed bool }
 
 // peerKeywords are the keys of [[tunnel.peer]] beside remote, which is the
 // tunnel's keyword.
-func peerKeywords() []entry[Peer] {
+func peerKeywords(names *option.Registry) []entry[Peer] {
 	return []entry[Peer]{
 		text(Keyword{Name: "name", Arg: "TEXT", Live: true, Usage: "name of the peer, for people"},
 			func(p *Peer) *string { return &p.Name }, label),
@@ -321,7 +322,7 @@ func peerKeywords() []entry[Peer] {
 				}
 				return prefixTexts(p.Routes)
 			}),
-		optionsKeyword(true, "GENEVE options of packets to the peer, in the place of the tunnel's", "",
+		optionsKeyword(names, true, "GENEVE options of packets to the peer, in the place of the tunnel's", "",
 			func(p *Peer) *option.Sent { return &p.Options }),
 		custom(Keyword{Name: "bum_limit", Arg: "PPS", Live: true, Usage: "limit of broadcast, unknown unicast and multicast frames a second from the peer; 0, the default, is no limit",
 			Number: true, Min: 0, Max: 1e9},
@@ -531,7 +532,7 @@ func defaultEntry() Entry { return Entry{State: fdb.Permanent} }
 
 // defaultConfig is what an empty file says.
 func defaultConfig() Config {
-	return Config{Log: defaultLog(), Socket: defaultSocket(), Metrics: defaultMetrics(), Hooks: defaultHooks()}
+	return Config{Names: option.Default(), Log: defaultLog(), Socket: defaultSocket(), Metrics: defaultMetrics(), Hooks: defaultHooks()}
 }
 
 // DefaultSocket is [socket] where a file says nothing.

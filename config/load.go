@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"gvtep/vtep/option"
 )
 
 // maxFile and maxTunnels keep mistakes from using up the memory.
@@ -53,7 +55,7 @@ func Read(name string, in io.Reader) (Config, error) {
 	return l.config()
 }
 
-func newLoader() loader { return loader{tables: newTables(), read: map[string]bool{}} }
+func newLoader() loader { return loader{read: map[string]bool{}} }
 
 // InstanceName is the instance of a configuration that does not say: the name
 // of the file without .toml, or that of the directory.
@@ -67,7 +69,7 @@ func InstanceName(path string) string {
 
 // parse reads a text that includes no others.
 func parse(name, text string) (Config, error) {
-	l := loader{tables: newTables(), read: map[string]bool{}}
+	l := newLoader()
 	l.add(name, text)
 	return l.config()
 }
@@ -101,10 +103,10 @@ func newIndex[T any](table []entry[T], extra ...string) index[T] {
 	return x
 }
 
-func newTables() tables {
+func newTables(names *option.Registry) tables {
 	return tables{
-		tunnel:  newIndex(tunnelKeywords(), "name", "peer", "fdb"),
-		peer:    newIndex(peerKeywords(), "remote"),
+		tunnel:  newIndex(tunnelKeywords(names), "name", "peer", "fdb"),
+		peer:    newIndex(peerKeywords(names), "remote"),
 		fdb:     newIndex(entryKeywords(), "lladdr"),
 		socket:  newIndex(socketKeywords()),
 		log:     newIndex(logKeywords()),
@@ -253,6 +255,8 @@ func (l *loader) config() (Config, error) {
 	l.cfg = defaultConfig()
 	l.base, l.inherited = defaults(), map[string]bool{}
 	l.seen = newClaims()
+	l.cfg.Names = l.names()
+	l.tables = newTables(l.cfg.Names)
 	given := map[string]place{} // settings by their full name
 	for _, f := range l.files {
 		l.settings(f, given)
@@ -280,14 +284,14 @@ func (l *loader) config() (Config, error) {
 }
 
 // sections are the keys at the top of a file.
-var sections = [...]string{"instance", "include", "log", "socket", "metrics", "hooks", "defaults", "tunnel"}
+var sections = [...]string{"instance", "include", "log", "socket", "metrics", "hooks", "option", "defaults", "tunnel"}
 
 // settings reads what concerns the process. given is what other files said.
 func (l *loader) settings(f *file, given map[string]place) {
 	for n := range f.root.all() {
 		key := n.name
 		switch key {
-		case "include": // done
+		case "include", "option": // done
 		case "instance":
 			if !l.once(f, n.key, key, given) {
 				continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"gvtep/vtep/option"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -116,8 +117,8 @@ func TestWrongTypes(t *testing.T) {
 	const rest = "[[tunnel]]\nname = \"gnv0\"\nid = 1\nremote = \"192.0.2.1\"\n"
 	section("[log]\n", names(logKeywords()), rest)
 	section("[socket]\n", names(socketKeywords()), rest)
-	section("[[tunnel]]\n", append(names(tunnelKeywords()), "name", "peer"), "")
-	section("[[tunnel]]\nname = \"gnv0\"\nid = 1\n  [[tunnel.peer]]\n  remote = \"192.0.2.9\"\n [[tunnel.peer]]\n", append(names(peerKeywords()), "remote"), "")
+	section("[[tunnel]]\n", append(names(tunnelKeywords(option.Default())), "name", "peer"), "")
+	section("[[tunnel]]\nname = \"gnv0\"\nid = 1\n  [[tunnel.peer]]\n  remote = \"192.0.2.9\"\n [[tunnel.peer]]\n", append(names(peerKeywords(option.Default())), "remote"), "")
 	section("", []string{"instance", "include"}, rest)
 }
 

@@ -15,11 +15,15 @@ func Print(cfg Config, all bool) string {
 	if cfg.Instance != "" {
 		fmt.Fprintf(&b, "instance = %s\n", quote(cfg.Instance))
 	}
-	log, socket, tunnel, peer, fdb := logKeywords(), socketKeywords(), tunnelKeywords(), peerKeywords(), entryKeywords()
+	log, socket, tunnel, peer, fdb := logKeywords(), socketKeywords(), tunnelKeywords(cfg.Names), peerKeywords(cfg.Names), entryKeywords()
 	section(&b, "[log]", log, cfg.Log, defaultLog(), all)
 	section(&b, "[socket]", socket, cfg.Socket, defaultSocket(), all)
 	section(&b, "[metrics]", metricsKeywords(), cfg.Metrics, defaultMetrics(), all)
 	section(&b, "[hooks]", hookKeywords(), cfg.Hooks, defaultHooks(), all)
+	for _, k := range cfg.Names.Own() {
+		fmt.Fprintf(&b, "\n[[option]]\n")
+		lines(&b, "", optionKeywords(), k, defaultKind(), all)
+	}
 	base := defaults()
 	for _, t := range cfg.Tunnels {
 		base.DstPort = cmp.Or(cfg.Socket.Port, t.Encap.Port())

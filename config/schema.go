@@ -8,7 +8,7 @@ import (
 // Schema returns the JSON schema (draft 7) of a configuration file, for
 // editors. Load is stricter: a schema knows nothing of addresses and conflicts.
 func Schema() []byte {
-	tunnel := properties(tunnelKeywords())
+	tunnel := properties(tunnelKeywords(nil))
 	id := tunnel["id"].(object)
 	id["anyOf"] = []object{
 		{"type": "integer", "minimum": id["minimum"], "maximum": id["maximum"]},
@@ -24,7 +24,7 @@ func Schema() []byte {
 			shared[key] = value
 		}
 	}
-	peer := properties(peerKeywords())
+	peer := properties(peerKeywords(nil))
 	peer["remote"] = object{"type": "string", "description": "address of the peer"}
 	tunnel["name"] = object{"type": "string", "minLength": 1, "maxLength": 15, "description": "name of the tunnel's device; with %d for a range of ids"}
 	fdb := properties(entryKeywords())
@@ -54,6 +54,7 @@ func Schema() []byte {
 			"socket":   tableOf(properties(socketKeywords())),
 			"metrics":  tableOf(properties(metricsKeywords())),
 			"hooks":    tableOf(properties(hookKeywords())),
+			"option":   object{"type": "array", "items": tableOf(properties(optionKeywords()), "name", "id"), "description": "kinds of GENEVE options of one's own"},
 			"defaults": tableOf(shared),
 			"tunnel":   object{"type": "array", "items": tunnels},
 		},

@@ -20,10 +20,11 @@ func Sections() []Section {
 		of("[socket]", "Settings that all tunnels share.", keywordsOf(socketKeywords())),
 		of("[metrics]", "Metrics for Prometheus.", keywordsOf(metricsKeywords())),
 		of("[hooks]", "Programs to run on events, without a shell. Their environment has GVTEP_EVENT, GVTEP_INSTANCE, GVTEP_DEV, GVTEP_VNI and GVTEP_MTU, and for events of a peer also GVTEP_REMOTE, GVTEP_PORT and GVTEP_PEER.", keywordsOf(hookKeywords())),
+		of("[[option]]", "A kind of GENEVE options of one's own. There may be any number; the words of options and of match know its name.", keywordsOf(optionKeywords())),
 		of("[defaults]", "Keys of [[tunnel]], for all tunnels that do not set them. Keys that belong to one tunnel are not allowed here: name, id, lladdr, address and the tables below [[tunnel]].", nil),
-		of("[[tunnel]]", "A tunnel. There may be any number.", keywordsOf(tunnelKeywords()),
+		of("[[tunnel]]", "A tunnel. There may be any number.", keywordsOf(tunnelKeywords(nil)),
 			Keyword{Name: "name", Arg: "DEVICE", Text: true, Usage: "name of the tunnel's device, at most 15 bytes; with %d in it, and a range such as \"1000-1999\" as id, it stands for as many tunnels"}),
-		of("[[tunnel.peer]]", "A peer of the tunnel above it, for which remote is not enough.", keywordsOf(peerKeywords()),
+		of("[[tunnel.peer]]", "A peer of the tunnel above it, for which remote is not enough.", keywordsOf(peerKeywords(nil)),
 			Keyword{Name: "remote", Arg: "ADDR", Text: true, Live: true, Usage: "address of the peer"}),
 		of("[[tunnel.fdb]]", "An entry of the forwarding table of the tunnel above it.", keywordsOf(entryKeywords()),
 			Keyword{Name: "lladdr", Arg: "LLADDR", Text: true, Live: true, Usage: "MAC address of the entry"}),
@@ -39,10 +40,10 @@ func keywordsOf[T any](table []entry[T]) (all []Keyword) {
 
 // TunnelKeywords are the words of a tunnel that is added to a process, and
 // PeerKeywords and EntryKeywords those of its peers and forwarding entries.
-func TunnelKeywords() []Keyword { return keywordsOf(tunnelKeywords()) }
+func TunnelKeywords() []Keyword { return keywordsOf(tunnelKeywords(nil)) }
 
 // PeerKeywords are the words after the address of a peer.
-func PeerKeywords() []Keyword { return keywordsOf(peerKeywords()) }
+func PeerKeywords() []Keyword { return keywordsOf(peerKeywords(nil)) }
 
 // EntryKeywords are the words after the address of a forwarding entry.
 func EntryKeywords() []Keyword { return keywordsOf(append(entryKeywords(), handKeywords()...)) }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -49,7 +50,8 @@ type Config struct {
 	Socket   Socket
 	Metrics  Metrics
 	Hooks    Hooks
-	Tunnels  []Tunnel // at least one, in the order of the file
+	Names    *option.Registry // of GENEVE options; nil: none is known
+	Tunnels  []Tunnel         // at least one, in the order of the file
 }
 
 // Log says what is logged and how.

@@ -29,6 +29,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
 	"gvtep/vtep/internal/work"
+	"gvtep/vtep/option"
 )
 
 // Config is what an endpoint is made of.
@@ -42,6 +43,8 @@ type Config struct {
 	Underlay netio.Underlay
 	FastPath netio.FastPath // nil: none. It is closed by who made it, after the endpoint
 	Log      *zap.Logger    // nil: none
+	// Names are the kinds of GENEVE options that are known; nil: the built-in ones.
+	Names *option.Registry
 }
 
 // Endpoint is a set of tunnels on one set of workers. All methods may be
@@ -65,6 +68,7 @@ type Endpoint struct {
 	events       events
 	senders      chan sender // unknown senders that may become peers
 	told         told        // by ICMP
+	names        atomic.Pointer[option.Registry]
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats
@@ -112,6 +116,10 @@ func New(cfg Config) (*Endpoint, error) {
 	if e.log == nil {
 		e.log = zap.NewNop()
 	}
+	if cfg.Names == nil {
+		cfg.Names = option.Default()
+	}
+	e.names.Store(cfg.Names)
 	seed := rand.Uint64()
 	var err error
 	e.pool, err = work.New(work.Config{
@@ -139,6 +147,21 @@ func (e *Endpoint) clock() int64 { return int64(time.Since(e.started)) }
 // time that would otherwise be idle: the worker yields to other threads that want
 // to run.
 func (e *Endpoint) SetBusyPoll(d time.Duration) { e.pool.SetBusyPoll(d) }
+
+// SetNames sets the kinds of GENEVE options that are known. What they say of lengths and critical
+// options holds for all packets that arrive once it has returned.
+func (e *Endpoint) SetNames(names *option.Registry) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.names.Store(names)
+	if !e.running || e.closed {
+		return nil // the first snapshot will have them
+	}
+	return e.publish()
+}
+
+// Names are the kinds of GENEVE options that are known.
+func (e *Endpoint) Names() *option.Registry { return e.names.Load() }
 
 // errClosed is returned for changes to an endpoint that is stopping.
 var errClosed = errors.New("the endpoint is shutting down")
@@ -199,7 +222,7 @@ func (e *Endpoint) shutdown() error {
 // publish makes a snapshot of the configuration and hands it to the workers. When it returns
 // without an error, nobody uses what only older ones have. e.mu is held.
 func (e *Endpoint) publish() error {
-	snap := new(forward.Snapshot)
+	snap := &forward.Snapshot{Names: e.names.Load()}
 	listening := make(map[*socket]bool, len(e.sockets))
 	for _, t := range e.sorted() {
 		snap.Ports = append(snap.Ports, t.port)

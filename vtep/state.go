@@ -11,6 +11,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 )
 
 // State is the endpoint at one moment.
@@ -70,7 +71,9 @@ type TunnelState struct {
 	TooBig uint64
 	// OptionHits are the packets that each of Config.OptionRules matched.
 	OptionHits []uint64
-	Fast       FastState
+	// Names are the kinds of options that are known.
+	Names *option.Registry
+	Fast  FastState
 }
 
 // PeerState is one peer of a tunnel at one moment.
@@ -232,7 +235,7 @@ func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
 		Config: t.config, Ifindex: d.Ifindex, LLAddr: d.LLAddr, Faults: append(broken, unmet...),
 		MTU: d.MTU, Queues: len(t.port.Queues), MTUAuto: t.mtuAuto, Accept: t.accept, Failed: failed, Up: d.Up && !failed,
 		Offload: packet.Offload(t.state.Offload.Load()), Since: t.since, Answered: t.state.Answered.Load(), OddECN: t.state.OddECN.Load(), TooBig: t.state.TooBigSent.Load(),
-		Fast: e.fastState(t),
+		Fast: e.fastState(t), Names: e.Names(),
 	}
 	s.Unready = e.unready(t)
 	s.Ready = e.ready.Load() && len(s.Unready) == 0

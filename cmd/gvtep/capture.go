@@ -21,6 +21,7 @@ import (
 	"gvtep/cmd/internal/logging"
 	"gvtep/config"
 	filter "gvtep/vtep/capture"
+	"gvtep/vtep/option"
 )
 
 // captureFlags are where the packets go.
@@ -153,14 +154,21 @@ func (a *app) runCapture(ctx context.Context, r control.CaptureRequest, to *capt
 	// The time-out is for the beginning only.
 	begun, cancel := context.WithCancelCause(signals)
 	defer cancel(nil)
+	client := control.NewClient(path)
+	var names *option.Registry
+	if to.write == "" {
+		if names, err = a.optionNames(ctx, client); err != nil {
+			return err
+		}
+	}
 	late := time.AfterFunc(a.timeout, func() { cancel(context.DeadlineExceeded) })
 	var totals capture.Totals
-	err = control.NewClient(path).Capture(begun, r, func(body io.Reader) (err error) {
+	err = client.Capture(begun, r, func(body io.Reader) (err error) {
 		late.Stop()
 		if to.write != "" {
 			totals, err = capture.Save(body, to.open(a.out), to.fileSize*1e6)
 		} else {
-			totals, err = a.printPackets(body)
+			totals, err = a.printPackets(body, names)
 		}
 		if signals.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 			err = nil // the way in which a client stops to read
@@ -223,7 +231,7 @@ type capturedPacket struct {
 }
 
 // printPackets prints a stream, a line for each packet.
-func (a *app) printPackets(body io.Reader) (capture.Totals, error) {
+func (a *app) printPackets(body io.Reader, names *option.Registry) (capture.Totals, error) {
 	in := bufio.NewReaderSize(body, 256<<10)
 	out := bufio.NewWriter(a.out)
 	defer out.Flush()
@@ -233,15 +241,15 @@ func (a *app) printPackets(body io.Reader) (capture.Totals, error) {
 		screen.color = "always"
 	}
 	return capture.Packets(in, func(s *capture.Seen) error {
-		if err := screen.printPacket(s); err != nil || in.Buffered() > 0 {
+		if err := screen.printPacket(s, names); err != nil || in.Buffered() > 0 {
 			return err
 		}
 		return out.Flush()
 	})
 }
 
-func (a *app) printPacket(s *capture.Seen) error {
-	about, p := s.About(), dissect.Dissect(s.Data, s.Length, s.Link)
+func (a *app) printPacket(s *capture.Seen, names *option.Registry) error {
+	about, p := s.About(), dissect.Dissect(s.Data, s.Length, s.Link, names)
 	if a.json {
 		direction := "in"
 		if s.Out {

@@ -14,10 +14,12 @@ import (
 
 	"gvtep/cmd/internal/capture"
 	"gvtep/cmd/internal/dissect"
+	"gvtep/config"
+	"gvtep/vtep/option"
 )
 
 func (a *app) decodeCmd() *cobra.Command {
-	var begins string
+	var begins, configured string
 	count := 0
 	cmd := &cobra.Command{
 		Use:   "decode [FILE|-|HEX]",
@@ -37,6 +39,7 @@ between digits do not matter, nor do the offsets and text of hexdump -C, xxd and
 	cmd.Flags().SortFlags = false
 	cmd.Flags().StringVar(&begins, "begins", "auto", "what hexadecimal digits begin `WITH`: "+strings.Join(links, ", "))
 	cmd.Flags().IntVar(&count, "count", 0, "the first `N` packets of a file only")
+	cmd.Flags().StringVar(&configured, "config", "", "name GENEVE options as the configuration at `PATH` does, too")
 	a.completingFlag(cmd, "begins", oneOf(links...))
 	a.completingFlag(cmd, "count", (*completion).nothing)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -47,7 +50,15 @@ between digits do not matter, nor do the offsets and text of hexdump -C, xxd and
 		if len(args) == 1 {
 			name = args[0]
 		}
-		faults, err := a.decode(name, begins, count)
+		names := option.Default()
+		if configured != "" {
+			cfg, err := config.Load(configured)
+			if err != nil {
+				return inCommand(cmd, err)
+			}
+			names = cfg.Names
+		}
+		faults, err := a.decode(name, begins, count, names)
 		if err == nil && faults > 0 {
 			err = exitError{exitRefused, errors.New(severalOf(faults, "fault"))}
 		}
@@ -57,7 +68,7 @@ between digits do not matter, nor do the offsets and text of hexdump -C, xxd and
 }
 
 // decode prints what is in a file, on standard input, or in the argument itself.
-func (a *app) decode(name, begins string, count int) (faults int, err error) {
+func (a *app) decode(name, begins string, count int, names *option.Registry) (faults int, err error) {
 	var in io.Reader = a.in
 	if name != "-" {
 		f, err := os.Open(name)
@@ -76,7 +87,7 @@ func (a *app) decode(name, begins string, count int) (faults int, err error) {
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	n := 0
 	each := func(s *capture.Seen) error {
-		p := dissect.Dissect(s.Data, s.Length, s.Link)
+		p := dissect.Dissect(s.Data, s.Length, s.Link, names)
 		for _, f := range p.Fields {
 			if f.Fault != "" {
 				faults++

@@ -36,6 +36,7 @@ import (
 	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -216,6 +217,8 @@ func (f fakeSource) Health() control.Health {
 }
 
 func (f fakeSource) Progress() control.Progress { return control.Progress{} }
+
+func (f fakeSource) Options() []control.OptionKind { return view.Options(option.Default()) }
 
 func (f fakeSource) LogLevel() control.LogLevel { return view.LogLevel(f.logs.Level()) }
 

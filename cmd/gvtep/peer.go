@@ -55,7 +55,7 @@ func readPeer(send func(*control.Client, context.Context, string, control.PeerWr
 			err = noMore(bare, rest)
 		}
 		if err == nil {
-			_, err = config.ParsePeer(config.Peer{}, addr, rest)
+			_, err = config.ParsePeer(config.Peer{}, addr, rest, nil)
 		}
 		return func(ctx context.Context, c *control.Client) error {
 			return about(addr, send(c, ctx, dev, control.PeerWrite{Remote: addr, Keywords: rest}))

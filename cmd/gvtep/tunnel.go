@@ -53,7 +53,7 @@ func (a *app) tunnelVerbs() []verb {
 			names: "add", args: "NAME KEYWORDS", short: "add a tunnel to the running process; it lasts until the process ends",
 			examples: "tunnel add gnv1 type geneve id 101 remote 203.0.113.1",
 			read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelAdd(ctx, w) }, func(w control.TunnelWrite) error {
-				_, err := config.ParseTunnel(w.Name, w.Keywords, config.DefaultSocket(), "gvtep run --help")
+				_, err := config.ParseTunnel(w.Name, w.Keywords, config.DefaultSocket(), nil, "gvtep run --help")
 				return err
 			}),
 			at: []candidates{(*completion).nothing}, words: func() words { return keywordWords(config.TunnelKeywords()) },
@@ -64,7 +64,7 @@ func (a *app) tunnelVerbs() []verb {
 				if len(w.Keywords) == 0 {
 					return errors.New("no KEYWORDS: gvtep run --help lists them")
 				}
-				_, err := config.AmendTunnel(config.Tunnel{}, w.Keywords, "gvtep run --help")
+				_, err := config.AmendTunnel(config.Tunnel{}, w.Keywords, nil, "gvtep run --help")
 				return err
 			}),
 			at: named, words: func() words {

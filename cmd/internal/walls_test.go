@@ -21,10 +21,10 @@ func TestWalls(t *testing.T) {
 		"build":   {},
 		"capture": {"cmd/internal/dissect", "internal/packet", "vtep/capture", "vtep/count"},
 		"control": {"cmd/internal/page"},
-		"dissect": {"internal/packet", "vtep/encap"},
+		"dissect": {"internal/packet", "vtep/encap", "vtep/option"},
 		"logging": {zap, "go.uber.org/zap/zapcore"},
 		"service": {},
-		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
+		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/spec"},
 		"doctor":  {"cmd/internal/control", "vtep/count"},
 		"page":    {"vtep/count"},
 		"graph":   {"cmd/internal/control"},
@@ -32,11 +32,11 @@ func TestWalls(t *testing.T) {
 		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
 		"daemon": {
 			zap, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
-			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/spec",
+			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/option", "vtep/spec",
 		},
 		"../gvtep": {
 			cobra, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/service",
-			"config", "vtep/capture", "vtep/count", "vtep/spec",
+			"config", "vtep/capture", "vtep/count", "vtep/option", "vtep/spec",
 		},
 	}
 	dirs, _ := filepath.Glob("*/*.go")

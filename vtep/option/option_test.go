@@ -48,16 +48,20 @@ func TestRegistry(t *testing.T) {
 		kinds []Kind
 		wrong string
 	}{
-		{[]Kind{{id, "my.pod", 4, Uint}}, ""},
-		{[]Kind{{ID{0x0102, 0x80}, "ports", 4, Hex}}, ""}, // in the place of the built-in one
-		{[]Kind{{id, "my pod", 4, Uint}}, "want letters"},
-		{[]Kind{{id, "", 4, Uint}}, "want letters"},
-		{[]Kind{{id, "0a", 4, Uint}}, "want letters"},
-		{[]Kind{{id, "a", 3, Uint}}, "multiple of 4"},
-		{[]Kind{{id, "a", 128, Uint}}, "multiple of 4"},
-		{[]Kind{{id, "a", 4, "decimal"}}, "format"},
-		{[]Kind{{id, "a", 4, Hex}, {id, "b", 4, Hex}}, "given twice"},
-		{[]Kind{{id, "ovn.ports", 4, Hex}}, "has that name"},
+		{[]Kind{{ID: id, Name: "my.pod", Len: 4, Format: Uint}}, ""},
+		{[]Kind{{ID: ID{0x0102, 0x80}, Name: "ports", Len: 4, Format: Hex}}, ""}, // in the place of the built-in one
+		{[]Kind{{ID: id, Name: "my pod", Len: 4, Format: Uint}}, "want letters"},
+		{[]Kind{{ID: id, Name: "", Len: 4, Format: Uint}}, "want letters"},
+		{[]Kind{{ID: id, Name: "0a", Len: 4, Format: Uint}}, "want letters"},
+		{[]Kind{{ID: id, Name: "a", Len: 3, Format: Uint}}, "multiple of 4"},
+		{[]Kind{{ID: id, Name: "a", Len: 128, Format: Uint}}, "multiple of 4"},
+		{[]Kind{{ID: id, Name: "a", Len: 4, Format: "decimal"}}, "format"},
+		{[]Kind{{ID: id, Name: "a", Len: 4, Format: Hex}, {ID: id, Name: "b", Len: 4, Format: Hex}}, "given twice"},
+		{[]Kind{{ID: id, Name: "ovn.ports", Len: 4, Format: Hex}}, "has that name"},
+		{[]Kind{{ID: id, Name: "a", Len: 4, Format: MAC}}, "does not fit format mac"},
+		{[]Kind{{ID: id, Name: "a", Len: 0, Format: Uint}}, "does not fit format uint"},
+		{[]Kind{{ID: id, Name: "a", Len: 4, Format: Hex, Known: true}}, "not critical"},
+		{[]Kind{{ID: ID{0xff01, 0x81}, Name: "a", Len: 4, Format: Hex, Known: true}}, ""},
 	} {
 		r, err := NewRegistry(c.kinds)
 		if c.wrong == "" {
@@ -75,8 +79,9 @@ func TestRegistry(t *testing.T) {
 func custom(t *testing.T) *Registry {
 	t.Helper()
 	r, err := NewRegistry([]Kind{
-		{ID{0xff01, 1}, "my.pod", 4, Uint}, {ID{0xff01, 2}, "my.mac", 8, MAC}, {ID{0xff01, 3}, "my.host", 4, IPv4},
-		{ID{0xff01, 4}, "my.text", Variable, Label}, {ID{0xff01, 5}, "my.wide", 12, Uint},
+		{ID: ID{0xff01, 1}, Name: "my.pod", Len: 4, Format: Uint}, {ID: ID{0xff01, 2}, Name: "my.mac", Len: 8, Format: MAC}, {ID: ID{0xff01, 3}, Name: "my.host", Len: 4, Format: IPv4},
+		{ID: ID{0xff01, 4}, Name: "my.text", Len: Variable, Format: Label}, {ID: ID{0xff01, 5}, Name: "my.wide", Len: 12, Format: Uint},
+		{ID: ID{0xff01, 0x90}, Name: "my.known", Len: 4, Format: Hex, Known: true}, {ID: ID{0xff01, 0x91}, Name: "my.critical", Len: 4, Format: Hex},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +176,7 @@ func TestRules(t *testing.T) {
 }
 
 func TestPolicy(t *testing.T) {
-	r := custom(t)
+	r, none := custom(t), Default()
 	for _, c := range []struct {
 		rules, options string
 		want           Verdict
@@ -195,9 +200,18 @@ func TestPolicy(t *testing.T) {
 		{"drop my.pod:2", "my.pod:1,my.pod:2", Drop, []uint64{1}}, // any of several
 		{"accept any; count ovn.ports", "wire 0102 80 02 0001000200000000", Malformed, []uint64{0, 0}},
 		{"accept any", "wire 0108 01 01 00000000", Accept, []uint64{1}}, // nobody here knows it
+		{"accept any", "wire ff01 01 02 0000004d00000000", Malformed, []uint64{0}},
+		{"", "wire ff01 01 02 0000004d00000000", Malformed, nil}, // an own kind needs no rule
+		{"", "my.pod:7", Accept, nil},
+		{"", "my.known:00000000", Accept, nil},
+		{"", "my.critical:00000000", Unknown, nil},
+		{"drop my.known", "my.known:00000000", Drop, []uint64{1}},
 	} {
 		var rules []Rule
-		for _, text := range strings.Split(c.rules, "; ") {
+		for text := range strings.SplitSeq(c.rules, "; ") {
+			if text == "" {
+				continue
+			}
 			u, err := r.ParseRule(text)
 			if err != nil {
 				t.Fatal(err)
@@ -216,7 +230,7 @@ func TestPolicy(t *testing.T) {
 		p, hits := NewPolicy(rules), make([]atomic.Uint64, len(rules))
 		area := []byte(s.Set)
 		var got Verdict
-		if allocs := testing.AllocsPerRun(1, func() { got = p.Decide(area, hits) }); allocs != 0 {
+		if allocs := testing.AllocsPerRun(1, func() { got = p.Decide(r, area, hits) }); allocs != 0 {
 			t.Errorf("%s: %v allocations", c.rules, allocs)
 		}
 		counted := make([]uint64, len(hits))
@@ -229,6 +243,20 @@ func TestPolicy(t *testing.T) {
 	}
 	if NewPolicy(nil) != nil {
 		t.Error("a policy without rules is one")
+	}
+	some, _ := none.ParseRule("drop ff01:07")
+	every, _ := none.ParseRule("drop any")
+	for _, c := range []struct {
+		p             *Policy
+		names         *Registry
+		bare, options bool
+	}{
+		{nil, nil, false, false}, {nil, none, false, false}, {nil, r, false, true},
+		{NewPolicy([]Rule{some}), none, false, true}, {NewPolicy([]Rule{some, every}), none, true, true},
+	} {
+		if bare, options := c.p.Concerns(c.names, false), c.p.Concerns(c.names, true); bare != c.bare || options != c.options {
+			t.Errorf("%v: concerns %v without options, %v with; want %v, %v", c.p.Rules(), bare, options, c.bare, c.options)
+		}
 	}
 }
 
@@ -264,7 +292,7 @@ func FuzzDecide(f *testing.F) {
 	p, hits := NewPolicy(rules), make([]atomic.Uint64, len(rules))
 	f.Add([]byte{1, 2, 0x80, 1, 0, 1, 0, 2})
 	f.Fuzz(func(t *testing.T, area []byte) {
-		p.Decide(area, hits)
+		p.Decide(r, area, hits)
 		r.Describe(area)
 	})
 }

@@ -18,7 +18,7 @@ const (
 	Accept    Verdict = iota // it goes on
 	Drop                     // a rule, or the default, says so
 	Unknown                  // it has a critical option that no rule accepts
-	Malformed                // an option that a rule names is not as long as its kind is (RFC 8926 section 3.5.1)
+	Malformed                // an option is not as long as its kind is (RFC 8926 section 3.5.1)
 )
 
 // Actions are the words for what a rule does.
@@ -44,9 +44,7 @@ type Rule struct {
 	// Data and Mask are as long as each other: an option matches whose data begins with Data, as far
 	// as the bits of Mask are set. "" matches every option of the kind.
 	Data, Mask string
-	// Len is how long the data of the kind is; Variable: it differs, or is not known.
-	Len    int
-	Action Action
+	Action     Action
 }
 
 // matches reports whether an option is what a rule wants.
@@ -76,7 +74,6 @@ func (r *Registry) ParseRule(text string) (u Rule, err error) {
 	}
 	what, mask, masked := strings.Cut(what, "/")
 	if u.ID, err = r.ID(what); err == nil && !masked {
-		u.Len = r.lenOf(u.ID)
 		return u, nil
 	}
 	sent, err := r.Parse(what)
@@ -88,7 +85,6 @@ func (r *Registry) ParseRule(text string) (u Rule, err error) {
 	}
 	for opt := range geneve.Options(sent.Set).All() {
 		u.ID, u.Data = ID{opt.Class, opt.Type}, string(opt.Data)
-		u.Len = r.lenOf(u.ID)
 	}
 	u.Mask = exact(len(u.Data))
 	if masked {
@@ -103,14 +99,6 @@ func (r *Registry) ParseRule(text string) (u Rule, err error) {
 
 // exact is the mask that looks at all of n bytes.
 func exact(n int) string { return string(bytes.Repeat([]byte{0xff}, n)) }
-
-// lenOf is how long the data of a kind is.
-func (r *Registry) lenOf(id ID) int {
-	if k, ok := r.byID[id]; ok {
-		return k.Len
-	}
-	return Variable
-}
 
 // RuleText writes a rule as ParseRule reads it.
 func (r *Registry) RuleText(u Rule) string {
@@ -127,9 +115,13 @@ func (r *Registry) RuleText(u Rule) string {
 	return u.Action.String() + " " + what
 }
 
-// Policy decides about packets by their options. It is never changed once made.
+// Policy decides about packets by their options. It is never changed once made. A nil one has no
+// rules.
 type Policy struct {
 	rules []Rule
+	any   bool // some rule is about packets without options, too
+	// builtin are the kinds of fixed length that rules name, as far as they are built in.
+	builtin []Kind
 }
 
 // Rules are those that it was made of.
@@ -146,20 +138,37 @@ func NewPolicy(rules []Rule) *Policy {
 	if len(rules) == 0 {
 		return nil
 	}
-	return &Policy{slices.Clone(rules)}
+	p := &Policy{rules: slices.Clone(rules)}
+	known := Default()
+	for _, u := range rules {
+		if k, ok := known.Find(u.ID); ok && !u.Any && k.Len != Variable {
+			p.builtin = append(p.builtin, k)
+		}
+		p.any = p.any || u.Any
+	}
+	return p
+}
+
+// Concerns reports whether Decide has to be asked about a packet that has options, or none.
+func (p *Policy) Concerns(names *Registry, options bool) bool {
+	if !options {
+		return p != nil && p.any
+	}
+	return p != nil || len(names.Own()) > 0
 }
 
 // Decide says what becomes of a packet with an option area, which is well formed, and counts
 // each rule that matched in hits, one for each rule. It does not allocate. A critical option is
-// known if a rule that accepts or counts names its kind.
-func (p *Policy) Decide(area []byte, hits []atomic.Uint64) Verdict {
+// known if a rule that accepts or counts names its kind, or names says so.
+func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64) Verdict {
 	options := geneve.Options(area)
-	if p.malformed(options) {
+	if p.malformed(names, options) {
 		return Malformed
 	}
-	for i := range p.rules {
-		u := &p.rules[i]
-		if !u.Any && !p.has(options, u) {
+	rules := p.Rules()
+	for i := range rules {
+		u := &rules[i]
+		if !u.Any && !u.found(options) {
 			continue
 		}
 		hits[i].Add(1)
@@ -167,16 +176,31 @@ func (p *Policy) Decide(area []byte, hits []atomic.Uint64) Verdict {
 		case ActDrop:
 			return Drop
 		case ActAccept:
-			return p.critical(options)
+			return p.critical(names, options)
 		}
 	}
-	return p.critical(options)
+	return p.critical(names, options)
 }
 
-func (p *Policy) malformed(options geneve.Options) bool {
+// malformed finds an option of another length than its kind has: one of the registry's own, or a
+// built-in one that a rule names.
+func (p *Policy) malformed(names *Registry, options geneve.Options) bool {
+	own := len(names.Own()) > 0
 	for opt := range options.All() {
-		for i := range p.rules {
-			if u := &p.rules[i]; !u.Any && u.Len != Variable && u.Len != len(opt.Data) && u.ID == (ID{opt.Class, opt.Type}) {
+		id := ID{opt.Class, opt.Type}
+		if own {
+			if k, ok := names.ownIDs[id]; ok {
+				if k.Len != Variable && k.Len != len(opt.Data) {
+					return true
+				}
+				continue
+			}
+		}
+		if p == nil {
+			continue
+		}
+		for i := range p.builtin {
+			if k := &p.builtin[i]; k.ID == id && k.Len != len(opt.Data) {
 				return true
 			}
 		}
@@ -184,7 +208,8 @@ func (p *Policy) malformed(options geneve.Options) bool {
 	return false
 }
 
-func (p *Policy) has(options geneve.Options, u *Rule) bool {
+// found reports whether one of the options is what a rule wants.
+func (u *Rule) found(options geneve.Options) bool {
 	for opt := range options.All() {
 		if u.matches(opt) {
 			return true
@@ -194,9 +219,9 @@ func (p *Policy) has(options geneve.Options, u *Rule) bool {
 }
 
 // critical is the verdict on a packet that no rule drops.
-func (p *Policy) critical(options geneve.Options) Verdict {
+func (p *Policy) critical(names *Registry, options geneve.Options) Verdict {
 	for opt := range options.All() {
-		if opt.Critical() && !p.knows(ID{opt.Class, opt.Type}) {
+		if id := (ID{opt.Class, opt.Type}); opt.Critical() && !p.knows(id) && !names.knows(id) {
 			return Unknown
 		}
 	}
@@ -204,10 +229,14 @@ func (p *Policy) critical(options geneve.Options) Verdict {
 }
 
 func (p *Policy) knows(id ID) bool {
-	for i := range p.rules {
-		if u := &p.rules[i]; !u.Any && u.ID == id && u.Action != ActDrop {
+	rules := p.Rules()
+	for i := range rules {
+		if u := &rules[i]; !u.Any && u.ID == id && u.Action != ActDrop {
 			return true
 		}
 	}
 	return false
 }
+
+// knows reports whether a critical option is let in without a rule.
+func (r *Registry) knows(id ID) bool { return len(r.Own()) > 0 && r.ownIDs[id].Known }

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -56,35 +57,39 @@ type Kind struct {
 	Name   string // such as "ovn.ports"
 	Len    int    // of the data, in bytes, a multiple of 4; Variable: it differs
 	Format Format
+	// Known says that packets with the option are let in although it is critical.
+	Known bool
 }
 
-// Registry are the kinds that are known. The zero value knows none.
+// Registry are the kinds that are known. It is never changed once made. A nil one knows none.
 type Registry struct {
 	byID   map[ID]Kind
 	byName map[string]Kind
+	own    []Kind // that were given beside the built-in ones, in that order
+	ownIDs map[ID]Kind
 }
 
 // Builtin are the kinds that have an owner whose documents or sources say what they are.
 func Builtin() []Kind {
 	return []Kind{
 		// include/net/geneve.h of Linux: GENEVE_OPT_GRO_HINT_TYPE.
-		{ID{0x0100, 0x01}, "linux.gro_hint", 4, Hex},
+		{ID: ID{0x0100, 0x01}, Name: "linux.gro_hint", Len: 4, Format: Hex},
 		// ovn-architecture(7): ingress port in 15 bits, egress port in 16.
-		{ID{0x0102, 0x80}, "ovn.ports", 4, Hex},
+		{ID: ID{0x0102, 0x80}, Name: "ovn.ports", Len: 4, Format: Hex},
 		// AWS, "Gateway Load Balancer: GENEVE encapsulation".
-		{ID{0x0108, 0x01}, "aws.endpoint", 8, Hex},
-		{ID{0x0108, 0x02}, "aws.attachment", 8, Hex},
-		{ID{0x0108, 0x03}, "aws.cookie", 4, Hex},
+		{ID: ID{0x0108, 0x01}, Name: "aws.endpoint", Len: 8, Format: Hex},
+		{ID: ID{0x0108, 0x02}, Name: "aws.attachment", Len: 8, Format: Hex},
+		{ID: ID{0x0108, 0x03}, Name: "aws.cookie", Len: 4, Format: Hex},
 		// bpf/lib/nodeport.h of Cilium: direct server return; IPv4 has 8 bytes, IPv6 20.
-		{ID{0x014b, 0x81}, "cilium.dsr", Variable, Hex},
+		{ID: ID{0x014b, 0x81}, Name: "cilium.dsr", Len: Variable, Format: Hex},
 		// lib/oxide-vpc of OPTE: the packet is external.
-		{ID{0x0129, 0x00}, "oxide.external", 0, Hex},
+		{ID: ID{0x0129, 0x00}, Name: "oxide.external", Len: 0, Format: Hex},
 		// Mizar's trn_datamodel.h. Its class 0x0111 is written without a byte swap. An
 		// option without an endpoint has another length than one with.
-		{ID{0x1101, 0x48}, "mizar.rts", Variable, Hex},
-		{ID{0x1101, 0x49}, "mizar.scaled_endpoint", Variable, Hex},
-		{ID{0x1101, 0x50}, "mizar.pod_label", Variable, Hex},
-		{ID{0x1101, 0x51}, "mizar.namespace_label", Variable, Hex},
+		{ID: ID{0x1101, 0x48}, Name: "mizar.rts", Len: Variable, Format: Hex},
+		{ID: ID{0x1101, 0x49}, Name: "mizar.scaled_endpoint", Len: Variable, Format: Hex},
+		{ID: ID{0x1101, 0x50}, Name: "mizar.pod_label", Len: Variable, Format: Hex},
+		{ID: ID{0x1101, 0x51}, Name: "mizar.namespace_label", Len: Variable, Format: Hex},
 	}
 }
 
@@ -93,32 +98,63 @@ func Builtin() []Kind {
 var classes = map[uint16]string{0x0100: "linux", 0x0101: "openvswitch", 0x0102: "ovn", 0x0108: "aws", 0x014b: "cilium", 0x0129: "oxide", 0x1101: "mizar"}
 
 // NewRegistry returns a registry of the built-in kinds and of others, which take the place of
-// built-in ones. It returns an error that says which kind is wrong.
+// built-in ones. An error is a *KindError.
 func NewRegistry(more []Kind) (*Registry, error) {
-	r := &Registry{byID: map[ID]Kind{}, byName: map[string]Kind{}}
+	r := &Registry{byID: map[ID]Kind{}, byName: map[string]Kind{}, ownIDs: map[ID]Kind{}}
 	for _, k := range Builtin() {
 		r.byID[k.ID], r.byName[k.Name] = k, k
 	}
-	given := map[ID]bool{}
-	for _, k := range more {
-		switch {
-		case !validName(k.Name):
-			return nil, fmt.Errorf("option %s: name %q: want letters, digits, dots and underscores, the first a letter", k.ID, k.Name)
-		case given[k.ID]:
-			return nil, fmt.Errorf("option %s is given twice", k.ID)
-		case k.Len != Variable && (k.Len < 0 || k.Len > 124 || k.Len%4 != 0):
-			return nil, fmt.Errorf("option %s: length %d: want 0 to 124, a multiple of 4", k.Name, k.Len)
-		case !slices.Contains(Formats(), string(k.Format)):
-			return nil, fmt.Errorf("option %s: format %q: want %s", k.Name, k.Format, strings.Join(Formats(), ", "))
-		}
-		if other, ok := r.byName[k.Name]; ok && other.ID != k.ID {
-			return nil, fmt.Errorf("option %s: %s has that name", k.Name, other.ID)
+	for i, k := range more {
+		if text := r.wrong(k); text != "" {
+			return nil, &KindError{i, text}
 		}
 		delete(r.byName, r.byID[k.ID].Name)
-		given[k.ID] = true
+		r.own, r.ownIDs[k.ID] = append(r.own, k), k
 		r.byID[k.ID], r.byName[k.Name] = k, k
 	}
 	return r, nil
+}
+
+// KindError is what is wrong with one of several kinds.
+type KindError struct {
+	Nth  int
+	Text string
+}
+
+func (e *KindError) Error() string { return e.Text }
+
+// wrong says why a kind cannot be added; "": it can.
+func (r *Registry) wrong(k Kind) string {
+	before, given := r.ownIDs[k.ID]
+	other, taken := r.byName[k.Name]
+	switch {
+	case !ValidName(k.Name):
+		return fmt.Sprintf("option %s: name %q: %s", k.ID, k.Name, WantName)
+	case given:
+		return fmt.Sprintf("option %s: %s is given twice, also as %s", k.Name, k.ID, before.Name)
+	case taken && other.ID != k.ID:
+		return fmt.Sprintf("option %s: %s has that name", k.Name, other.ID)
+	case k.Known && !k.Critical():
+		return fmt.Sprintf("option %s: %s is not critical, so that it is let in anyway: leave out known", k.Name, k.ID)
+	case k.Len != Variable && (k.Len < 0 || k.Len > 124 || k.Len%4 != 0):
+		return fmt.Sprintf("option %s: length %d: want 0 to 124, a multiple of 4", k.Name, k.Len)
+	case !slices.Contains(Formats(), string(k.Format)):
+		return fmt.Sprintf("option %s: format %q: want %s", k.Name, k.Format, strings.Join(Formats(), ", "))
+	case k.Len != Variable && k.Len < k.Format.least():
+		return fmt.Sprintf("option %s: length %d does not fit format %s, which needs %d", k.Name, k.Len, k.Format, k.Format.least())
+	}
+	return ""
+}
+
+// least is how long the data of an option of this format is at least.
+func (f Format) least() int {
+	switch f {
+	case MAC:
+		return 8
+	case IPv4, Uint:
+		return 4
+	}
+	return 0
 }
 
 // Default returns a registry of the built-in kinds.
@@ -130,7 +166,11 @@ func Default() *Registry {
 	return r
 }
 
-func validName(s string) bool {
+// WantName is what a name of an option has to be.
+const WantName = "want letters, digits, dots and underscores, the first a letter"
+
+// ValidName reports whether s can be the name of an option.
+func ValidName(s string) bool {
 	for i, c := range s {
 		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 		if !letter && (i == 0 || c != '.' && c != '_' && (c < '0' || c > '9')) {
@@ -142,13 +182,33 @@ func validName(s string) bool {
 
 // Find returns what is known about a kind of options.
 func (r *Registry) Find(id ID) (Kind, bool) {
+	if r == nil {
+		return Kind{}, false
+	}
 	k, ok := r.byID[id]
 	return k, ok
 }
 
+// Own are the kinds that are not built in, in the order in which they were given.
+func (r *Registry) Own() []Kind {
+	if r == nil {
+		return nil
+	}
+	return r.own
+}
+
+// IsOwn reports whether a kind is not built in.
+func (r *Registry) IsOwn(id ID) bool {
+	_, own := r.ownIDs[id]
+	return own
+}
+
+// Equal reports whether two registries know the same.
+func (r *Registry) Equal(o *Registry) bool { return slices.Equal(r.Own(), o.Own()) }
+
 // Name is the name of a kind or, if that is unknown, CLASS:TYPE.
 func (r *Registry) Name(id ID) string {
-	if k, ok := r.byID[id]; ok {
+	if k, ok := r.Find(id); ok {
 		return k.Name
 	}
 	return id.String()
@@ -188,11 +248,20 @@ func (r *Registry) ID(text string) (ID, error) {
 	if k, ok := r.byName[text]; ok {
 		return k.ID, nil
 	}
+	id, err := ParseID(text)
+	if err != nil {
+		return ID{}, fmt.Errorf("%w, or a name, such as ovn.ports", err)
+	}
+	return id, nil
+}
+
+// ParseID reads CLASS:TYPE, in hexadecimal with or without 0x.
+func ParseID(text string) (ID, error) {
 	class, typ, ok := strings.Cut(text, ":")
 	c, err := parseHex(class, 16)
 	t, err2 := parseHex(typ, 8)
 	if !ok || err != nil || err2 != nil {
-		return ID{}, fmt.Errorf("want CLASS:TYPE in hexadecimal, such as 0102:80, or a name, such as ovn.ports")
+		return ID{}, errors.New("want CLASS:TYPE in hexadecimal, such as 0102:80")
 	}
 	return ID{uint16(c), uint8(t)}, nil
 }
@@ -261,6 +330,14 @@ func (f Format) parse(text string, n int) (b []byte, err error) {
 		return nil, fmt.Errorf("want data in hexadecimal, such as 00010002")
 	}
 	return b, nil
+}
+
+// Text writes data of the kind; the zero kind, in hexadecimal.
+func (k Kind) Text(data []byte) string {
+	if k.Format == "" {
+		k.Format = Hex
+	}
+	return k.Format.text(data)
 }
 
 // text writes data.

@@ -139,12 +139,9 @@ func (s Sent) source(at int) string {
 // word writes one option; data: instead of its own.
 func (r *Registry) word(opt geneve.Option, data string) string {
 	id := ID{opt.Class, opt.Type}
-	k, ok := r.byID[id]
-	if !ok {
-		k.Format = Hex
-	}
 	if data == "" {
-		data = k.Format.text(opt.Data)
+		k, _ := r.Find(id)
+		data = k.Text(opt.Data)
 	}
 	return r.Name(id) + ":" + data
 }

@@ -304,6 +304,11 @@ func (c *Client) FDBFlush(ctx context.Context, dev string, f FDBFlush) (int, err
 	return flushed.Flushed, err
 }
 
+// Options asks for the kinds of GENEVE options that have a name, in the order of their IDs.
+func (c *Client) Options(ctx context.Context) ([]OptionKind, error) {
+	return call[[]OptionKind](ctx, c, "GET", "/v1/options", nil)
+}
+
 // LogLevel asks for the log level.
 func (c *Client) LogLevel(ctx context.Context) (LogLevel, error) {
 	return call[LogLevel](ctx, c, "GET", "/v1/log/level", nil)

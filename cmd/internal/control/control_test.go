@@ -62,6 +62,10 @@ func (fake) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "gvtep_ready 0\n") })
 }
 
+func (fake) Options() []OptionKind {
+	return []OptionKind{{Name: "my.pod", ID: "ff01:01", Format: "hex", Own: true}}
+}
+
 func (fake) LogLevel() LogLevel { return LogLevel{Level: "debug", Until: &epoch, Then: "info"} }
 
 func (fake) SetLogLevel(w LogLevelWrite) error { return told(w.Level) }
@@ -376,6 +380,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/readyz", 503, "worker 1 is stuck\ndevice gnv0 is down\n"},
 		{"GET", "/metrics", 200, "gvtep_ready 0\n"},
 		{"GET", "/debug/pprof/cmdline", 200, "*"},
+		{"GET", "/v1/options", 200, `[{"name":"my.pod","id":"ff01:01","format":"hex","critical":false,"own":true}]` + "\n"},
 		{"GET", "/v1/log/level", 200, `{"level":"debug","until":"2026-01-02T03:04:05Z","then":"info"}` + "\n"},
 		{"GET", "/v1/tunnels/gnv9", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
 		{"GET", "/v1/tunnels/gnv9/fdb", 404, `{"error":"no tunnel \"gnv9\", there is: gnv0, gnv6"}` + "\n"},
@@ -390,7 +395,7 @@ func TestAnswers(t *testing.T) {
 		{"DELETE", "/v1/tunnels/gnv0/fdb?src_vni=x", 400, `{"error":"src_vni x: a VNI is 0 to 16777215"}` + "\n"},
 		{"GET", "/v1/fdb?dst=nope", 400, `{"error":"dst nope: not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?mac=x", 400, `{"error":"unknown filter \"mac\": want dev, vni, vlan or dst"}` + "\n"},
-		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/capture, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
+		{"GET", "/v2", 404, `{"error":"no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/capture, /v1/options, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/"}` + "\n"},
 		{"POST", "/v1/tunnels", 400, `{"error":"not the JSON of a control.TunnelWrite: EOF"}` + "\n"},
 		{"PUT", "/v1/status", 405, `{"error":"this path is read-only; changes go to /v1/tunnels, POST /v1/reload or PUT /v1/log/level"}` + "\n"},
 		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
@@ -1046,7 +1051,7 @@ func TestDoor(t *testing.T) {
 func TestServeMetrics(t *testing.T) {
 	for path, want := range map[string][2]int{ // without and with the page
 		"/metrics": {200, 200}, "/healthz": {503, 503}, "/readyz": {503, 503}, "/v1/status": {404, 404}, "/v1/fdb": {404, 404}, "/debug/pprof/": {404, 404},
-		"/v1/log/level": {404, 404}, "/": {404, 404}, "/page/": {404, 200}, "/page/page.js": {404, 200}, "/page/page.css": {404, 200}, "/page/page.html": {404, 404},
+		"/v1/log/level": {404, 404}, "/v1/options": {404, 404}, "/": {404, 404}, "/page/": {404, 200}, "/page/page.js": {404, 200}, "/page/page.css": {404, 200}, "/page/page.html": {404, 404},
 		"/page/fdb/": {404, 404}, "/page/fdb/02:00:00:00:02:10": {404, 200},
 	} {
 		for i, withPage := range []bool{false, true} {

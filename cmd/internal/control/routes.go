@@ -107,6 +107,7 @@ var routes = []route{
 		}
 		return s.FDB(f)
 	})},
+	{"GET", "/v1/options", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.Options(), nil })},
 	{"GET", "/v1/log/level", anybody, reads(func(s Source, _ *http.Request) (any, error) { return s.LogLevel(), nil })},
 	{"GET", "/v1/events", anybody, (*server).events},
 	{"GET", "/v1/capture", capturing, (*server).capture},
@@ -235,5 +236,5 @@ func nowhere(s *server, w http.ResponseWriter, r *http.Request) {
 		readOnly("GET, HEAD", "this path is read-only; changes go to /v1/tunnels, POST /v1/reload or PUT /v1/log/level")(s, w, r)
 		return
 	}
-	refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/capture, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/")
+	refuse(w, http.StatusNotFound, "no such path: /v1/status, /v1/tunnels, /v1/fdb, /v1/events, /v1/capture, /v1/options, /v1/reload, /v1/log/level, /metrics, /healthz, /readyz, /debug/pprof/")
 }

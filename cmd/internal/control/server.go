@@ -59,6 +59,8 @@ type Source interface {
 	Progress() Progress
 	// Metrics answers GET /metrics.
 	Metrics() http.Handler
+	// Options returns the kinds of GENEVE options that have a name.
+	Options() []OptionKind
 	// LogLevel returns what is logged now; SetLogLevel changes it, for For
 	// seconds unless that is 0.
 	LogLevel() LogLevel

@@ -512,6 +512,17 @@ type Health struct {
 	Unmet  []string // what else is other than configured
 }
 
+// OptionKind is a kind of GENEVE options that has a name.
+type OptionKind struct {
+	Name     string `json:"name"`
+	ID       string `json:"id"`               // CLASS:TYPE, in hexadecimal
+	Length   *int   `json:"length,omitempty"` // of the data, in bytes, if it is fixed
+	Format   string `json:"format"`           // "hex", "uint", "mac", "ipv4" or "label"
+	Critical bool   `json:"critical"`
+	Known    bool   `json:"known,omitempty"` // let in though it is critical
+	Own      bool   `json:"own,omitempty"`   // of the configuration, not built in
+}
+
 // LogLevel is from which level on messages are logged.
 type LogLevel struct {
 	Level string `json:"level"` // "debug", "info", "warn" or "error"

@@ -17,6 +17,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -27,7 +28,7 @@ func (r *reloader) Batch(dev string, o control.BatchOptions, lines iter.Seq2[[]b
 	if err != nil {
 		return control.BatchResult{}, control.NoTunnel(dev, r.names())
 	}
-	g := gatherer{batch: vtep.Batch{Owner: o.Owner, Sync: o.Sync}, tunnel: &t, places: spec.PlacesOf(&t), addrs: make(map[string]netip.Addr)}
+	g := gatherer{batch: vtep.Batch{Owner: o.Owner, Sync: o.Sync}, tunnel: &t, places: spec.PlacesOf(&t), addrs: make(map[string]netip.Addr), names: r.endpoint.Names()}
 	n := 0
 	for line, err := range lines {
 		if err != nil {
@@ -87,6 +88,7 @@ type batchLine struct {
 type gatherer struct {
 	batch  vtep.Batch
 	tunnel *config.Tunnel
+	names  *option.Registry
 	places spec.Places
 	placed bool                  // a VLAN was found by its VNI
 	addrs  map[string]netip.Addr // that were read before
@@ -123,7 +125,7 @@ func (g *gatherer) take(n int, text []byte) error {
 	case l.FDB != "":
 		return g.fdb(n)
 	case l.Peer != "":
-		p, err := config.ParsePeer(config.Peer{}, l.Peer, l.Keywords)
+		p, err := config.ParsePeer(config.Peer{}, l.Peer, l.Keywords, g.names)
 		if err != nil {
 			return err
 		}

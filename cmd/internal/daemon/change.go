@@ -49,7 +49,7 @@ func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
 	if _, err := r.endpoint.Config(w.Name); err == nil {
 		return spec.Exists("there is a tunnel of this name")
 	}
-	t, err := config.ParseTunnel(w.Name, w.Keywords, r.process.Socket, "gvtep run --help")
+	t, err := config.ParseTunnel(w.Name, w.Keywords, r.process.Socket, r.endpoint.Names(), "gvtep run --help")
 	if err != nil {
 		return usage(err)
 	}
@@ -67,7 +67,7 @@ func (r *reloader) TunnelDelete(name string) error {
 
 func (r *reloader) TunnelSet(w control.TunnelWrite) error {
 	return r.edit("tunnel set", w.Name, func(t *config.Tunnel) (err error) {
-		*t, err = config.AmendTunnel(*t, w.Keywords, "gvtep run --help")
+		*t, err = config.AmendTunnel(*t, w.Keywords, r.endpoint.Names(), "gvtep run --help")
 		return usage(err)
 	})
 }
@@ -94,7 +94,7 @@ func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) er
 
 func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
 	return r.edit("peer add", dev, func(t *config.Tunnel) error {
-		p, err := config.ParsePeer(config.Peer{}, w.Remote, w.Keywords)
+		p, err := config.ParsePeer(config.Peer{}, w.Remote, w.Keywords, r.endpoint.Names())
 		if err != nil {
 			return usage(err)
 		}
@@ -109,7 +109,7 @@ func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
 
 func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
 	return r.edit("peer set", dev, func(t *config.Tunnel) error {
-		p, err := config.ParsePeer(config.Peer{}, w.Remote, nil)
+		p, err := config.ParsePeer(config.Peer{}, w.Remote, nil, nil)
 		if err != nil {
 			return usage(err)
 		}
@@ -117,7 +117,7 @@ func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
 		if i < 0 {
 			return spec.NotFound("")
 		}
-		if t.Peers[i], err = config.ParsePeer(t.Peers[i], w.Remote, w.Keywords); err == nil {
+		if t.Peers[i], err = config.ParsePeer(t.Peers[i], w.Remote, w.Keywords, r.endpoint.Names()); err == nil {
 			takeRoutes(t, i)
 		}
 		return usage(err)
@@ -144,7 +144,7 @@ func takeRoutes(t *config.Tunnel, i int) {
 
 func (r *reloader) PeerDelete(dev, addr string) error {
 	return r.edit("peer del", dev, func(t *config.Tunnel) error {
-		p, err := config.ParsePeer(config.Peer{}, addr, nil)
+		p, err := config.ParsePeer(config.Peer{}, addr, nil, nil)
 		if err != nil {
 			return usage(err)
 		}

@@ -116,7 +116,7 @@ func Run(ctx context.Context, o Options) error {
 	fast := fastpath.New()
 	defer fast.Close()
 	ep, err := vtep.New(vtep.Config{
-		Workers: workers, CPUs: cpus, Devices: kernel.Devices(memory.devices), Underlay: kernel.Underlay(), FastPath: fast, Log: d.Log,
+		Workers: workers, CPUs: cpus, Devices: kernel.Devices(memory.devices), Underlay: kernel.Underlay(), FastPath: fast, Log: d.Log, Names: o.Config.Names,
 	})
 	if err != nil {
 		return err

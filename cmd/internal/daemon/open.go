@@ -26,7 +26,10 @@ func (d *daemon) open(ctx context.Context, ep *vtep.Endpoint) error {
 			d.tellProgress("starting", p)
 			d.door.Wait("its tunnels: " + p.String())
 		})
-		err := ep.Add(d.Config.Tunnels...)
+		err := ep.SetNames(d.Config.Names)
+		if err == nil {
+			err = ep.Add(d.Config.Tunnels...)
+		}
 		stop()
 		waits := d.Patient && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV))
 		switch {

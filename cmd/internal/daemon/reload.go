@@ -148,6 +148,11 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if err := r.apply(changes); err != nil {
 		return control.Reload{}, err
 	}
+	if !cfg.Names.Equal(r.process.Names) {
+		if err := r.endpoint.SetNames(cfg.Names); err != nil {
+			return control.Reload{}, err
+		}
+	}
 	var others []string
 	for _, f := range faults {
 		if !slices.Contains(dead, f.Ifname) {

@@ -49,6 +49,8 @@ func (s *source) Progress() control.Progress {
 	return control.Progress{Done: done, Of: of}
 }
 
+func (s *source) Options() []control.OptionKind { return view.Options(s.endpoint.Names()) }
+
 func (s *source) LogLevel() control.LogLevel { return view.LogLevel(s.daemon.Logging.Level()) }
 
 func (s *source) SetLogLevel(w control.LogLevelWrite) error {

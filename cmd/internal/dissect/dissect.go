@@ -11,6 +11,7 @@ import (
 
 	"gvtep/internal/packet"
 	"gvtep/vtep/encap"
+	"gvtep/vtep/option"
 )
 
 // Link is what a packet begins with.
@@ -39,9 +40,10 @@ type Packet struct {
 	Summary string // on one line
 }
 
-// Dissect says what data means, the first bytes of a packet of length bytes.
-func Dissect(data []byte, length int, link Link) Packet {
-	d := &dissector{data: data, length: max(length, len(data)), end: max(length, len(data))}
+// Dissect says what data means, the first bytes of a packet of length bytes. names are the GENEVE
+// options that have one.
+func Dissect(data []byte, length int, link Link, names *option.Registry) Packet {
+	d := &dissector{names: names, data: data, length: max(length, len(data)), end: max(length, len(data))}
 	switch link {
 	case Ethernet:
 		d.ethernet()
@@ -55,6 +57,7 @@ func Dissect(data []byte, length int, link Link) Packet {
 
 // dissector walks over a packet.
 type dissector struct {
+	names   *option.Registry
 	data    []byte
 	length  int // of the packet, of which data may be the beginning
 	end     int // of what is looked at, by the length fields so far

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"gvtep/vtep/option"
 )
 
 const (
@@ -50,6 +52,9 @@ func TestDissect(t *testing.T) {
 		{"option too long", "01 00 6558 000064 00 01020302" + inner + udp, Tunnel, 0, "", []string{"RFC 8926 section 3.5"}},
 		{"critical option", "01 00 6558 000064 00 01028300" + inner + udp, Tunnel, 0, "", []string{"RFC 8926 section 3.4"}},
 		{"critical and said so", "01 40 6558 000064 00 01028300" + inner + udp, Tunnel, 0, "", nil},
+		{"options", "05 40 6558 000064 00 01028001 00010002 ff010102 0000004d00000000" + inner + udp, Tunnel, 0,
+			"GENEVE vni 100 options ovn.ports:00010002,ff01:01:0000004d00000000: " + eth + " 10.0.0.1:1234 > 10.0.0.2:80 UDP length 5", nil},
+		{"fixed length", "03 40 6558 000064 00 01028002 0001000200010002" + inner + udp, Tunnel, 0, "", []string{"ovn.ports has 4 bytes (RFC 8926 section 3.5.1)"}},
 		{"no I flag", "45000035 00000000 4011f6b4 c0000202 c0000201 c00012b5 00210000 00 000000 000064 00" + inner + "6800 00", IP, 0, "", []string{"RFC 7348 section 5", "RFC 8200"}},
 		{"vxlan to geneve", "4500002a 00000000 4011f6bf c0000202 c0000201 c00017c1 00160000 08 000000 000064 00 020000000201", IP, 0, "", []string{"VXLAN (RFC 7348 section 5) sent to the port of GENEVE", "IEEE 802.3"}},
 		{"checksum", "45000021 00000000 401166cb 0a000001 0a000002 04d20050 000d0000 68656c6c6f", IP, 0, "", []string{"RFC 791 section 3.1"}},
@@ -58,7 +63,7 @@ func TestDissect(t *testing.T) {
 		{"nothing", "", Ethernet, 0, "", []string{"IEEE 802.3"}},
 	} {
 		data := bytesOf(t, tt.bytes)
-		p := Dissect(data, len(data)+tt.cut, tt.link)
+		p := Dissect(data, len(data)+tt.cut, tt.link, option.Default())
 		if tt.summary != "" && p.Summary != tt.summary {
 			t.Errorf("%s: %q, want %q", tt.name, p.Summary, tt.summary)
 		}
@@ -96,7 +101,7 @@ func FuzzDissect(f *testing.F) {
 		f.Add(b, len(b), byte(Tunnel))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, length int, link byte) {
-		for _, f := range Dissect(b, length, Link(link%3)).Fields {
+		for _, f := range Dissect(b, length, Link(link%3), option.Default()).Fields {
 			if f.Offset < 0 || f.Length < 0 || f.Offset+f.Length > len(b) {
 				t.Errorf("%+v is outside of %d bytes", f, len(b))
 			}

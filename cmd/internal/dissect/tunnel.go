@@ -3,9 +3,11 @@ package dissect
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"gvtep/internal/packet"
 	"gvtep/vtep/encap"
+	"gvtep/vtep/option"
 )
 
 // tunnel walks over a GENEVE or VXLAN header that came to a port (0: not known), and goes on
@@ -48,7 +50,12 @@ func (d *dissector) geneve() {
 	const layer = "GENEVE"
 	vni, protocol := encap.Geneve.Peek(h)
 	options := int(h[0]&0x3f) * 4
-	d.say("GENEVE vni %d:", vni)
+	said := fmt.Sprintf("GENEVE vni %d", vni)
+	area := d.data[min(d.off+encap.HeaderLen, len(d.data)):min(d.off+encap.HeaderLen+options, len(d.data))]
+	if all := d.names.Describe(area); len(all) > 0 {
+		said += " options " + strings.Join(all, ",")
+	}
+	d.say("%s:", said)
 	d.field(layer, 0, 1, "version, options length", fmt.Sprintf("%d, %d bytes", h[0]>>6, options), geneveFault(h, d.end-d.off))
 	d.field(layer, 1, 1, "flags", fmt.Sprintf("O %d, C %d", h[1]>>7, h[1]>>6&1), when(h[1]&0x3f != 0, "the other six bits must be 0 (RFC 8926 section 3.4)"))
 	if h[1]&0x80 != 0 {
@@ -97,10 +104,14 @@ func (d *dissector) options(length int, critical bool) bool {
 		class, size := binary.BigEndian.Uint16(o), int(o[3]&31)*4
 		someCritical = someCritical || o[2]&0x80 != 0
 		d.field(layer, 0, 2, "class", fmt.Sprintf("0x%04x", class), "")
-		d.field(layer, 2, 1, "type", fmt.Sprintf("0x%02x%s", o[2]&0x7f, when(o[2]&0x80 != 0, ", critical")), "")
+		kind, named := d.names.Find(option.ID{Class: class, Type: o[2]})
+		d.field(layer, 2, 1, "type", fmt.Sprintf("0x%02x%s%s", o[2]&0x7f, when(o[2]&0x80 != 0, ", critical"), when(named, ", "+kind.Name)), "")
 		fault := when(o[3]>>5 != 0, "the three bits before it must be 0 (RFC 8926 section 3.5)")
 		if 4+size > len(o) {
 			fault = "runs over the end of the options (RFC 8926 section 3.5)"
+		}
+		if fault == "" && named && kind.Len != option.Variable && kind.Len != size {
+			fault = fmt.Sprintf("%s has %d bytes (RFC 8926 section 3.5.1)", kind.Name, kind.Len)
 		}
 		d.field(layer, 3, 1, "length", fmt.Sprintf("%d bytes", size), fault)
 		if 4+size > len(o) {
@@ -108,7 +119,7 @@ func (d *dissector) options(length int, critical bool) bool {
 			return false
 		}
 		if size > 0 {
-			d.field(layer, 4, size, "data", fmt.Sprintf("%x", o[4:4+size]), "")
+			d.field(layer, 4, size, "data", kind.Text(o[4:4+size]), "")
 		}
 		d.off += 4 + size
 	}

@@ -16,7 +16,6 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep"
 	"gvtep/vtep/count"
-	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -283,7 +282,7 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	o.put(fdbRejected, float64(t.Drops.Rx[count.DropLocked]+t.Drops.Tx[count.DropLocked]), device, vni, "locked")
 	o.put(fdbRejected, float64(table.Own), device, vni, "own_address")
 	for i, rule := range cfg.OptionRules {
-		o.put(optionRules, float64(t.OptionHits[i]), device, vni, fmt.Sprint(i+1), option.Default().RuleText(rule))
+		o.put(optionRules, float64(t.OptionHits[i]), device, vni, fmt.Sprint(i+1), t.Names.RuleText(rule))
 	}
 }
 

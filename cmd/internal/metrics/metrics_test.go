@@ -44,8 +44,8 @@ func full() Snapshot {
 	t.OddECN = 23
 	// The first rule stands there twice.
 	id := option.ID{Class: 0x0102, Type: 0x80}
-	t.Config.OptionRules = []option.Rule{{Any: true, Action: option.ActCount}, {ID: id, Len: 4}, {Any: true, Action: option.ActCount}}
-	t.OptionHits = []uint64{26, 27, 28}
+	t.Config.OptionRules = []option.Rule{{Any: true, Action: option.ActCount}, {ID: id}, {Any: true, Action: option.ActCount}}
+	t.OptionHits, t.Names = []uint64{26, 27, 28}, option.Default()
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
 		Sockets:   []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},

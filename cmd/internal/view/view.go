@@ -75,10 +75,10 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 		Locked: cfg.Locked, Damping: !cfg.NoMoveDamping, Suppress: cfg.NeighSuppress, Isolated: cfg.Device.Isolated, Answered: t.Answered, TooBig: t.TooBig,
 		VLANs:   VLANs(cfg.VLANs),
 		TxFlood: t.Stats.TxFlood, Drops: dropsOf(&t.Drops), Peers: []control.Peer{},
-		FDB: Count(&t.FDB), Ready: t.Ready, Unready: t.Unready, Options: option.Default().Words(cfg.Options), FastPath: fastOf(&t.Fast),
+		FDB: Count(&t.FDB), Ready: t.Ready, Unready: t.Unready, Options: t.Names.Words(cfg.Options), FastPath: fastOf(&t.Fast),
 	}
 	for i, rule := range cfg.OptionRules {
-		g.Match = append(g.Match, control.Match{Rule: option.Default().RuleText(rule), Packets: t.OptionHits[i]})
+		g.Match = append(g.Match, control.Match{Rule: t.Names.RuleText(rule), Packets: t.OptionHits[i]})
 	}
 	if !cfg.Local.IsValid() {
 		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
@@ -111,7 +111,20 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 		g.Addresses = append(g.Addresses, p.String())
 	}
 	for i := range t.Peers {
-		g.Peers = append(g.Peers, peerOf(&t.Peers[i], cfg, now))
+		g.Peers = append(g.Peers, peerOf(&t.Peers[i], t, now))
+	}
+	return out
+}
+
+// Options are the kinds of options that names knows, in the order of their IDs.
+func Options(names *option.Registry) []control.OptionKind {
+	out := []control.OptionKind{}
+	for _, k := range names.Kinds() {
+		kind := control.OptionKind{Name: k.Name, ID: k.ID.String(), Format: string(k.Format), Critical: k.Critical(), Known: k.Known, Own: names.IsOwn(k.ID)}
+		if k.Len != option.Variable {
+			kind.Length = &k.Len
+		}
+		out = append(out, kind)
 	}
 	return out
 }
@@ -173,12 +186,13 @@ func infoOf(cfg *vtep.Tunnel) control.InfoData {
 	return d
 }
 
-func peerOf(p *vtep.PeerState, cfg *vtep.Tunnel, now time.Time) control.Peer {
+func peerOf(p *vtep.PeerState, t *vtep.TunnelState, now time.Time) control.Peer {
+	cfg := &t.Config
 	out := control.Peer{
 		Name: p.Name, Remote: p.Remote.Addr().WithZone(""), Port: p.Remote.Port(), Flood: p.Flood, Origin: "fdb",
 		RX:      control.Traffic{Bytes: p.Stats.RxBytes, Packets: p.Stats.RxPackets},
 		TX:      control.Traffic{Bytes: p.Stats.TxBytes, Packets: p.Stats.TxPackets},
-		PathMTU: p.PathMTU, Error: p.Error, BUMLimit: p.BUMLimit, Flooded: p.Flooded, Options: option.Default().Words(p.Options),
+		PathMTU: p.PathMTU, Error: p.Error, BUMLimit: p.BUMLimit, Flooded: p.Flooded, Options: t.Names.Words(p.Options),
 	}
 	switch {
 	case p.Dynamic:

@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"sync/atomic"
+
 	"gvtep/fdb"
 	"gvtep/internal/neigh"
 	"gvtep/internal/packet"
@@ -76,12 +78,14 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 	return Delivered
 }
 
-// ByOptions says why a packet from a peer is dropped because of its options, or delivered.
-func (s *Segment) ByOptions(worker int, area []byte) count.Reason {
-	if s.Options == nil {
-		return count.DropCriticalOption // of which nobody has said that it is known
+// ByOptions says why a packet from a peer is dropped because of its options, or delivered. names
+// are the kinds that are known.
+func (s *Segment) ByOptions(worker int, names *option.Registry, area []byte) count.Reason {
+	var hits []atomic.Uint64
+	if s.Options != nil {
+		hits = s.OptionHits[worker]
 	}
-	switch s.Options.Decide(area, s.OptionHits[worker]) {
+	switch s.Options.Decide(names, area, hits) {
 	case option.Drop:
 		return count.DropOptionRule
 	case option.Unknown:

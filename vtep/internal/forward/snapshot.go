@@ -47,6 +47,8 @@ type Snapshot struct {
 	// Cards are the devices whose datagrams have crossed a wire: no checksum in them is
 	// unfinished.
 	Cards []int32
+	// Names are the kinds of options that are known.
+	Names *option.Registry
 }
 
 // Admission is what a datagram must match to be admitted: where it arrived, its VNI and its

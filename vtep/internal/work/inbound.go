@@ -215,8 +215,8 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 		}
 		a.train, a.vni, a.peer, a.seg = t, vni, from, seg
 	}
-	if critical || a.seg.Options != nil {
-		reason := a.seg.ByOptions(w.id, encap.Options(datagram, length))
+	if critical || a.seg.Options.Concerns(w.snap.Names, length > encap.HeaderLen) {
+		reason := a.seg.ByOptions(w.id, w.snap.Names, encap.Options(datagram, length))
 		if critical {
 			w.options.Count(encap.Options(datagram, length), reason == count.DropCriticalOption)
 		}
@@ -285,7 +285,7 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 	}
 	// The next datagram may follow without a look if inbound has nothing to do for each of
 	// them: count its flood. With a tag or options each would only be refused.
-	if seg.VID == 0 && len(head) == encap.HeaderLen && from.BUM.Interval == 0 && seg.Options == nil {
+	if seg.VID == 0 && len(head) == encap.HeaderLen && from.BUM.Interval == 0 && !seg.Options.Concerns(w.snap.Names, false) {
 		j.train = w.admitted.train
 	}
 }
