@@ -139,7 +139,7 @@ func (u *Underlay) Close() error {
 }
 
 // Sender returns a sending half for a worker, 0 to Workers-1. Make one per
-// worker and keep it.
+// worker and keep it; one more, for what a worker sends seldom, may be another thread's.
 func (u *Underlay) Sender(worker int) *Sender {
 	return newSender(worker, u.maxSegs, sendmsgs)
 }

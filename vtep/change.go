@@ -101,6 +101,9 @@ func (x *transaction) make(c Change) error {
 			return err
 		}
 	}
+	if err := x.tooWatchful(); err != nil {
+		return err
+	}
 	return x.departing.check()
 }
 

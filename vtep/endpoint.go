@@ -90,6 +90,7 @@ type Endpoint struct {
 
 	goneDrops count.Drops // of tunnels that are no longer there
 	fast      fast
+	live      liveness
 }
 
 // New makes an endpoint without tunnels. Close or Run must be called for its
@@ -112,6 +113,7 @@ func New(cfg Config) (*Endpoint, error) {
 		spoken:       make(map[spoken]int),
 		owners:       make(map[*forward.PortState]*tunnel),
 		fast:         fast{path: cfg.FastPath, tunnels: make(map[uint32]*fastTunnel)},
+		live:         newLiveness(cfg.Underlay.Sender(0)),
 	}
 	if e.log == nil {
 		e.log = zap.NewNop()
@@ -190,6 +192,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 		watcher.Go(func() { e.watch(ctx) })
 		watcher.Go(func() { e.probe(ctx) })
 		watcher.Go(func() { e.hearErrors(ctx) })
+		watcher.Go(func() { e.runLiveness(ctx) })
 		watcher.Go(func() { e.devices.Watch(ctx, e.devicesChanged) })
 		e.ready.Store(true)
 		select {
@@ -258,6 +261,7 @@ func (e *Endpoint) hand(snap *forward.Snapshot) error {
 	snap.VNIs, snap.Trunks, snap.Open = now.vnis, now.trunks, now.open
 	e.guard(snap)
 	e.publishFast(snap)
+	e.watchPeers()
 	err := e.pool.Publish(snap)
 	e.renest()
 	return err

@@ -16,7 +16,7 @@ type Event struct {
 	Seq    uint64 // one more than that of the event before; never used again, by a later process either
 	Time   time.Time
 	Object string // "fdb", "peer" or "tunnel"
-	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "evicted", "changed"
+	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "evicted", "changed"; of a peer by BFD "up", "down"
 	Tunnel string
 
 	// For fdb.

@@ -237,7 +237,7 @@ func (t *tunnel) fastPeer(p *peer, snap *forward.Snapshot) (fp netio.FastPeer, o
 	}
 	limit, header := int(p.Limit.Load()), p.Headers[0]
 	switch {
-	case limit == 0 || p.Blocked.Load() || p.Loop.Load() != nil || p.Dest.Remote.Addr().IsMulticast():
+	case limit == 0 || p.Dead() || p.Blocked.Load() || p.Loop.Load() != nil || p.Dest.Remote.Addr().IsMulticast():
 		return fp, false
 	case r.Ifindex == 0 || !r.Source.IsValid() || path == nil || len(path.Set.Ports) > netio.FastPorts:
 		return fp, false

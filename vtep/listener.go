@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"gvtep/vtep/internal/bfd"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -48,6 +49,10 @@ func (l listener) Knock(p *forward.Port, source netip.Addr) bool {
 	default:
 		return false
 	}
+}
+
+func (l listener) Control(from *forward.Peer, p bfd.Packet, far bfd.Address, at int64) bool {
+	return l.e.live.arrive(arrival{from.ID, p, far, at})
 }
 
 func (l listener) Unpinned(worker, cpu int, err error) {

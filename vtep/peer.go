@@ -19,6 +19,7 @@ import (
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
 	"gvtep/vtep/option"
+	"gvtep/vtep/spec"
 )
 
 // peer is a remote VTEP of a tunnel: what workers see of it, and what they do not.
@@ -32,7 +33,7 @@ type peer struct {
 	admissions              []forward.Admission
 	sources                 []forward.Source // of a trunk's peer: where it may speak for any VLAN
 	question                question         // about its route
-	alone                   []*forward.Peer  // it alone, as what a nexthop stands for
+	bfd                     spec.BFD         // of its session; off: it has none
 	version                 uint64           // of the newest tunnel that has it
 }
 
@@ -169,7 +170,7 @@ func (e *Endpoint) openPeers(t, old *tunnel) error {
 		if same && before != nil && before.fits(&w, &t.config) {
 			p, err = before, e.hold(t, before, &use)
 		} else {
-			p = &peer{config: w.config, Peer: &forward.Peer{Dest: w.dest}, speaks: w.speaks, floods: w.floods, dynamic: w.dynamic}
+			p = &peer{config: w.config, Peer: &forward.Peer{Dest: w.dest}, speaks: w.speaks, floods: w.floods, dynamic: w.dynamic, bfd: w.bfd(&t.config)}
 			t.fresh = append(t.fresh, p)
 			t.byDestination[w.dest] = p
 			err = e.openPeer(t, p, before, &use)
@@ -252,8 +253,16 @@ func asksAlike(cfg, old *Tunnel) bool {
 
 // fits reports whether a peer is what is wanted, as it is.
 func (p *peer) fits(w *wish, cfg *Tunnel) bool {
-	return p.speaks == w.speaks && p.floods == w.floods && p.dynamic == w.dynamic && p.config.Equal(w.config) &&
+	return p.speaks == w.speaks && p.bfd == w.bfd(cfg) && p.floods == w.floods && p.dynamic == w.dynamic && p.config.Equal(w.config) &&
 		(p.PathFrag != nil) == (cfg.DF != DFSet || p.needsFragments()) && !w.dest.Remote.Addr().IsMulticast()
+}
+
+// bfd is what the session of a peer should be like. Only those that were configured have one.
+func (w *wish) bfd(cfg *Tunnel) spec.BFD {
+	if !w.speaks || w.dynamic {
+		return spec.BFD{}
+	}
+	return spec.BFDOf(cfg, &w.config)
 }
 
 // usage is what peers of one version of a tunnel were found to use already.
@@ -340,7 +349,7 @@ func (e *Endpoint) sayMissing(a netip.Addr) {
 
 func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) {
 	cfg, remote := &t.config, p.Dest.Remote.Addr()
-	p.Tunnel, p.alone = t.state, []*forward.Peer{p.Peer}
+	p.Tunnel, p.Alone = t.state, []*forward.Peer{p.Peer}
 	p.RemoteBytes, p.RemotePort = string(remote.AsSlice()), p.Dest.Remote.Port()
 	sent := sentTo(cfg, &p.config)
 	if p.Headers, err = headers(cfg, t.headerVNI(p), sent); err != nil {
@@ -362,6 +371,9 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 		}
 	}
 	p.BUM = forward.NewRateLimit(p.config.BUMLimit, &p.BUMDue)
+	if p.bfd.Interval != 0 {
+		p.Control = forward.NewRateLimit(controlRate, &p.ControlDue)
+	}
 	own, group, err := e.heard(t, remote, use)
 	if err != nil {
 		return err
@@ -455,7 +467,7 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 	}
 	t.port = &forward.Port{
 		Name: cfg.Device.Name, L3: cfg.Device.L3, Down: cfg.Device.Down, MAC: t.device.State().LLAddr,
-		Device: t.device, Mtu: fixedMTU, Segment: &seg, PortState: t.state,
+		Device: t.device, IP: firstIPv4(cfg.Device.Addresses), Mtu: fixedMTU, Segment: &seg, PortState: t.state,
 	}
 	for _, d := range t.domains {
 		d.fdb.SetOwn(t.port.MAC)
@@ -468,8 +480,12 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 	if samePeers {
 		shared.SameRoutes(old.port.Segment.Rules)
 	}
+	t.watched = nil
 	for _, p := range t.peers {
-		shared.Nexthops[p.Nexthop] = p.alone
+		shared.Nexthops[p.Nexthop] = p.Alone
+		if p.bfd.Interval != 0 {
+			t.watched = append(t.watched, p)
+		}
 		if (p.speaks || p.floods) && !p.dynamic {
 			t.port.Configured = append(t.port.Configured, p.Peer)
 		}

@@ -68,6 +68,8 @@ func (e *Endpoint) watch(ctx context.Context) {
 			look.gather(&c)
 		case <-look.due:
 			look.at(e)
+		case <-e.live.moved:
+			e.followHealth()
 		case <-e.unseen:
 			e.lookAbove()
 			look.gather(&netio.Changes{All: true})

@@ -94,6 +94,7 @@ type PeerState struct {
 	Refused  []PeerRefused
 	SendErr  SendError
 	ICMP     ICMPError // At is zero if there was none
+	Live     BFDState
 }
 
 // FDBState sums up a forwarding table.
@@ -254,6 +255,7 @@ func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
 		s.Stats.Add(stats)
 		ps := PeerState{Peer: p.config, Remote: p.Dest.Remote, Dynamic: p.dynamic, Given: p.speaks && !p.dynamic, Flood: p.floods, Speaks: p.speaks, Stats: stats, Flooded: p.Flooded.Load(), LastSeen: p.lastSeen(e), NoGSO: p.runsRefused()}
 		ps.Refused, ps.SendErr, ps.ICMP = t.refused(p, clues), p.sendError(e), e.told.about(p.Dest.Remote)
+		ps.Live = e.bfdState(p)
 		limit := int(p.Limit.Load())
 		if limit != 0 {
 			ps.PathMTU = limit + p.Outer

@@ -54,6 +54,7 @@ type tunnel struct {
 	peers         []*peer
 	byDestination map[forward.Destination]*peer
 	implicit      []*peer // of peers
+	watched       []*peer // of peers, those with BFD
 	// fresh are the peers that the version before did not have, or not so, and left those of
 	// that version that this one does not have, or not so.
 	fresh, left []*peer

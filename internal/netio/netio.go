@@ -109,7 +109,8 @@ type Underlay interface {
 	// with the same; Release gives it back.
 	Ports(PortOptions) (*packet.PortSet, error)
 	Release(*packet.PortSet)
-	// Sender is the sending half of a worker, made once per worker.
+	// Sender is the sending half of a worker, made once per worker. Another one of the same
+	// worker shares its descriptors, and may be used by another thread.
 	Sender(worker int) Sender
 	// Route asks the kernel how datagrams to remote leave now from the ports that
 	// Ports returns for opts. A multicast group needs a device. It may take its time.

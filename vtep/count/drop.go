@@ -14,6 +14,7 @@ const (
 	DropBadVersion                    // GENEVE version is not 0 (RFC 8926 section 3.4)
 	DropNoVNI                         // VXLAN without its I flag (RFC 7348 section 5)
 	DropControl                       // O bit: a control packet (section 3.4)
+	DropBadBFD                        // BFD that RFC 5880 or RFC 9521 refuses, or too much of it
 	DropBadOptions                    // an option runs over the option area (section 3.5)
 	DropCriticalOption                // a critical option that we do not know (section 3.5)
 	DropVXLAN                         // VXLAN (RFC 7348) sent to a GENEVE port
@@ -35,6 +36,7 @@ const (
 	DropLoop                          // would go back where it came from, or the route leads into the tunnel
 	DropTooBig                        // larger than the path to the peer
 	DropNoRoute                       // the kernel has no way to the peer
+	DropPeerDown                      // BFD says that the peers it could go to are dead
 	DropRefused                       // a firewall of this host does not let it out (EPERM)
 	DropNoFDBEntry                    // unknown destination and nobody to flood to
 	DropNoPeer                        // no peer of an L3 tunnel has a route to the destination
@@ -72,8 +74,12 @@ var explanations = [NumReasons]Explanation{
 		"compare `encap` and port at both ends"},
 	DropControl: {"control", true, false,
 		"a control packet (O bit)",
-		"the other end sends control packets; gvtep knows none",
-		"switch OAM off there"},
+		"the other end sends control packets that gvtep does not know, or BFD to a tunnel that has not `bfd`",
+		"`bfd on`, or switch it off there"},
+	DropBadBFD: {"bad_bfd", true, false,
+		"a BFD packet that is not valid, not for us, or one of more than a session may send",
+		"the other end has BFD with authentication, or its inner addresses are not those of RFC 9521; or somebody is trying",
+		"compare with `gvtep capture`"},
 	DropBadOptions: {"bad_options", true, false,
 		"an option runs over the end of the options",
 		"the other end builds options wrongly, or a bit error with checksums off",
@@ -158,6 +164,10 @@ var explanations = [NumReasons]Explanation{
 		"the kernel has no way to the peer",
 		"no route, or one that prohibits; a next hop that does not answer",
 		"`ip route get PEER`"},
+	DropPeerDown: {"peer_down", false, true,
+		"BFD has found every peer that it could go to dead",
+		"the path to the peer, or the peer, is down",
+		"`gvtep peer show`; give the address or prefix a backup"},
 	DropRefused: {"refused", false, true,
 		"a firewall of this host does not let it out (EPERM)",
 		"a rule of an output chain drops or rejects UDP to the peer",

@@ -100,6 +100,14 @@ func (f Format) AppendHeader(dst []byte, vni packet.VNI, protocol uint16) ([]byt
 	return geneve.AppendHeader(dst, geneve.Header{VNI: vni, Protocol: protocol})
 }
 
+// AppendControl is AppendHeader for control packets, which only GENEVE has (its O bit).
+func AppendControl(dst []byte, vni packet.VNI, protocol uint16) ([]byte, error) {
+	return geneve.AppendHeader(dst, geneve.Header{VNI: vni, Protocol: protocol, Control: true})
+}
+
+// HasControl reports whether f tells control packets from others.
+func (f Format) HasControl() bool { return f == Geneve }
+
 // PutVNI writes a VNI into a header. All formats have it at the same place.
 func PutVNI(header []byte, v packet.VNI) {
 	_ = header[HeaderLen-1]

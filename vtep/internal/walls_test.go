@@ -19,6 +19,7 @@ func TestWalls(t *testing.T) {
 	for dir, banned := range map[string][]string{
 		"../../vtep/internal/forward": {"gvtep/vtep", "gvtep/vtep/internal/work", "gvtep/tap", "gvtep/udp", geneve, vxlan, system, zap, cobra},
 		"../../vtep/internal/work":    {"gvtep/vtep", "gvtep/tap", "gvtep/udp", geneve, vxlan, zap, cobra},
+		"../../vtep/internal/bfd":     {"gvtep/vtep", "gvtep/vtep/internal/forward", "gvtep/vtep/internal/work", "gvtep/internal/netio", geneve, vxlan, system, zap, cobra},
 		"../../vtep/capture":          {"gvtep/vtep", "gvtep/vtep/internal/forward", "gvtep/internal/netio", geneve, vxlan, system, zap, cobra},
 		"../../vtep/count":            {"gvtep/vtep", "gvtep/vtep/internal/forward", "gvtep/internal/netio", system, zap, cobra},
 		"../../vtep":                  {"gvtep/tap", "gvtep/udp", "gvtep/internal/fastpath", "gvtep/config", "gvtep/cmd/internal/control", geneve, vxlan, cobra},

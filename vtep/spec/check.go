@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ func Check(t *Tunnel) []Problem {
 	c.underlay()
 	c.routes()
 	c.lists()
+	c.bfd()
 	return c.found
 }
 
@@ -212,6 +214,31 @@ func (c *checker) routes() {
 			}
 			owner[route] = p.Remote
 		}
+	}
+}
+
+// bfd finds sessions that cannot be.
+func (c *checker) bfd() {
+	t, sessions := c.t, 0
+	wrong := func(b BFD) bool {
+		return b.Interval != 0 && (b.Interval < MinBFD || b.Interval > MaxBFD || b.Interval%time.Microsecond != 0 || b.Mult < 1)
+	}
+	if wrong(t.BFD) {
+		c.report("bfd", 0, "bfd %s: want intervals from %s to %s, and 1 to 255 of them", t.BFD, MinBFD, MaxBFD)
+	}
+	for i := range t.Peers {
+		if wrong(t.Peers[i].BFD) {
+			c.report("remote", i, "bfd %s: want intervals from %s to %s, and 1 to 255 of them", t.Peers[i].BFD, MinBFD, MaxBFD)
+		}
+		if BFDOf(t, &t.Peers[i]).Interval != 0 {
+			sessions++
+		}
+	}
+	switch {
+	case (sessions > 0 || t.BFD.Interval != 0) && !t.Encap.HasControl():
+		c.report("bfd", 0, "bfd: encap %s has no control packets, encap %s has", t.Encap, encap.Geneve)
+	case sessions > BFDSessions:
+		c.report("bfd", 0, "bfd: %d sessions, and %d are the most: give it to the peers that matter", sessions, BFDSessions)
 	}
 }
 

@@ -70,6 +70,8 @@ type Tunnel struct {
 	// the peers may.
 	Accept []netip.Prefix
 
+	BFD BFD // to each of Peers, unless it says otherwise
+
 	NoFlood      bool // drop unknown unicast from the device
 	NoMcastFlood bool // drop multicast, and
 	NoBcastFlood bool // broadcast, unless the table has an entry for it
@@ -161,11 +163,46 @@ type Peer struct {
 	// it are let in in a second; 0: no limit.
 	BUMLimit int
 	Options  option.Sent // in every packet to it, in the place of the tunnel's
+	BFD      BFD         // to it, if it is Given; else the tunnel's
+}
+
+// BFD is how often liveness is asked for (RFC 5880, RFC 9521): after Mult intervals without an answer
+// a peer is dead. The zero value is off.
+type BFD struct {
+	Interval time.Duration // MinBFD to MaxBFD; 0: off
+	Mult     uint8
+	Given    bool // somebody said so; only a peer's can be not
+}
+
+// The bounds of BFD.Interval, and the most sessions that a process has: those are for the pairs that
+// matter, and N VTEPs would have N² of them.
+const (
+	MinBFD      = 50 * time.Millisecond
+	MaxBFD      = 60 * time.Second
+	BFDSessions = 1000
+)
+
+// String writes it as the keyword bfd does.
+func (b BFD) String() string {
+	if b.Interval == 0 {
+		return "off"
+	}
+	return fmt.Sprintf("%sx%d", b.Interval, b.Mult)
+}
+
+// BFDOf is what a tunnel wants of one of its peers.
+func BFDOf(t *Tunnel, p *Peer) BFD {
+	b := t.BFD
+	if p.BFD.Given {
+		b = p.BFD
+	}
+	b.Given = false
+	return b
 }
 
 // Equal reports whether two peers are the same in all.
 func (p Peer) Equal(o Peer) bool {
-	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood && p.BUMLimit == o.BUMLimit && p.Options == o.Options &&
+	return p.Name == o.Name && p.Remote == o.Remote && p.Port == o.Port && p.NoFlood == o.NoFlood && p.BUMLimit == o.BUMLimit && p.Options == o.Options && p.BFD == o.BFD &&
 		(p.Routes == nil) == (o.Routes == nil) && slices.Equal(p.Routes, o.Routes)
 }
 

@@ -94,7 +94,11 @@ func (s *Segment) Takes(p *Port, frame []byte, h *packet.Headers, now int64) (re
 // as copies of a flooded frame or not. With no peers, reason says why.
 func (s *Segment) Forward(p *Port, frame []byte, h *packet.Headers, pieces int, now int64) (peers []*Peer, flood bool, reason count.Reason) {
 	if p.L3 {
-		return s.route(frame, h), false, count.DropNoPeer
+		peers = s.route(frame, h)
+		if len(peers) > 0 && peers[0].Dead() {
+			return nil, false, count.DropPeerDown
+		}
+		return peers, false, count.DropNoPeer
 	}
 	dst := packet.MAC(frame[0:6])
 	if dst.IsGroup() {
@@ -104,7 +108,8 @@ func (s *Segment) Forward(p *Port, frame []byte, h *packet.Headers, pieces int, 
 		if nh == fdb.Local {
 			return nil, false, count.DropLoop
 		}
-		if peers := s.NexthopPeers(nh); peers != nil {
+		// A station behind a dead peer is looked for as one that nobody has heard of.
+		if peers := s.NexthopPeers(nh); peers != nil && !peers[0].Dead() {
 			return peers, false, 0
 		}
 	}

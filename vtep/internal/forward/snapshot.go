@@ -16,6 +16,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
+	"gvtep/vtep/internal/bfd"
 	"gvtep/vtep/option"
 )
 
@@ -101,7 +102,8 @@ type Port struct {
 	L3      bool
 	Down    bool // its device is meant to be down
 	MAC     packet.MAC
-	Mtu     int // of the device, as configured; 0: it follows the paths
+	IP      netip.Addr // its first IPv4 address, as configured; zero: it has none
+	Mtu     int        // of the device, as configured; 0: it follows the paths
 	// Configured are the peers that the tunnel should reach.
 	Configured []*Peer
 	Segment    *Segment // of a trunk: that of frames without a tag, whether or not it has one
@@ -180,6 +182,10 @@ type Peer struct {
 	// Outer is the length of all that stands before the inner frame on the
 	// wire: IP, UDP and GENEVE header.
 	Outer int
+	// Alone is the peer by itself, as what a nexthop stands for.
+	Alone []*Peer
+	// Control limits its control packets; without a limit it has no BFD session.
+	Control RateLimit
 	*PeerState
 }
 
@@ -212,6 +218,10 @@ type PeerState struct {
 	Flooded        atomic.Uint64
 	ReportedFloods uint64
 
+	// Health is what BFD says of it, a bfd.Health, and ControlDue the state of Peer.Control.
+	Health     atomic.Uint32
+	ControlDue atomic.Int64
+
 	Traffic []count.Traffic // by worker, and behind them of the fast path if there is one
 
 	// SendError is the errno of the last send to it that the kernel refused, 0: none was, and
@@ -229,6 +239,9 @@ type Loop struct {
 // Port is where the peer's frames go. The newest one holds for all: a change of the tunnel
 // leaves its peers as they are.
 func (p *Peer) Port() *Port { return p.Tunnel.Current.Load() }
+
+// Dead reports whether BFD says that nothing reaches the peer.
+func (p *Peer) Dead() bool { return p.Health.Load() == uint32(bfd.Dead) }
 
 // Header returns the GENEVE header for an inner packet of an IP version.
 func (to *Peer) Header(version uint8) []byte {

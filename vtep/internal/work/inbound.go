@@ -185,7 +185,10 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	critical := err != nil && encap.Reason(err) == count.DropCriticalOption // which a tunnel may know
 	if err != nil && !critical {
 		w.admitted.end(w.id, w.now)
-		return encap.Reason(err)
+		if reason := encap.Reason(err); reason != count.DropControl {
+			return reason
+		}
+		return w.control(s, t, datagram, vni, protocol, length)
 	}
 	if length > encap.HeaderLen && !critical {
 		w.options.Count(encap.Options(datagram, length), false)

@@ -104,21 +104,39 @@ func (w *worker) outbound(p *forward.Port, hdr *packet.VirtioHdr, bytes []byte) 
 	}
 	f.flood = flood
 	f.hash = packet.Hash(f.bytes, &w.headers, p.L3, w.pool.Seed)
+	if flood && allDead(peers) {
+		w.lose(&f, count.DropPeerDown)
+		return f.pieces
+	}
 	if hdr.GSOType != packet.GSONone {
 		for _, to := range peers {
-			w.sendSuper(&f, to)
+			if !to.Dead() {
+				w.sendSuper(&f, to)
+			}
 		}
 	} else if hdr.Flags&packet.VirtioNeedsCsum != 0 && offload.FinishChecksum(hdr, f.bytes) != nil {
 		w.lose(&f, count.DropBadOffload)
 	} else {
 		for _, to := range peers {
-			w.sendFrame(&f, to)
+			if !to.Dead() {
+				w.sendFrame(&f, to)
+			}
 		}
 	}
 	if f.fits > 0 && !f.found {
 		w.tellTooBig(&f)
 	}
 	return f.pieces
+}
+
+// allDead reports whether nobody is left on a flood list.
+func allDead(peers []*forward.Peer) bool {
+	for _, p := range peers {
+		if !p.Dead() {
+			return false
+		}
+	}
+	return true
 }
 
 // sendFrame sends a single frame to one peer.
@@ -283,7 +301,7 @@ func (w *worker) answer(f *outgoing) bool {
 		return false
 	}
 	// The target may have come over to our side without a word.
-	if nh, ok := f.seg.FDB.Lookup(owner, w.now); !ok || nh == fdb.Local || f.seg.NexthopPeers(nh) == nil {
+	if nh, ok := f.seg.FDB.Lookup(owner, w.now); !ok || nh == fdb.Local || allDead(f.seg.NexthopPeers(nh)) {
 		return false
 	}
 	if reply == nil {

@@ -18,6 +18,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
+	"gvtep/vtep/internal/bfd"
 	"gvtep/vtep/internal/forward"
 )
 
@@ -32,6 +33,9 @@ type Owner interface {
 	// Knock asks to let in an unknown sender, whose datagram waits for it. It
 	// reports whether that may come about.
 	Knock(*forward.Port, netip.Addr) bool
+	// Control hands over a BFD packet of a peer, where it is from inside, and when it came. It
+	// reports false if there is no room for it.
+	Control(from *forward.Peer, p bfd.Packet, far bfd.Address, at int64) bool
 	// Unpinned says that a worker is not bound to the processor that it should be,
 	// and Unsliced that it has the kernel's time slices.
 	Unpinned(worker, cpu int, err error)
