@@ -52,7 +52,7 @@ func (l listener) Knock(p *forward.Port, source netip.Addr) bool {
 }
 
 func (l listener) Control(from *forward.Peer, p bfd.Packet, far bfd.Address, at int64) bool {
-	return l.e.live.arrive(arrival{from.ID, p, far, at})
+	return l.e.live.arrive(hello{from.ID, p, far, at})
 }
 
 func (l listener) Unpinned(worker, cpu int, err error) {

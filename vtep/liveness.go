@@ -42,7 +42,7 @@ const (
 
 // liveness is the BFD sessions of an endpoint.
 type liveness struct {
-	arrived chan arrival
+	arrived chan hello
 	wanted  chan struct{} // the sessions are others
 	moved   chan struct{} // what some session says is another, for the fast path
 
@@ -56,8 +56,8 @@ type liveness struct {
 	taken    map[uint32]bool
 }
 
-// arrival is a control packet of a peer, where inside it is from, and when it came.
-type arrival struct {
+// hello is a control packet of a peer, where inside it is from, and when it came.
+type hello struct {
 	peer   int32
 	packet bfd.Packet
 	far    bfd.Address
@@ -89,13 +89,13 @@ type verdict struct {
 
 func newLiveness(sender netio.Sender) liveness {
 	return liveness{
-		arrived: make(chan arrival, arrivals), wanted: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		arrived: make(chan hello, arrivals), wanted: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		sender: sender, sessions: make(map[int32]*watched), taken: make(map[uint32]bool),
 	}
 }
 
 // arrive takes a packet from a worker. It reports false if there is no room.
-func (l *liveness) arrive(a arrival) bool {
+func (l *liveness) arrive(a hello) bool {
 	select {
 	case l.arrived <- a:
 		return true
@@ -258,7 +258,7 @@ func (e *Endpoint) runLiveness(ctx context.Context) {
 }
 
 // turn takes what has arrived, a first of all, and does what is due.
-func (l *liveness) turn(a *arrival, clock func() int64) {
+func (l *liveness) turn(a *hello, clock func() int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := clock()
@@ -292,7 +292,7 @@ func (l *liveness) turn(a *arrival, clock func() int64) {
 }
 
 // take gives a packet to its session. l.mu is held.
-func (l *liveness) take(a *arrival) {
+func (l *liveness) take(a *hello) {
 	s := l.sessions[a.peer]
 	if s == nil || !s.Receive(&a.packet, a.at) {
 		return

@@ -218,7 +218,9 @@ func (f fakeSource) Health() control.Health {
 
 func (f fakeSource) Progress() control.Progress { return control.Progress{} }
 
-func (f fakeSource) Options() []control.OptionKind { return view.Options(option.Default()) }
+func (f fakeSource) Options() []control.OptionKind {
+	return append(view.Options(option.Default()), control.OptionKind{Name: "my.secret", ID: "ff01:81", Known: true, Own: true})
+}
 
 func (f fakeSource) LogLevel() control.LogLevel { return view.LogLevel(f.logs.Level()) }
 
