@@ -13,6 +13,9 @@ LABTOOLS    := ip ping iperf3 socat tshark
 # mandoc and groff find what is wrong with the manual pages, systemd-analyze with the unit.
 # Without root these are only looked for, and the tests that need one skip.
 TESTTOOLS   := clang curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOLS)
+# End-to-end tests that "make test" runs with the fast path on, too: seconds of what decides about
+# single packets. GVTEP_E2E_FASTPATH=1 runs any of them so.
+FASTPATH    := ^(TestBitErrors|TestChecks(ECN|MTU|Receive|Send)|TestBridgedTooBig|TestStaticEntry|TestTwoLocals|TestTwoDevices)$$
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh examples/*/*.sh)
 
 .PHONY: help build install uninstall test race fuzz lint bench bpf man docs demo deb rpm tarball release package-test systemd-test interop labs clean
@@ -37,6 +40,7 @@ test: ## vet and all tests; those in network namespaces need root
 	$(GO) vet ./...
 	@GO=$(GO) scripts/tools/test.sh -timeout 10m -- $$($(GO) list ./... | grep -v /e2e)
 	@GO=$(GO) scripts/tools/test.sh -timeout 20m -- ./internal/e2e
+	@GO=$(GO) GVTEP_E2E_FASTPATH=1 scripts/tools/test.sh -timeout 5m -run '$(FASTPATH)' -- ./internal/e2e
 
 race: ## the same tests with the race detector
 	@$(NEED) $(TESTTOOLS) || [ $$(id -u) != 0 ]

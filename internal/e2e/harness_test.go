@@ -317,6 +317,13 @@ func underlay(t *testing.T) (a, b *host) {
 	t.Helper()
 	a, b = newHost(t, "a"), newHost(t, "b")
 	wire(a, b)
+	addressed(a, b)
+	return a, b
+}
+
+// addressed gives both ends of an underlay their addresses.
+func addressed(a, b *host) {
+	a.t.Helper()
 	a.address("veth0", "10.77.0.1/24", "fd77::1/64")
 	b.address("veth0", "10.77.0.2/24", "fd77::2/64")
 	// No address resolution on the wire either.
@@ -325,7 +332,6 @@ func underlay(t *testing.T) (a, b *host) {
 		h.neighbour("veth0", fmt.Sprint("10.77.0.", 2-i), other.mac("veth0"))
 		h.neighbour("veth0", fmt.Sprint("fd77::", 2-i), other.mac("veth0"))
 	}
-	return a, b
 }
 
 // listenUDP and friends open sockets in the host's namespace. They are closed

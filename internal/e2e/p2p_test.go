@@ -42,6 +42,12 @@ type pair struct {
 func newPair(t *testing.T, f family, words ...string) pair {
 	t.Helper()
 	a, b := underlay(t)
+	return pairOf(a, b, f, words...)
+}
+
+// pairOf is a tunnel between two hosts that are there.
+func pairOf(a, b *host, f family, words ...string) pair {
+	a.t.Helper()
 	return pair{
 		a, b,
 		a.tunnel("gnv0", append([]string{"--id", "42", "--local", f.near, "--remote", f.far, "--address", "192.0.2.1/24"}, words...)...),
@@ -137,6 +143,9 @@ func tshark(t *testing.T, wire *capture, f family) {
 		seen[strings.TrimSpace(line)]++
 	}
 	delete(seen, want)
+	if fastpath() && f.name == "IPv4" { // super-frames whose last piece is shorter have no outer checksum
+		delete(seen, strings.Replace(want, ",64,1,", ",64,3,", 1))
+	}
 	if len(seen) > 0 {
 		t.Errorf("of %d packets tshark reads some as %v, want all %q", frames, seen, want)
 	}

@@ -66,8 +66,10 @@ func TestRouteIntoTunnel(t *testing.T) {
 				// What one packet makes on each link while all is well.
 				probe(t, c, "NORMAL")
 				wire.await(5*time.Second, 1, 0, here)
-				device.await(5*time.Second, 1, 0, here)
-				if d, w := len(device.kept(0, here)), len(wire.kept(0, here)); d != 1 || w != 1 {
+				if !fastpath() { // what leaves the fast way is not seen on the device
+					device.await(5*time.Second, 1, 0, here)
+				}
+				if d, w := len(device.kept(0, here)), len(wire.kept(0, here)); d != 1 && !fastpath() || w != 1 {
 					t.Fatalf("without the route one packet is %d on the device and %d on the wire, want 1 and 1", d, w)
 				}
 				for i, pause := range []time.Duration{0, 300 * time.Millisecond} {

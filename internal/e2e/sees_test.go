@@ -20,7 +20,7 @@ import (
 func TestCapture(t *testing.T) {
 	need(t)
 	f := families[0]
-	p := newPair(t, f)
+	p := newPair(t, f, "--fastpath", "off") // which carries what is not seen
 	g := p.gb
 	path := filepath.Join(t.TempDir(), "b.pcapng")
 	begin := func() (c *program) {

@@ -230,9 +230,9 @@ func (h *host) udpInodes(port int) (inodes []string) {
 }
 
 // unprivileged is what runs a service as a user with one capability, as the
-// unit does. The device node of this machine may be root's own, so it sees
+// unit does, and those that a drop-in adds. The device node of this machine may be root's own, so it sees
 // another one.
-func unprivileged(t *testing.T, instance string) (prefix []string) {
+func unprivileged(t *testing.T, instance string, more ...string) (prefix []string) {
 	t.Helper()
 	need(t, "unshare", "setpriv", "mount")
 	const nobody = 65534
@@ -243,9 +243,10 @@ func unprivileged(t *testing.T, instance string) (prefix []string) {
 	if err := errors.Join(unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))), os.Chmod(node, 0o666)); err != nil {
 		t.Fatal(err)
 	}
+	caps := "-all,+" + strings.Join(append([]string{"net_admin"}, more...), ",+")
 	return []string{"unshare", "-m", "sh", "-c", "mount --bind " + node + ` /dev/net/tun && exec "$@"`, "sh",
 		"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs",
-		"--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"}
+		"--bounding-set=" + caps, "--inh-caps=" + caps, "--ambient-caps=" + caps}
 }
 
 // TestServiceRestart: a restart, also to another binary, loses nothing.
@@ -271,13 +272,19 @@ func TestServiceRestart(t *testing.T) {
 		{"IPv6", families[1], nil},
 		{"offload off", families[0], []string{"--offload", "off"}},
 		{"mode l3", families[0], []string{"--mode", "l3"}},
+		{"fast path", families[0], []string{"--fastpath", "on"}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			a, b := underlay(t)
 			m := newManager(t)
 			words := append([]string{"gnv0", "--id", "42", "--local", v.f.near, "--remote", v.f.far, "--address", "192.0.2.1/24", "--workers", "2"}, v.words...)
 			instance := newInstance()
-			user := unprivileged(t, instance)
+			fast := slices.Contains(v.words, "--fastpath")
+			var more []string
+			if fast {
+				more = []string{"bpf", "perfmon"} // as scripts/systemd/drop-in/fastpath.conf
+			}
+			user := unprivileged(t, instance, more...)
 			g := m.service(a, user, built(t), instance, "gnv0", words...)
 			m.await(0, 10*time.Second, "READY=1")
 			if got, want := strings.Join(m.names(), " "), "tap.gnv0.0 tap.gnv0.1 tapw.gnv0.0 tapw.gnv0.1 "; !strings.HasPrefix(got, want) || len(m.names()) != 6 {
@@ -290,6 +297,9 @@ func TestServiceRestart(t *testing.T) {
 			index, station, inodes := a.index("gnv0"), lladdr(), a.udpInodes(6081)
 			if len(inodes) != 2 {
 				t.Fatalf("%d receive sockets, want 2", len(inodes))
+			}
+			if fast {
+				g.served()
 			}
 			p := b.start(nil, "ping", "-q", "-n", "-i", "0.002", "-c", fmt.Sprint(pings), "-W", "10", "192.0.2.1")
 			for i := range 4 {
@@ -307,6 +317,9 @@ func TestServiceRestart(t *testing.T) {
 			}
 			if lost := pings - received4(t, p.stdout.String()); lost != 0 || strings.Contains(p.stdout.String(), "duplicates") {
 				t.Errorf("%d of %d pings lost in 4 restarts, want 0 and no duplicates\n%s", lost, pings, p.stdout.String())
+			}
+			if fast {
+				g.served()
 			}
 			if now := a.index("gnv0"); now != index {
 				t.Errorf("ifindex %d, was %d", now, index)

@@ -14,7 +14,7 @@ import (
 // point, and those dropped with the reason.
 func TestCaptureTshark(t *testing.T) {
 	need(t, "tshark", "ping")
-	p := newPair(t, families[0], "--workers", "2")
+	p := newPair(t, families[0], "--workers", "2", "--fastpath", "off") // which carries what is not seen
 	file := filepath.Join(t.TempDir(), "packets")
 
 	// Datagrams to a VNI that b does not have: each is seen as it comes and as it is dropped, but
