@@ -72,7 +72,20 @@ func build(ctx context.Context, dir string, o options) (out []contender, program
 				if err := up(ctx, dir, s); err != nil {
 					return err
 				}
-				return served(ctx, program, dir, s)
+				return served(ctx, program, dir, s, func(e *end) string { return e.device })
+			}
+			second := c.second
+			c.second = func(ctx context.Context, dir string, s *site) (string, error) {
+				device, err := second(ctx, dir, s)
+				for _, e := range s.ends {
+					if err == nil {
+						_, err = command(ctx, program, "--control", filepath.Join(dir, e.host+".sock"), "tunnel", "set", device, "fastpath", "on")
+					}
+				}
+				if err != nil {
+					return "", err
+				}
+				return device, served(ctx, program, dir, s, func(*end) string { return device })
 			}
 			out = append(out, c)
 		case "busypoll":
@@ -200,10 +213,10 @@ func gvtep(name, program string, extra []string) contender {
 }
 
 // served waits until the fast path carries the tunnel at both ends.
-func served(ctx context.Context, program, dir string, s *site) error {
+func served(ctx context.Context, program, dir string, s *site, device func(*end) string) error {
 	for _, e := range s.ends {
 		err := e.daemon.until(ctx, "served by the fast path", func() bool {
-			out, err := command(ctx, program, "--control", filepath.Join(dir, e.host+".sock"), "show", e.device)
+			out, err := command(ctx, program, "--control", filepath.Join(dir, e.host+".sock"), "show", device(e))
 			return err == nil && strings.Contains(out, "serves "+underlayDevice)
 		})
 		if err != nil {
