@@ -285,6 +285,8 @@ type memWire struct {
 
 // memUnderlay is the underlay of one host on a wire.
 type memUnderlay struct {
+	// runs counts the runs that senders are given by where these stand; nil: they are not counted.
+	runs map[*byte]int
 	// forget makes senders count what they are given, and nothing else.
 	forget bool
 	added  int
@@ -565,6 +567,9 @@ func (s *memSender) Add(path *packet.Path, hash uint32, tos, ttl uint8, head, ta
 }
 
 func (s *memSender) AddRun(path *packet.Path, hash uint32, tos, ttl uint8, run []byte, size int) {
+	if s.u.runs != nil {
+		s.u.runs[&run[0]]++
+	}
 	if s.u.forget {
 		s.u.added += (len(run) + size - 1) / size
 		return

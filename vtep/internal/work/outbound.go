@@ -66,6 +66,7 @@ type outgoing struct {
 	flood  bool // it goes to each peer as a copy
 	fits   int  // the widest limit of the paths that it is too big for; 0: of none
 	found  bool // there was a path that it was not too big for
+	cut    cut  // what was made of a super-frame for the last peer
 }
 
 // outbound sends one frame or super-frame read from p, and returns how many pieces it is.
@@ -154,37 +155,58 @@ func (w *worker) sendFrame(f *outgoing, to *forward.Peer) {
 	w.countOut(f, to, 1, len(f.bytes))
 }
 
-// sendSuper cuts a super-frame for one peer.
+// cut are the pieces of a super-frame behind the header of one peer. To cut them is to copy the payload and to
+// sum it up. Other peers of a flood whose header is the same to the byte get the same pieces, which are lent to the
+// sender once more.
+type cut struct {
+	run    []byte // nil: nothing is cut yet
+	header int    // length of what is before the inner frame in each piece
+	inner  int    // length of the inner headers of each piece
+	pieces int
+	size   int // of a whole piece
+}
+
+// with reports whether the pieces are behind a header.
+func (c *cut) with(header []byte) bool {
+	return c.run != nil && len(header) == c.header && string(header) == string(c.run[:c.header])
+}
+
+// sendSuper sends a super-frame to one peer, in pieces.
 func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
 	header := to.Header(w.headers.Version)
 	if f.seg.Changes(to) || to.Slots != nil {
 		header = append(w.superHead[:0], header...) // of which each piece has a copy
 		w.fill(header, f, to)
 	}
-	pieces, err := w.cutter.Start(f.hdr, f.bytes, &w.headers, header)
-	if err != nil {
-		w.lose(f, count.DropBadOffload)
-		return
+	c := f.cut
+	same := c.with(header)
+	if !same {
+		pieces, err := w.cutter.Start(f.hdr, f.bytes, &w.headers, header)
+		if err != nil {
+			w.lose(f, count.DropBadOffload)
+			return
+		}
+		c = cut{header: len(header), inner: w.cutter.HeadLen() - len(header), pieces: pieces, size: w.cutter.HeadLen() + int(f.hdr.GSOSize)}
 	}
-	inner := w.cutter.HeadLen() - len(header) // headers of each piece
-	path := w.way(f, to, min(inner+int(f.hdr.GSOSize), len(f.bytes)))
+	path := w.way(f, to, min(c.inner+int(f.hdr.GSOSize), len(f.bytes)))
 	if path == nil {
 		return
 	}
-	need := len(f.bytes) + pieces*w.cutter.HeadLen()
-	if !w.room(need) {
-		w.lose(f, count.DropBadOffload)
-		return
+	if !same {
+		if !w.room(len(f.bytes) + c.pieces*w.cutter.HeadLen()) {
+			w.lose(f, count.DropBadOffload)
+			return
+		}
+		c.run = w.cutter.Cut(w.out.free())
+		w.out.used += len(c.run)
+		f.cut = c
 	}
 	tos, ttl := f.seg.Outer(&w.headers)
-	run := w.cutter.Cut(w.out.free())
-	w.out.used += len(run)
-	size := w.cutter.HeadLen() + int(f.hdr.GSOSize)
-	w.sender.AddRun(path, f.hash, tos, ttl, run, size)
+	w.sender.AddRun(path, f.hash, tos, ttl, c.run, c.size)
 	if w.tap != nil {
-		w.seeSent(f, to, path, run, size)
+		w.seeSent(f, to, path, c.run, c.size)
 	}
-	w.countOut(f, to, pieces, len(f.bytes)+(pieces-1)*inner)
+	w.countOut(f, to, c.pieces, len(f.bytes)+(c.pieces-1)*c.inner)
 }
 
 // arena is memory that is lent to the sender until the flush.
