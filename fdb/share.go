@@ -69,6 +69,19 @@ func (t *Table) Behind(via Nexthop) (all, dynamic int) {
 	return 0, 0
 }
 
+// Pointed calls f for all nexthops that dynamic entries point to. It takes no lock.
+func (t *Table) Pointed(f func(Nexthop)) {
+	all := t.shares.of.Load()
+	if all == nil || t.counts[Dynamic].Load() == 0 {
+		return
+	}
+	for via := range *all {
+		if (*all)[via].dynamic.Load() > 0 {
+			f(Nexthop(via))
+		}
+	}
+}
+
 // fair is the share of a nexthop if so many peers have one.
 func (t *Table) fair(via Nexthop, peers int64) int64 {
 	limit := t.limit.Load()

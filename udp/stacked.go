@@ -70,7 +70,7 @@ func stacked(all []netlink.Link, vlans map[int32][]*nl.BridgeVlanInfo, ours []in
 	for _, tap := range ours {
 		for index, t := range ls.rise(tap) {
 			passed[index] = true
-			if index != tap && t.untagged && !slices.Contains(ours, index) {
+			if _, own := slices.BinarySearch(ours, index); index != tap && t.untagged && !own {
 				below[index] = append(below[index], tap)
 			}
 		}

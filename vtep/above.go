@@ -178,8 +178,8 @@ func (e *Endpoint) wayBack(t *tunnel, p *peer, a answer) *forward.Loop {
 	}
 	p.Through.Store(0)
 	p.hopless = a.hop.IsZero() && !p.Dest.Remote.Addr().IsMulticast()
-	switch {
-	case !slices.Contains(up.Below, t.device.State().Ifindex):
+	switch _, in := slices.BinarySearch(up.Below, t.device.State().Ifindex); {
+	case !in:
 		p.Hop.Store(0)
 	case !a.hop.IsZero():
 		p.Hop.Store(forward.HopNumber(a.hop))
@@ -212,9 +212,13 @@ func setLoop(t *tunnel, p *peer, now *forward.Loop, told *notices) {
 // share says what shares a device with the underlay. e.mu is held.
 func (e *Endpoint) share(up netio.Upper) string {
 	var names []string
-	for _, t := range e.sorted() {
-		if slices.Contains(up.Below, t.device.State().Ifindex) {
-			names = append(names, t.port.Name)
+	for _, p := range e.pool.Snapshot().Ports { // in the order of their names
+		if _, in := slices.BinarySearch(up.Below, p.Device.State().Ifindex); in {
+			if len(names) == maxFlaps {
+				names = append(names, "others")
+				break
+			}
+			names = append(names, p.Name)
 		}
 	}
 	kind := "bridge "

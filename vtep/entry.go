@@ -292,6 +292,20 @@ func (t *tunnel) pointedAt(p *peer) bool {
 	return slices.ContainsFunc(t.domains, func(d domain) bool { _, dynamic := d.fdb.Behind(p.Nexthop); return dynamic > 0 })
 }
 
+// pointedPeers are, by number, the nexthops of peers that pointedAt holds for: one look at each table,
+// for those who ask about many peers of a trunk with many VLANs.
+func (t *tunnel) pointedPeers() []bool {
+	all := make([]bool, t.lastNexthop+1)
+	for i := range t.domains {
+		t.domains[i].fdb.Pointed(func(nh fdb.Nexthop) {
+			if int(nh) < len(all) { // else it is of a newer version
+				all[nh] = true
+			}
+		})
+	}
+	return all
+}
+
 // needs reports whether there would be a peer p if there were none.
 func (t *tunnel) needs(p *peer) bool {
 	return !p.implicit() || t.entries.to[p.Dest] > 0 || t.pointedAt(p)
@@ -299,7 +313,11 @@ func (t *tunnel) needs(p *peer) bool {
 
 // dropUnpointed removes the peers that were needed by entries that are gone. e.mu is held.
 func (e *Endpoint) dropUnpointed(t *tunnel) error {
-	if slices.ContainsFunc(t.implicit, func(p *peer) bool { return !t.needs(p) }) {
+	if len(t.implicit) == 0 {
+		return nil
+	}
+	pointed := t.pointedPeers()
+	if slices.ContainsFunc(t.implicit, func(p *peer) bool { return t.entries.to[p.Dest] == 0 && !pointed[p.Nexthop] }) {
 		return e.rewire(t, func(*tunnel) {})
 	}
 	return nil

@@ -197,8 +197,9 @@ const devicesRetry = time.Second
 // Restore gives devices again what is configured, also what was taken away by hand.
 // It tries all, and returns the first error.
 func (e *Endpoint) Restore(names ...string) (first error) {
+	wanted := setOf(names)
 	for _, p := range e.pool.Snapshot().Ports {
-		if !slices.Contains(names, p.Name) {
+		if !wanted[p.Name] {
 			continue
 		}
 		err := p.Device.Restore()

@@ -97,11 +97,12 @@ func (t *tunnel) remember(e *Endpoint) (tm *TunnelMemory, at map[fdb.Nexthop]int
 		tm.ByHand = append(tm.ByHand, t.entries.at[of]...)
 	}
 	at = map[fdb.Nexthop]int{fdb.Local: LocalDestination}
+	pointed := t.pointedPeers()
 	for _, p := range t.peers {
 		if seen := p.lastSeen(e); !seen.IsZero() {
 			tm.Peers = append(tm.Peers, PeerMemory{p.Dest.Remote, time.Since(seen), p.dynamic})
 		}
-		if t.pointedAt(p) {
+		if pointed[p.Nexthop] {
 			at[p.Nexthop] = len(tm.Destinations)
 			tm.Destinations = append(tm.Destinations, DestinationMemory{p.Dest.Remote, p.Dest.VNI, p.Dest.HasVNI, p.Dest.Via, p.implicit()})
 		}

@@ -61,23 +61,28 @@ func (e *Endpoint) nest() {
 	n := nesting{into: map[uint32][]int{}, under: map[int][]uint32{}}
 	for _, t := range e.tunnels {
 		for _, p := range t.peers {
-			if p.into == 0 {
-				continue
-			}
-			if !slices.Contains(n.into[t.id], p.into) {
+			if p.into != 0 {
 				n.into[t.id] = append(n.into[t.id], p.into)
+				p.Doubtful.Store(true)
 			}
-			p.Doubtful.Store(true)
+		}
+		if into := n.into[t.id]; len(into) > 1 {
+			slices.Sort(into)
+			n.into[t.id] = slices.Compact(into)
 		}
 	}
 	if len(n.into) > 0 {
+		of := make(map[int]uint32, len(e.tunnels))
 		for _, t := range e.tunnels {
 			if d := t.device.State(); d.Here {
+				of[d.Ifindex] = t.id
 				n.under[d.Ifindex] = append(n.under[d.Ifindex], t.id)
-				for _, up := range e.above.uppers {
-					if slices.Contains(up.Below, d.Ifindex) {
-						n.under[up.Ifindex] = append(n.under[up.Ifindex], t.id)
-					}
+			}
+		}
+		for _, up := range e.above.uppers {
+			for _, ifindex := range up.Below {
+				if id, here := of[ifindex]; here {
+					n.under[up.Ifindex] = append(n.under[up.Ifindex], id)
 				}
 			}
 		}

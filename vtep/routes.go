@@ -127,6 +127,7 @@ func (e *Endpoint) relisten() {
 		return
 	}
 	var stale []*socket
+	instead := make(map[*socket]*socket)
 	for opts, old := range e.sockets {
 		if !old.listener.Stale() {
 			continue
@@ -137,17 +138,19 @@ func (e *Endpoint) relisten() {
 			e.log.Warn("cannot listen on the device that has come back", zap.String("device", opts.Device), zap.NamedError("err", err))
 			continue
 		}
-		e.sockets[opts] = s
-		for _, t := range e.tunnels {
-			if i := slices.Index(t.sockets, old); i >= 0 {
-				t.sockets[i] = s
-			}
-		}
+		e.sockets[opts], instead[old] = s, s
 		e.log.Info("listening again on a device that had gone", zap.String("device", opts.Device))
 		stale = append(stale, old)
 	}
 	if len(stale) == 0 {
 		return
+	}
+	for _, t := range e.tunnels {
+		for i, old := range t.sockets {
+			if s := instead[old]; s != nil {
+				t.sockets[i] = s
+			}
+		}
 	}
 	e.pool.Afterwards(func() {
 		for _, old := range stale {

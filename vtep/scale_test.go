@@ -735,3 +735,40 @@ func TestTrunksAlike(t *testing.T) {
 		t.Errorf("%d keys are left of tunnels that are gone", left)
 	}
 }
+
+// TestPointedPeers: what one look at each table says of all peers is what a look at each peer says.
+func TestPointedPeers(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	cfg := testTunnel("gnv0")
+	cfg.VLANs = []VLANRange{{First: 1, Last: 50, VNI: 1001}}
+	for i := range 30 {
+		cfg.Peers = append(cfg.Peers, Peer{Remote: scalePeer(i)})
+	}
+	h.add(cfg)
+	now := h.tunnels["gnv0"]
+	for i, p := range now.peers {
+		switch i % 3 {
+		case 0: // learned in one VLAN, and gone again from another
+			now.domains[i+1].fdb.Learn(scaleMAC(i), p.Nexthop, h.clock())
+			now.domains[i+2].fdb.Learn(scaleMAC(i), p.Nexthop, h.clock())
+			if err := now.domains[i+2].fdb.Delete(scaleMAC(i), h.clock()); err != nil {
+				t.Fatal(err)
+			}
+		case 1: // gone everywhere
+			now.domains[i].fdb.Learn(scaleMAC(i), p.Nexthop, h.clock())
+			if err := now.domains[i].fdb.Delete(scaleMAC(i), h.clock()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pointed := now.pointedPeers()
+	for i, p := range now.peers {
+		if want := i%3 == 0; pointed[p.Nexthop] != want || now.pointedAt(p) != want {
+			t.Errorf("peer %d is pointed at: %v, by itself %v, want %v", i, pointed[p.Nexthop], now.pointedAt(p), want)
+		}
+	}
+	tm, at, _ := now.remember(h.Endpoint)
+	if len(tm.Destinations) != 10 || len(at) != 11 {
+		t.Errorf("%d destinations are remembered, and %d nexthops, want 10 and 11", len(tm.Destinations), len(at))
+	}
+}

@@ -284,9 +284,10 @@ func (e *Endpoint) FDB(names ...string) iter.Seq2[*Tunnel, FDBEntry] {
 	e.mu.Lock()
 	tunnels, now := e.sorted(), e.clock()
 	e.mu.Unlock()
+	wanted := setOf(names)
 	return func(yield func(*Tunnel, FDBEntry) bool) {
 		for _, t := range tunnels {
-			if len(names) > 0 && !slices.Contains(names, t.port.Name) {
+			if len(names) > 0 && !wanted[t.port.Name] {
 				continue
 			}
 			for entry := range t.everything(now) {
@@ -296,6 +297,14 @@ func (e *Endpoint) FDB(names ...string) iter.Seq2[*Tunnel, FDBEntry] {
 			}
 		}
 	}
+}
+
+func setOf(names []string) map[string]bool {
+	all := make(map[string]bool, len(names))
+	for _, name := range names {
+		all[name] = true
+	}
+	return all
 }
 
 // everything yields the flood list and the tables of a tunnel.

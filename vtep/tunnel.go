@@ -164,9 +164,12 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	t := new(tunnel)
 	*t = *old
 	t.initial, t.withdrawn, t.resettled, t.pointed = nil, nil, nil, nil
-	for _, p := range old.implicit {
-		if old.pointedAt(p) {
-			t.pointed = append(t.pointed, p.Dest)
+	if len(old.implicit) > 0 {
+		pointed := old.pointedPeers()
+		for _, p := range old.implicit {
+			if pointed[p.Nexthop] {
+				t.pointed = append(t.pointed, p.Dest)
+			}
 		}
 	}
 	edit(t)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -139,6 +138,10 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	if req.DryRun {
 		return out, nil
 	}
+	isDead := make(map[string]bool, len(dead))
+	for _, name := range dead {
+		isDead[name] = true
+	}
 	if len(dead) > 0 {
 		if err := r.endpoint.Apply(vtep.Change{Remove: dead}); err != nil {
 			return control.Reload{}, err
@@ -155,7 +158,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 	}
 	var others []string
 	for _, f := range faults {
-		if !slices.Contains(dead, f.Ifname) {
+		if !isDead[f.Ifname] {
 			others = append(others, f.Ifname)
 		}
 	}

@@ -37,9 +37,12 @@ func noRoute(f *Facts) []Finding {
 
 // downLinks are devices that are down or have no carrier, but for ours and loopback.
 func (f *Facts) downLinks() (down []string) {
+	ours := make(map[string]bool, len(f.Tunnels))
+	for i := range f.Tunnels {
+		ours[f.Tunnels[i].Ifname] = true
+	}
 	for _, l := range f.Host.Links {
-		ours := slices.ContainsFunc(f.Tunnels, func(t control.Tunnel) bool { return t.Ifname == l.Name })
-		if l.Name != "lo" && !ours && (!l.Up || !l.Carrier) {
+		if l.Name != "lo" && !ours[l.Name] && (!l.Up || !l.Carrier) {
 			down = append(down, l.Name)
 		}
 	}
@@ -61,14 +64,18 @@ func outputFirewall(f *Facts) []Finding {
 }
 
 func underlayDown(f *Facts) []Finding {
+	links := make(map[string]Link, len(f.Host.Links))
+	for _, l := range f.Host.Links {
+		links[l.Name] = l
+	}
 	return eachPeer(f, func(_ *control.Tunnel, p *control.Peer) (Finding, bool) {
-		r, ok := f.Host.Routes[p.Remote]
-		i := slices.IndexFunc(f.Host.Links, func(l Link) bool { return l.Name == r.Dev })
-		if !ok || i < 0 || f.Host.Links[i].Up && f.Host.Links[i].Carrier {
+		r := f.Host.Routes[p.Remote] // without a device if there is none
+		l, ok := links[r.Dev]
+		if !ok || l.Up && l.Carrier {
 			return Finding{}, false
 		}
 		what := "has no carrier: the cable, or the other end of the link"
-		if !f.Host.Links[i].Up {
+		if !l.Up {
 			what = "is down"
 		}
 		return Finding{
