@@ -137,3 +137,37 @@ func TestRoutesRefused(t *testing.T) {
 		t.Errorf("as it should be: %v", err)
 	}
 }
+
+// TestInnerTTL: of mode l3 no packet with TTL or hop limit 0 goes out or comes in (RFC 2003 section 3.1), and
+// one with 1 does as it is: the kernel's routing around the device has counted it down. Ethernet frames are
+// none of that.
+func TestInnerTTL(t *testing.T) {
+	for _, tc := range []struct {
+		src, dst string
+		ttl      int // where it is in the packet
+	}{{"10.9.0.1", "10.1.0.2", 8}, {"fd00:9::1", "fd00:1::2", 7}} {
+		for ttl := range byte(3) {
+			h := newHost(t, new(memWire), 1, "192.0.2.1")
+			dev := h.add(l3Tunnel([]string{"10.0.0.0/8", "fd00::/16"}, []string{"10.1.0.0/16", "fd00:1::/32"}))
+			out, in := innerIP(addr(tc.src), addr(tc.dst)), innerIP(addr(tc.dst), addr(tc.src))
+			out[tc.ttl], in[tc.ttl] = ttl, ttl
+			protocol := uint16(packet.EtherTypeIPv4)
+			if out[0]>>4 == 6 {
+				protocol = packet.EtherTypeIPv6
+			}
+			dev.queues[0].feed(memFrame{bytes: out})
+			h.underlay.listeners[0].receivers[0].push(packet.Train{From: addr("192.0.2.3"), Ifindex: 2, Data: datagram(0, 0, protocol, testVNI, nil, in), Size: 8 + len(in)})
+			h.step()
+			s, want := h.State().Tunnels[0], uint64(1)
+			if ttl == 0 {
+				want = 0
+			}
+			if s.Stats.TxPackets != want || s.Stats.RxPackets != want || s.Drops.Tx[count.DropInnerTTL] != 1-want || s.Drops.Rx[count.DropInnerTTL] != 1-want {
+				t.Errorf("%s with TTL %d: %d out and %d in, drops %v; want %d", tc.src, ttl, s.Stats.TxPackets, s.Stats.RxPackets, s.Drops, want)
+			}
+			if written := dev.queues[0].take(); want == 1 && (len(written) != 1 || written[0].bytes[tc.ttl] != ttl) {
+				t.Errorf("%s with TTL %d: it arrived as %v", tc.src, ttl, written)
+			}
+		}
+	}
+}

@@ -24,6 +24,7 @@ const (
 	DropShortInner                    // no whole Ethernet or IP header inside
 	DropBadSourceMAC                  // source is a group, zero or our own address
 	DropBadSource                     // the routes of an L3 tunnel have the inner source elsewhere
+	DropInnerTTL                      // an L3 tunnel's packet has TTL or hop limit 0 (RFC 2003 section 3.1)
 	DropReservedAddress               // 01:80:c2:00:00:0x, or PAUSE
 	DropVLAN                          // a VLAN tag where the segment takes none
 	DropUnknownVLAN                   // the trunk has no segment for this VLAN ID
@@ -116,6 +117,10 @@ var explanations = [NumReasons]Explanation{
 		"`mode l3`: the inner source is not in the routes of the peer that sent it",
 		"`routes` of that peer are incomplete; or somebody is forging",
 		"complete the `routes` of that peer"},
+	DropInnerTTL: {"inner_ttl", true, true,
+		"`mode l3`: an IP packet whose TTL or hop limit is 0, which no router would have passed on",
+		"a broken or raw sender behind the tunnel",
+		"capture it there"},
 	DropReservedAddress: {"reserved_address", true, true,
 		"sent to 01:80:c2:00:00:00 to -0f, or PAUSE",
 		"spanning tree, LLDP and the like",
@@ -216,7 +221,7 @@ func (r Reason) Explain() Explanation { return explanations[r] }
 // of the same sender.
 func (r Reason) OfFrame() bool {
 	switch r {
-	case DropReservedAddress, DropVLAN, DropLocked, DropECN, DropBroadcast, DropReinjected, DropBUMLimit, DropDeviceFull:
+	case DropInnerTTL, DropReservedAddress, DropVLAN, DropLocked, DropECN, DropBroadcast, DropReinjected, DropBUMLimit, DropDeviceFull:
 		return true
 	}
 	return false

@@ -45,6 +45,9 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 		if !s.RoutedBack(frame, h, from) {
 			return count.DropBadSource
 		}
+		if h.TTL == 0 {
+			return count.DropInnerTTL
+		}
 	default:
 		return count.DropBadProtocol
 	}

@@ -67,6 +67,9 @@ func (s *Segment) MayCut(frame []byte, h *packet.Headers, size int) bool {
 // where its sender is. If it is not, reason says why.
 func (s *Segment) Takes(p *Port, frame []byte, h *packet.Headers, now int64) (reason count.Reason, ok bool) {
 	if p.L3 {
+		if h.Version != 0 && h.TTL == 0 {
+			return count.DropInnerTTL, false
+		}
 		return count.DropShortInner, h.Version != 0
 	}
 	if len(frame) < EthernetLen {
