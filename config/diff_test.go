@@ -128,7 +128,7 @@ func TestDiffKeywords(t *testing.T) {
 		"encap": "vxlan", "id": "2", "mode": "l3", "local": "192.0.2.9", "dev": "eth9", "dstport": "7", "srcport": "8-9", "ttl": "inherit", "tos": "4", "df": "unset",
 		"udpcsum": "off", "udp6zerocsumtx": "on", "udp6zerocsumrx": "on", "fwmark": "1", "learning": "off", "ageing": "1", "maxaddress": "1",
 		"l2_control": "pass", "vlan_tags": "drop", "mtu": "1400", "address": "10.0.0.1/8", "lladdr": "02:00:00:00:00:01", "master": "br0",
-		"options": "ff01:01:00000001", "match": "drop any", "vlan": "10-12:20-22", "isolated": "on", "device_netns": "blue", "txqueuelen": "5", "numqueues": "3", "persist": "on", "up": "off", "offload": "off", "fastpath": "on",
+		"options": "ff01:01:00000001", "match": "drop any", "send": "any then vni 3", "vlan": "10-12:20-22", "isolated": "on", "device_netns": "blue", "txqueuelen": "5", "numqueues": "3", "persist": "on", "up": "off", "offload": "off", "fastpath": "on",
 	}
 	for _, e := range tunnelKeywords(option.Default()) {
 		if e.Kind == Short || e.Name == "remote" {

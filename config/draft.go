@@ -101,6 +101,8 @@ func (d *Draft) Set(word, value string) error {
 			d.tunnel.Options = option.Sent{}
 		case "match":
 			d.tunnel.OptionRules = nil
+		case "send":
+			d.tunnel.SendRules = nil
 		case "address":
 			d.tunnel.Device.Addresses = nil
 		}

@@ -158,6 +158,7 @@ func tunnelKeywords(names *option.Registry) []entry[Tunnel] {
 			"Some have names, such as ovn.ports:00010002. @vlan, @dscp, @src and @dst in the place of DATA stand for what each packet has. The automatic MTU leaves room for them.",
 			func(t *Tunnel) *option.Sent { return &t.Options }),
 		matchKeyword(names),
+		sendKeyword(names),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
 			func(t *Tunnel) *string { return &t.Dev }, deviceName),
 		number(Keyword{Name: "dstport", Arg: "PORT", Usage: "UDP port to listen on and to send to (6081, with encap vxlan 4789)",

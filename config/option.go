@@ -42,13 +42,35 @@ func matchKeyword(names *option.Registry) entry[Tunnel] {
 			}
 			rule, err := names.ParseRule(v)
 			if err == nil {
-				t.OptionRules = append(t.OptionRules, rule)
+				t.OptionRules = append(slices.Clip(t.OptionRules), rule)
 			}
 			return err
 		},
 		func(t *Tunnel) (all []string) {
 			for _, rule := range t.OptionRules {
 				all = append(all, names.RuleText(rule))
+			}
+			return all
+		})
+}
+
+// sendKeyword is the keyword of a tunnel for rules about what is sent.
+func sendKeyword(names *option.Registry) entry[Tunnel] {
+	return custom(Keyword{Name: "send", Kind: List, Arg: "RULE", Usage: "rule for packets from the device: \"WHEN... then WHAT...\", such as \"dst 10.1.0.0/16 proto tcp then options ff01:01:0000004d dscp 10\"",
+		More: "WHEN is src PREFIX, dst PREFIX, vlan VID, dscp N[-N], proto NAME, sport N[-N] or dport N[-N] of the inner packet, all of which must hold, or any. WHAT is options CLASS:TYPE:DATA[,...] or options none, in the place of those of tunnel and peer, dscp N of the outer packet, and vni VNI. The first rule that matches holds. The automatic MTU leaves room for the longest set of options."},
+		func(t *Tunnel, v string) error {
+			if names == nil {
+				return nil
+			}
+			rule, err := names.ParseSendRule(v)
+			if err == nil {
+				t.SendRules = append(slices.Clip(t.SendRules), rule)
+			}
+			return err
+		},
+		func(t *Tunnel) (all []string) {
+			for _, rule := range t.SendRules {
+				all = append(all, names.SendText(rule))
 			}
 			return all
 		})

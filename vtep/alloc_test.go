@@ -7,6 +7,7 @@ import (
 	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
+	"gvtep/vtep/option"
 )
 
 // TestNoAllocations: a worker's round allocates nothing, whichever way the
@@ -16,13 +17,16 @@ func TestNoAllocations(t *testing.T) {
 		t.Run(f.String(), func(t *testing.T) { noAllocations(t, f, false) })
 		t.Run(f.String()+" captured", func(t *testing.T) { noAllocations(t, f, true) })
 	}
+	t.Run("send", func(t *testing.T) {
+		noAllocations(t, encap.Geneve, false, readSend(t, "src 10.0.0.0/24 then vni 3", "dst 10.99.0.0/16 proto udp then options ff01:01:@dscp,ff01:02:@src dscp 1", "proto tcp then options ff01:03:@dst")...)
+	})
 }
 
-func noAllocations(t *testing.T, f encap.Format, captured bool) {
+func noAllocations(t *testing.T, f encap.Format, captured bool, send ...option.SendRule) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 	cfg := testTunnel("gnv0", "192.0.2.2")
-	cfg.Encap = f
+	cfg.Encap, cfg.SendRules = f, send
 	dev := h.add(cfg)
 	q := dev.queues[0]
 	q.discard = true

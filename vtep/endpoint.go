@@ -155,10 +155,10 @@ func (e *Endpoint) SetBusyPoll(d time.Duration) { e.pool.SetBusyPoll(d) }
 func (e *Endpoint) SetNames(names *option.Registry) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.names.Store(names)
-	if !e.running || e.closed {
-		return nil // the first snapshot will have them
+	if e.closed {
+		return errClosed
 	}
+	e.names.Store(names)
 	return e.publish()
 }
 

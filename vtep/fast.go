@@ -172,8 +172,8 @@ func slowReason(t *tunnel, shared bool) string {
 		return "it is not for trunks"
 	case cfg.Encap != encap.Geneve:
 		return "it is not for encap " + cfg.Encap.String()
-	case cfg.Options != (option.Sent{}) || len(cfg.OptionRules) > 0:
-		return "it is not for options and match" // a rule may be about packets without options
+	case cfg.Options != (option.Sent{}) || len(cfg.OptionRules)+len(cfg.SendRules) > 0:
+		return "it is not for options, match and send" // a rule may be about packets without options
 	case cfg.DF == DFInherit:
 		return "it is not for df inherit"
 	case cfg.SrcPorts > netio.FastPorts:

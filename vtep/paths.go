@@ -12,6 +12,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 )
 
 // What the kernel's routes say about the peers: how long a frame may be, and
@@ -343,7 +344,7 @@ func (t *tunnel) autoMTU() int {
 		if t.config.Local.Is4() {
 			outer = ipUDPLen(t.config.Local)
 		}
-		return forward.AssumedMTU - outer - encap.HeaderLen - len(t.config.Options.Set) - link
+		return forward.AssumedMTU - outer - encap.HeaderLen - max(len(t.config.Options.Set), option.Longest(t.config.SendRules)) - link
 	}
 	mtu := 0
 	for _, p := range t.peers {

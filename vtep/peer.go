@@ -237,7 +237,8 @@ func twice(remote netip.Addr) error {
 // reachesAlike reports whether what two versions of a tunnel have for all their peers is the
 // same: sockets, source ports, and whom they admit for what.
 func reachesAlike(cfg, old *Tunnel) bool {
-	return asksAlike(cfg, old) && cfg.DF == old.DF && cfg.AcceptZ6 == old.AcceptZ6 && cfg.Group == old.Group && cfg.Options == old.Options && isTrunk(cfg) == isTrunk(old)
+	return asksAlike(cfg, old) && cfg.DF == old.DF && cfg.AcceptZ6 == old.AcceptZ6 && cfg.Group == old.Group && cfg.Options == old.Options &&
+		option.Longest(cfg.SendRules) == option.Longest(old.SendRules) && isTrunk(cfg) == isTrunk(old)
 }
 
 // asksAlike reports whether questions about the same destination are the same.
@@ -356,7 +357,8 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 		return err
 	}
 	p.Slots = slots(sent)
-	p.Outer = ipUDPLen(remote) + len(p.Headers[0])
+	// RFC 8926 section 4.4.1: the longest options that may be sent count.
+	p.Outer = ipUDPLen(remote) + max(len(p.Headers[0]), encap.HeaderLen+option.Longest(cfg.SendRules))
 	if before != nil {
 		p.PeerState, p.known, p.Nexthop, p.ID = before.PeerState, before.known, before.Nexthop, before.ID
 	} else {
@@ -452,10 +454,14 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 	if old != nil && slices.Equal(old.config.OptionRules, cfg.OptionRules) {
 		shared.OptionHits = old.port.Segment.OptionHits
 	} else if shared.Options != nil {
-		shared.OptionHits = make([][]atomic.Uint64, e.workers)
-		for i := range shared.OptionHits {
-			shared.OptionHits[i] = make([]atomic.Uint64, len(cfg.OptionRules))
-		}
+		shared.OptionHits = newHits(e.workers, len(cfg.OptionRules))
+	}
+	switch {
+	case len(cfg.SendRules) == 0:
+	case old != nil && slices.Equal(old.config.SendRules, cfg.SendRules):
+		shared.Send, shared.SendHits = old.port.Segment.Send, old.port.Segment.SendHits
+	default:
+		shared.Send, shared.SendHits = sendRules(cfg), newHits(e.workers, len(cfg.SendRules))
 	}
 	if shared.InheritTTL {
 		shared.TTL = DefaultTTL
@@ -510,6 +516,28 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 			}
 		}
 	}
+}
+
+// newHits counts for rules, by worker and rule.
+func newHits(workers, rules int) [][]atomic.Uint64 {
+	hits := make([][]atomic.Uint64, workers)
+	for i := range hits {
+		hits[i] = make([]atomic.Uint64, rules)
+	}
+	return hits
+}
+
+// sendRules are the rules for what a tunnel sends as workers see them. That their headers can be
+// made was checked when they were read.
+func sendRules(cfg *Tunnel) []forward.SendRule {
+	all := make([]forward.SendRule, len(cfg.SendRules))
+	for i, u := range cfg.SendRules {
+		all[i] = forward.SendRule{SendRule: u, Slots: slots(u.Options)}
+		if u.HasOptions {
+			all[i].Headers, _ = headers(cfg, 0, u.Options)
+		}
+	}
+	return all
 }
 
 // segment is a domain as workers see it.

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"gvtep/fdb"
@@ -71,6 +72,8 @@ type TunnelState struct {
 	TooBig uint64
 	// OptionHits are the packets that each of Config.OptionRules matched.
 	OptionHits []uint64
+	// SendHits are the packets that each of Config.SendRules was for.
+	SendHits []uint64
 	// Names are the kinds of options that are known.
 	Names *option.Registry
 	Fast  FastState
@@ -227,6 +230,17 @@ func (e *Endpoint) Configs() []Tunnel {
 	return all
 }
 
+// sumHits adds up what the workers have counted for each rule.
+func sumHits(hits [][]atomic.Uint64, rules int) []uint64 {
+	sum := make([]uint64, rules)
+	for _, own := range hits {
+		for i := range own {
+			sum[i] += own[i].Load()
+		}
+	}
+	return sum
+}
+
 // report is the tunnel as it is now.
 func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
 	d, seg, now := t.device.State(), t.port.Segment, time.Now()
@@ -241,12 +255,8 @@ func (t *tunnel) report(e *Endpoint, clues map[netip.Addr][]clue) TunnelState {
 	s.Unready = e.unready(t)
 	s.Ready = e.ready.Load() && len(s.Unready) == 0
 	s.Stats = t.gone
-	s.OptionHits = make([]uint64, len(t.config.OptionRules))
-	for _, hits := range seg.OptionHits {
-		for i := range hits {
-			s.OptionHits[i] += hits[i].Load()
-		}
-	}
+	s.OptionHits = sumHits(seg.OptionHits, len(t.config.OptionRules))
+	s.SendHits = sumHits(seg.SendHits, len(t.config.SendRules))
 	for i := range seg.Drops {
 		s.Drops.Add(&seg.Drops[i])
 	}

@@ -211,6 +211,9 @@ func settingLines(t control.Tunnel) []string {
 	if len(g.Options) > 0 {
 		lines = append(lines, "  options "+strings.Join(g.Options, ","))
 	}
+	for _, m := range g.Send {
+		lines = append(lines, fmt.Sprintf("  send %q  %d packets", m.Rule, m.Packets))
+	}
 	for _, m := range g.Match {
 		lines = append(lines, fmt.Sprintf("  match %q  %d packets", m.Rule, m.Packets))
 	}

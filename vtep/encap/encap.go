@@ -108,6 +108,12 @@ func AppendControl(dst []byte, vni packet.VNI, protocol uint16) ([]byte, error) 
 // HasControl reports whether f tells control packets from others.
 func (f Format) HasControl() bool { return f == Geneve }
 
+// VNI reads the VNI of a header of any format.
+func VNI(header []byte) packet.VNI {
+	_ = header[HeaderLen-1]
+	return packet.VNI(header[4])<<16 | packet.VNI(header[5])<<8 | packet.VNI(header[6])
+}
+
 // PutVNI writes a VNI into a header. All formats have it at the same place.
 func PutVNI(header []byte, v packet.VNI) {
 	_ = header[HeaderLen-1]

@@ -162,10 +162,7 @@ func Fill(header []byte, slots []Slot, frame []byte, h *packet.Headers, vid uint
 		to := header[s.At:]
 		switch s.From {
 		case FromVLAN:
-			if vid == 0 && h.Tags > 0 {
-				vid = binary.BigEndian.Uint16(frame[14:]) & 0xfff
-			}
-			binary.BigEndian.PutUint32(to, uint32(vid))
+			binary.BigEndian.PutUint32(to, uint32(vlanOf(frame, h, vid)))
 		case FromDSCP:
 			dscp := uint32(0)
 			if h.Version != 0 {

@@ -18,6 +18,9 @@ func (c *checker) options() {
 		if len(t.OptionRules) > 0 {
 			c.report("match", 0, "match: encap %s has no options, encap %s has", t.Encap, encap.Geneve)
 		}
+		if i := slices.IndexFunc(t.SendRules, func(u option.SendRule) bool { return u.HasOptions }); i >= 0 {
+			c.report("send", i, "send: encap %s has no options, encap %s has", t.Encap, encap.Geneve)
+		}
 		return
 	}
 	if !t.Device.L3 {
@@ -33,6 +36,11 @@ func (c *checker) options() {
 	for i, p := range t.Peers {
 		if noEthernet(p.Options) {
 			c.report("remote", i, text, strings.Join(option.Default().Words(p.Options), ","))
+		}
+	}
+	for i, u := range t.SendRules {
+		if u.VLAN != 0 || noEthernet(u.Options) {
+			c.report("send", i, "send %s: a mode l3 packet has no VLAN and no MAC address", option.Default().SendText(u))
 		}
 	}
 }

@@ -56,8 +56,9 @@ type Tunnel struct {
 	AcceptZ6  bool   // accept UDP checksum 0 over IPv6
 	Mark      uint32 // SO_MARK of outer packets
 
-	Options     option.Sent   // in every packet to a peer that has none of its own
-	OptionRules []option.Rule // for packets that arrive; the first that decides does
+	Options     option.Sent       // in every packet to a peer that has none of its own
+	OptionRules []option.Rule     // for packets that arrive; the first that decides does
+	SendRules   []option.SendRule // for packets from the device; the first that matches holds
 
 	Learning   bool
 	Ageing     time.Duration // of learned addresses; 0: never

@@ -255,6 +255,7 @@ type TunnelDetail struct {
 	TooBig     uint64    `json:"icmp_too_big"`      // senders told that a packet is too big for the path
 	Options    []string  `json:"options,omitempty"` // that every packet carries, CLASS:TYPE:DATA or NAME:DATA
 	Match      []Match   `json:"match,omitempty"`
+	Send       []Match   `json:"send,omitempty"` // rules for packets from the device, in their order
 	TxFlood    uint64    `json:"tx_flood_packets"`
 	Drops      Drops     `json:"drops"`
 	VLANs      []VLAN    `json:"vlans,omitempty"` // of a trunk
@@ -280,7 +281,8 @@ type FastDevice struct {
 	Bulk bool   `json:"bulk"` // super-frames go that way, too
 }
 
-// Match is a rule for the options of packets that arrive.
+// Match is a rule of match, for the options of packets that arrive, or one of send, for packets
+// from the device.
 type Match struct {
 	Rule    string `json:"rule"`
 	Packets uint64 `json:"packets"` // that it matched

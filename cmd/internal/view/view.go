@@ -80,6 +80,9 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 	for i, rule := range cfg.OptionRules {
 		g.Match = append(g.Match, control.Match{Rule: t.Names.RuleText(rule), Packets: t.OptionHits[i]})
 	}
+	for i, rule := range cfg.SendRules {
+		g.Send = append(g.Send, control.Match{Rule: t.Names.SendText(rule), Packets: t.SendHits[i]})
+	}
 	if !cfg.Local.IsValid() {
 		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
 	}

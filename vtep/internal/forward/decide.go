@@ -8,6 +8,7 @@ import (
 	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/option"
 )
 
@@ -39,6 +40,9 @@ type Rules struct {
 	// no critical ones. OptionHits are by worker and rule.
 	Options    *option.Policy
 	OptionHits [][]atomic.Uint64
+	// Send are rules for packets from the device; nil: there are none. SendHits count as OptionHits.
+	Send     []SendRule
+	SendHits [][]atomic.Uint64
 
 	Drops []count.DropCounters // by worker
 }
@@ -157,16 +161,66 @@ func (s *Segment) reserved(dst packet.MAC, h *packet.Headers) bool {
 
 // Outer returns the outer TOS and TTL for a frame: DSCP and TTL by policy,
 // ECN always the inner packet's (RFC 6040 section 4.1), 0 without one (RFC
-// 9601 section 4).
-func (s *Segment) Outer(h *packet.Headers) (tos, ttl uint8) {
+// 9601 section 4). A rule for what is sent, nil: none, comes before the policy.
+func (s *Segment) Outer(h *packet.Headers, u *SendRule) (tos, ttl uint8) {
 	tos, ttl = s.TOS, s.TTL
 	if s.InheritTOS {
 		tos = h.TOS & 0xfc
+	}
+	if u != nil && u.OuterDSCP >= 0 {
+		tos = uint8(u.OuterDSCP) << 2
 	}
 	if s.InheritTTL && h.Version != 0 && h.TTL != 0 {
 		ttl = h.TTL
 	}
 	return tos | h.TOS&3, ttl
+}
+
+// SendRule is a rule for what is sent, and what follows from it.
+type SendRule struct {
+	option.SendRule
+	// Headers are as Peer.Headers, with VNI 0; only of a rule with options. Slots are where in
+	// them something of each packet goes.
+	Headers [2][]byte
+	Slots   []option.Slot
+}
+
+// SendRule returns the first rule that a frame from the device matches; nil: none. The frame is
+// of that many pieces, which count.
+func (s *Segment) SendRule(worker int, frame []byte, h *packet.Headers, pieces int) *SendRule {
+	for i := range s.Send {
+		if u := &s.Send[i]; u.Matches(frame, h, s.VID) {
+			s.SendHits[worker][i].Add(uint64(pieces))
+			return u
+		}
+	}
+	return nil
+}
+
+// Header returns the header of datagrams to a peer that a rule, or nil, gives for an inner packet
+// of an IP version, and where in it something of each packet goes. vni is what is to be written
+// into it; put: it is not there yet.
+func (s *Segment) Header(to *Peer, u *SendRule, version uint8) (header []byte, slots []option.Slot, vni packet.VNI, put bool) {
+	header, slots = to.Header(version), to.Slots
+	if s.Changes(to) {
+		vni, put = s.VNI, true
+	}
+	if u == nil {
+		return header, slots, vni, put
+	}
+	if u.HasOptions {
+		if !put {
+			vni, put = encap.VNI(header), true
+		}
+		header, slots = u.Headers[0], u.Slots
+		if version == 6 {
+			header = u.Headers[1]
+		}
+	}
+	if u.HasVNI {
+		vni, put = u.VNI, true
+	}
+	return header, slots, vni, put
 }
 
 // DontFragment reports whether routers must not cut an inner packet. Of IPv6 none may be.

@@ -103,7 +103,10 @@ func (w *worker) sent(f *outgoing, to *forward.Peer, path *packet.Path) (r captu
 	if to.Dest.HasVNI {
 		r.VNI = to.Dest.VNI
 	}
-	r.TOS, r.TTL = f.seg.Outer(&w.headers)
+	if f.rule != nil && f.rule.HasVNI {
+		r.VNI = f.rule.VNI
+	}
+	r.TOS, r.TTL = f.seg.Outer(&w.headers, f.rule)
 	return r, true
 }
 

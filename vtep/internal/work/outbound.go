@@ -63,10 +63,11 @@ type outgoing struct {
 	bytes  []byte
 	pieces int
 	hash   uint32
-	flood  bool // it goes to each peer as a copy
-	fits   int  // the widest limit of the paths that it is too big for; 0: of none
-	found  bool // there was a path that it was not too big for
-	cut    cut  // what was made of a super-frame for the last peer
+	flood  bool              // it goes to each peer as a copy
+	rule   *forward.SendRule // for what is sent; nil: none
+	fits   int               // the widest limit of the paths that it is too big for; 0: of none
+	found  bool              // there was a path that it was not too big for
+	cut    cut               // what was made of a super-frame for the last peer
 }
 
 // outbound sends one frame or super-frame read from p, and returns how many pieces it is.
@@ -104,6 +105,9 @@ func (w *worker) outbound(p *forward.Port, hdr *packet.VirtioHdr, bytes []byte) 
 		return f.pieces
 	}
 	f.flood = flood
+	if f.seg.Send != nil {
+		f.rule = f.seg.SendRule(w.id, f.bytes, &w.headers, f.pieces)
+	}
 	f.hash = packet.Hash(f.bytes, &w.headers, p.L3, w.pool.Seed)
 	if flood && allDead(peers) {
 		w.lose(&f, count.DropPeerDown)
@@ -146,7 +150,7 @@ func (w *worker) sendFrame(f *outgoing, to *forward.Peer) {
 	if path == nil {
 		return
 	}
-	tos, ttl := f.seg.Outer(&w.headers)
+	tos, ttl := f.seg.Outer(&w.headers, f.rule)
 	header := w.header(f, to)
 	w.sender.Add(path, f.hash, tos, ttl, header, f.bytes)
 	if w.tap != nil {
@@ -173,10 +177,10 @@ func (c *cut) with(header []byte) bool {
 
 // sendSuper sends a super-frame to one peer, in pieces.
 func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
-	header := to.Header(w.headers.Version)
-	if f.seg.Changes(to) || to.Slots != nil {
+	header, slots, vni, put := f.seg.Header(to, f.rule, w.headers.Version)
+	if put || slots != nil {
 		header = append(w.superHead[:0], header...) // of which each piece has a copy
-		w.fill(header, f, to)
+		w.fill(header, f, slots, vni, put)
 	}
 	c := f.cut
 	same := c.with(header)
@@ -201,7 +205,7 @@ func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
 		w.out.used += len(c.run)
 		f.cut = c
 	}
-	tos, ttl := f.seg.Outer(&w.headers)
+	tos, ttl := f.seg.Outer(&w.headers, f.rule)
 	w.sender.AddRun(path, f.hash, tos, ttl, c.run, c.size)
 	if w.tap != nil {
 		w.seeSent(f, to, path, c.run, c.size)
@@ -227,25 +231,25 @@ func (w *worker) room(n int) bool {
 
 // header returns the header of one datagram to a peer, lent until the flush.
 func (w *worker) header(f *outgoing, to *forward.Peer) []byte {
-	template := to.Header(w.headers.Version)
-	if !f.seg.Changes(to) && to.Slots == nil {
+	template, slots, vni, put := f.seg.Header(to, f.rule, w.headers.Version)
+	if !put && slots == nil {
 		return template
 	}
 	w.room(len(template))
 	free := w.out.free()
 	header := free[:copy(free, template)]
 	w.out.used += len(header)
-	w.fill(header, f, to)
+	w.fill(header, f, slots, vni, put)
 	return header
 }
 
 // fill writes into the copy of a template what is not the same for all frames to a peer.
-func (w *worker) fill(header []byte, f *outgoing, to *forward.Peer) {
-	if f.seg.Changes(to) {
-		encap.PutVNI(header, f.seg.VNI)
+func (w *worker) fill(header []byte, f *outgoing, slots []option.Slot, vni packet.VNI, put bool) {
+	if put {
+		encap.PutVNI(header, vni)
 	}
-	if to.Slots != nil {
-		option.Fill(header, to.Slots, f.bytes, &w.headers, f.seg.VID)
+	if slots != nil {
+		option.Fill(header, slots, f.bytes, &w.headers, f.seg.VID)
 	}
 }
 
