@@ -100,6 +100,10 @@ func TestWords(t *testing.T) {
 		{short + "accept any", func(t *Tunnel) { t.Accept = []netip.Prefix{any4, any6} }},
 		{short + "flood off mcast_flood off bcast_flood off", func(t *Tunnel) { t.NoFlood, t.NoMcastFlood, t.NoBcastFlood = true, true, true }},
 		{short + "flood on mcast_flood on bcast_flood on locked off move_damping on neigh_suppress off bum_limit 0", func(*Tunnel) {}},
+		{short + "bfd on", func(t *Tunnel) { t.BFD = spec.BFD{Interval: 300 * time.Millisecond, Mult: 3} }},
+		{short + "bfd 100msx5", func(t *Tunnel) { t.BFD = spec.BFD{Interval: 100 * time.Millisecond, Mult: 5} }},
+		{short + "bfd 1s", func(t *Tunnel) { t.BFD = spec.BFD{Interval: time.Second, Mult: 3} }},
+		{short + "bfd off", func(*Tunnel) {}},
 		{short + "bum_limit 500 locked on move_damping off neigh_suppress on", func(t *Tunnel) {
 			t.BUMLimit, t.Locked, t.NoMoveDamping, t.NeighSuppress = 500, true, true, true
 		}},
@@ -216,6 +220,9 @@ func TestErrors(t *testing.T) {
 		{short + "mode l3 neigh 192.0.2.9=02:00:00:00:0a:09", "neigh is for mode l2: a mode l3 tunnel has no Ethernet frames"},
 		{"gnv0 vlan 5:7 remote 203.0.113.1 neigh_suppress on neigh 192.0.2.9=02:00:00:00:0a:09", "neigh 192.0.2.9=02:00:00:00:0a:09: it is for frames without a tag, which have no segment here: give the trunk an id"},
 		{short + "flood yes", "flood yes: want on or off"},
+		{short + "bfd 49msx3", "bfd 49msx3: want off, on, or an interval from 50ms to 60s and how many of them, such as 100msx3"},
+		{short + "bfd 100msx0", "bfd 100msx0: want off, on, or an interval from 50ms to 60s and how many of them, such as 100msx3"},
+		{short + "encap vxlan bfd on", "bfd: encap vxlan has no control packets, encap geneve has"},
 		{short + "bum_limit -1", "bum_limit -1: want 0 to 1000000000 frames a second"},
 		{short + "mtu 67", "mtu 67: want auto or 68 to 65535"},
 		{short + "mtu 65536", "mtu 65536: want auto or 68 to 65535"},

@@ -124,7 +124,7 @@ func TestDiffKeywords(t *testing.T) {
 	}
 	other := map[string]string{
 		"group": "239.1.1.1", "accept": "any", "flood": "off", "mcast_flood": "off", "bcast_flood": "off", "bum_limit": "9", "locked": "on",
-		"move_damping": "off", "neigh_suppress": "on", "neigh": "192.0.2.9=02:00:00:00:0a:09",
+		"move_damping": "off", "bfd": "100msx3", "neigh_suppress": "on", "neigh": "192.0.2.9=02:00:00:00:0a:09",
 		"encap": "vxlan", "id": "2", "mode": "l3", "local": "192.0.2.9", "dev": "eth9", "dstport": "7", "srcport": "8-9", "ttl": "inherit", "tos": "4", "df": "unset",
 		"udpcsum": "off", "udp6zerocsumtx": "on", "udp6zerocsumrx": "on", "fwmark": "1", "learning": "off", "ageing": "1", "maxaddress": "1",
 		"l2_control": "pass", "vlan_tags": "drop", "mtu": "1400", "address": "10.0.0.1/8", "lladdr": "02:00:00:00:00:01", "master": "br0",

@@ -213,7 +213,7 @@ func AmendTunnel(t Tunnel, words []string, names *option.Registry, help string) 
 }
 
 // ParsePeer reads a peer, "ADDR [name TEXT] [dstport PORT] [flood on|off]
-// [bum_limit PPS] [routes PREFIX]...", over the settings that it has. Routes replace all that there were.
+// [bfd off|on|TIMExN] [bum_limit PPS] [routes PREFIX]...", over the settings that it has. Routes replace all that there were.
 func ParsePeer(p Peer, addr string, words []string, names *option.Registry) (_ Peer, err error) {
 	if p.Remote, err = remote(addr); err != nil {
 		return p, fmt.Errorf("%s: %w", plain(addr), err)

@@ -208,6 +208,14 @@ func tunnelKeywords(names *option.Registry) []entry[Tunnel] {
 			func(t *Tunnel) *bool { return &t.NoMcastFlood }, false),
 		word(Keyword{Name: "bcast_flood", Default: "on", Usage: "flood broadcast"},
 			func(t *Tunnel) *bool { return &t.NoBcastFlood }, false),
+		custom(Keyword{Name: "bfd", Arg: wantsBFD, Values: []string{"off", "on"}, Default: "off",
+			Usage: "find dead peers by BFD in GENEVE (RFC 9521): N intervals without a packet, such as 100msx3; on is 300msx3",
+			More:  "A dead peer gets nothing, and its stations are unknown, until BFD is up again. A peer that never answers is taken to know no BFD, and is alive. It is for the peers that are configured, and a peer may have a bfd of its own. See bfd.md.", Text: true},
+			func(t *Tunnel, v string) (err error) {
+				t.BFD, err = parseBFD(v)
+				return err
+			},
+			func(t *Tunnel) []string { return []string{t.BFD.String()} }),
 		number(Keyword{Name: "bum_limit", Arg: "PPS", Default: "0", Usage: "limit of flooded frames a second, in each VLAN; 0 is no limit",
 			More: "Frames above the limit are dropped.",
 			Min:  0, Max: 1e9, want: wantPPS},
@@ -301,6 +309,30 @@ func encapNames() (all []string) {
 	return all
 }
 
+// wantsBFD is how the value of bfd is written.
+const wantsBFD = "off|on|TIMExN"
+
+// parseBFD reads a value of bfd.
+func parseBFD(v string) (b spec.BFD, err error) {
+	switch v {
+	case "off", "false":
+		return b, nil
+	case "on", "true":
+		return spec.BFD{Interval: 300 * time.Millisecond, Mult: 3}, nil
+	}
+	interval, times, ok := strings.Cut(v, "x")
+	if !ok {
+		times = "3"
+	}
+	n, err1 := parseNumber(times, 1, 255, "")
+	b.Interval, err = time.ParseDuration(interval)
+	b.Mult = uint8(n)
+	if err1 != nil || err != nil || b.Interval < spec.MinBFD || b.Interval > spec.MaxBFD || b.Interval%time.Microsecond != 0 {
+		return spec.BFD{}, wrong("want off, on, or an interval from 50ms to 60s and how many of them, such as 100msx3")
+	}
+	return b, nil
+}
+
 // offload is what the keyword of this name sets.
 type offload struct{ wanted, needed bool }
 
@@ -325,6 +357,18 @@ func peerKeywords(names *option.Registry) []entry[Peer] {
 			}),
 		optionsKeyword(names, true, "GENEVE options of packets to the peer, in the place of the tunnel's", "",
 			func(p *Peer) *option.Sent { return &p.Options }),
+		custom(Keyword{Name: "bfd", Arg: wantsBFD, Values: []string{"off", "on"}, Live: true, Usage: "find out by BFD whether the peer is dead (the tunnel's)", Text: true},
+			func(p *Peer, v string) (err error) {
+				p.BFD, err = parseBFD(v)
+				p.BFD.Given = err == nil
+				return err
+			},
+			func(p *Peer) []string {
+				if !p.BFD.Given {
+					return nil
+				}
+				return []string{p.BFD.String()}
+			}),
 		custom(Keyword{Name: "bum_limit", Arg: "PPS", Live: true, Usage: "limit of broadcast, unknown unicast and multicast frames a second from the peer; 0, the default, is no limit",
 			Number: true, Min: 0, Max: 1e9},
 			func(p *Peer, v string) (err error) {

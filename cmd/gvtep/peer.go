@@ -16,7 +16,7 @@ func (a *app) peerCmd() *cobra.Command {
 }
 
 func (a *app) peerVerbs() []verb {
-	const settings = "ADDR dev NAME [name TEXT] [dstport PORT] [flood on|off] [bum_limit PPS] [routes PREFIX,...]"
+	const settings = "ADDR dev NAME [name TEXT] [dstport PORT] [flood on|off] [bfd off|on|TIMExN] [bum_limit PPS] [routes PREFIX,...]"
 	const routes = `Routes are the networks behind a peer of a mode l3 tunnel. The longest prefix
 decides which peer a packet goes to, and which peer may send it. Routes replace
 those that the peer had. A prefix moves from the peer that has it, in one step.

@@ -185,6 +185,9 @@ func settingLines(t control.Tunnel) []string {
 	onOff := map[bool]string{true: "on", false: "off"}
 	flood := fmt.Sprintf("  flood %s  mcast_flood %s  bcast_flood %s  bum_limit %d  locked %s  move_damping %s  neigh_suppress %s  isolated %s",
 		onOff[g.Flood], onOff[g.McastFlood], onOff[g.BcastFlood], g.BUMLimit, onOff[g.Locked], onOff[g.Damping], onOff[g.Suppress], onOff[g.Isolated])
+	if g.BFD != "" {
+		flood += "  bfd " + g.BFD
+	}
 	for _, n := range g.Neigh {
 		flood += "  neigh " + n
 	}
@@ -246,6 +249,9 @@ func (a *app) peerLine(p control.Peer) string {
 	}
 	if p.BUMLimit != 0 {
 		line += fmt.Sprintf("   bum_limit %d (%d dropped)", p.BUMLimit, p.Flooded)
+	}
+	if p.BFD != nil {
+		line += "   " + bfdText(p.BFD)
 	}
 	if len(p.Routes) > 0 {
 		line += "   routes " + strings.Join(p.Routes, ",")

@@ -95,6 +95,9 @@ func remarks(p control.Peer) string {
 	if p.BUMLimit != 0 {
 		all = append(all, fmt.Sprintf("bum_limit %d (%d dropped)", p.BUMLimit, p.Flooded))
 	}
+	if p.BFD != nil {
+		all = append(all, bfdText(p.BFD))
+	}
 	if len(p.Routes) > 0 {
 		all = append(all, "routes "+strings.Join(p.Routes, ","))
 	}
@@ -104,6 +107,14 @@ func remarks(p control.Peer) string {
 	return strings.Join(all, "  ")
 }
 
+// bfdText is the BFD session of a peer, as "bfd up", or why the peer is dead.
+func bfdText(b *control.PeerBFD) string {
+	if b.Dead {
+		return fmt.Sprintf("bfd %s, dead for %s (%s)", b.State, age(b.For), b.Diagnostic)
+	}
+	return "bfd " + b.State
+}
+
 // troubles are lines about what keeps a peer from being heard, or from hearing us.
 func (a *app) troubles(p control.Peer) (lines []string) {
 	add := func(format string, words ...any) {
@@ -111,6 +122,9 @@ func (a *app) troubles(p control.Peer) (lines []string) {
 	}
 	if p.Error != "" {
 		add("ERROR: %s", p.Error)
+	}
+	if b := p.BFD; b != nil && b.Dead {
+		add("BFD: nothing is sent to it: %s %s ago", b.Diagnostic, age(b.For))
 	}
 	if p.State != "heard" {
 		for _, r := range p.Refused {

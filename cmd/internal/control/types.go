@@ -245,7 +245,8 @@ type TunnelDetail struct {
 	Flood      bool      `json:"flood"`
 	McastFlood bool      `json:"mcast_flood"`
 	BcastFlood bool      `json:"bcast_flood"`
-	BUMLimit   int       `json:"bum_limit"` // frames a second, of each segment; 0: none
+	BUMLimit   int       `json:"bum_limit"`     // frames a second, of each segment; 0: none
+	BFD        string    `json:"bfd,omitempty"` // of peers that have none of their own, as 300msx3; left out for off
 	Isolated   bool      `json:"isolated"`
 	Locked     bool      `json:"locked"`
 	Damping    bool      `json:"move_damping"`
@@ -305,12 +306,26 @@ type Peer struct {
 	Flooded  uint64     `json:"bum_dropped,omitempty"` // frames above it
 	Options  []string   `json:"options,omitempty"`     // of packets to it, if they are not the tunnel's
 	Error    string     `json:"error,omitempty"`
+	BFD      *PeerBFD   `json:"bfd,omitempty"` // its session
 	// State is "heard" (in the last minute), "refused" (its packets arrive and are dropped), "silent"
 	// or "no route"; "" of a group, and where only entries point.
 	State     string        `json:"state,omitempty"`
 	Refused   []PeerRefused `json:"refused,omitempty"`
 	SendError *SendError    `json:"send_error,omitempty"`
 	ICMP      *ICMP         `json:"icmp,omitempty"`
+}
+
+// PeerBFD is the BFD session with a peer.
+type PeerBFD struct {
+	State      string  `json:"state"`        // "up", "init", "down" or "admin_down"
+	Remote     string  `json:"remote_state"` // that of the other end, as it said last
+	Dead       bool    `json:"dead"`         // nothing is sent to the peer
+	Diagnostic string  `json:"diagnostic"`
+	For        float64 `json:"state_seconds"` // that state lasts
+	Interval   float64 `json:"interval_ms"`   // between our packets
+	Detection  float64 `json:"detection_ms"`  // without a packet after which the session is down; 0: nothing was heard
+	Downs      uint64  `json:"downs"`         // how often it was up, and went down
+	Received   uint64  `json:"received"`      // packets
 }
 
 // PeerRefused is how many packets of a peer were dropped for a reason, as far as is remembered.
@@ -406,7 +421,7 @@ type TunnelWrite struct {
 // PeerWrite is a peer to be added, or changed.
 type PeerWrite struct {
 	Remote   string   `json:"remote"`
-	Keywords []string `json:"keywords"` // name TEXT, dstport PORT, flood on|off, bum_limit PPS, routes PREFIX
+	Keywords []string `json:"keywords"` // name TEXT, dstport PORT, flood on|off, bfd off|on|TIMExN, bum_limit PPS, routes PREFIX
 }
 
 // VLANWrite is VLANs to be mapped, or no longer.

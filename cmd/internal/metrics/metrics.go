@@ -92,6 +92,9 @@ var (
 	peerTransmit = counter("peer_transmit_packets", "Inner packets sent to a peer.", "device", "vni", "remote", "peer")
 	peerLast     = gauge("peer_last_receive_timestamp_seconds", "When a packet of a peer was last taken, as Unix time; 0: never.", "device", "vni", "remote", "peer")
 	peerState    = gauge("peer_state", "1 for the state that a peer is in, 0 for the others: heard, refused (its packets arrive and are dropped), silent, no route.", "device", "vni", "remote", "peer", "state")
+	peerBFD      = gauge("peer_bfd_up", "Whether the BFD session with a peer is up; only of peers that have one.", "device", "vni", "remote", "peer")
+	peerDead     = gauge("peer_bfd_dead", "Whether BFD has found a peer dead, so that nothing is sent to it.", "device", "vni", "remote", "peer")
+	peerDowns    = counter("peer_bfd_downs", "How often the BFD session with a peer was up and went down.", "device", "vni", "remote", "peer")
 	peerMTU      = gauge("peer_path_mtu_bytes", "The longest outer packet that reaches a peer whole; 0: there is no route.", "remote")
 	peersHidden  = gauge("peers_without_series", "Peers that have no series of their own, because metrics.peers is reached.")
 
@@ -124,7 +127,7 @@ var (
 var all = []family{
 	buildInfo, startTime, ready, stuck, reloadOK, reloadTime,
 	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
-	peerReceive, peerTransmit, peerLast, peerState, peerMTU, peersHidden,
+	peerReceive, peerTransmit, peerLast, peerState, peerBFD, peerDead, peerDowns, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbEvicted, fdbRejected, oddECN,
 	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, optionRules, logMessages, logDropped,
 	fastActive, fastPackets, fastPunts,
@@ -293,6 +296,7 @@ func (o output) peers(s *vtep.State, most int) {
 		rx, tx, last float64
 		speaks       bool
 		state        vtep.Contact
+		live         vtep.BFDState
 	}
 	values, paths := map[key]figures{}, map[string]float64{}
 	var hidden int
@@ -310,7 +314,7 @@ func (o output) peers(s *vtep.State, most int) {
 			f.tx += float64(p.Stats.TxPackets)
 			f.last = max(f.last, unix(p.LastSeen))
 			if p.Speaks {
-				f.speaks, f.state = true, p.Contact
+				f.speaks, f.state, f.live = true, p.Contact, p.Live
 			}
 			values[k] = f
 			// A path is that of an address; the worst of what is known counts.
@@ -324,6 +328,11 @@ func (o output) peers(s *vtep.State, most int) {
 		if f.speaks {
 			o.put(peerReceive, f.rx, k.device, k.vni, k.remote, k.peer)
 			o.put(peerLast, f.last, k.device, k.vni, k.remote, k.peer)
+			if f.live.On {
+				o.put(peerBFD, bit(f.live.Up), k.device, k.vni, k.remote, k.peer)
+				o.put(peerDead, bit(f.live.Dead), k.device, k.vni, k.remote, k.peer)
+				o.put(peerDowns, float64(f.live.Downs), k.device, k.vni, k.remote, k.peer)
+			}
 			for _, c := range vtep.Contacts() {
 				o.put(peerState, bit(c == f.state), k.device, k.vni, k.remote, k.peer, c.String())
 			}

@@ -83,6 +83,9 @@ func Tunnel(t *vtep.TunnelState, now time.Time) control.Tunnel {
 	for i, rule := range cfg.SendRules {
 		g.Send = append(g.Send, control.Match{Rule: t.Names.SendText(rule), Packets: t.SendHits[i]})
 	}
+	if cfg.BFD.Interval != 0 {
+		g.BFD = cfg.BFD.String()
+	}
 	if !cfg.Local.IsValid() {
 		g.Local = fmt.Sprintf("any:%d", cfg.DstPort)
 	}
@@ -217,6 +220,13 @@ func peerOf(p *vtep.PeerState, t *vtep.TunnelState, now time.Time) control.Peer 
 	}
 	if p.Speaks {
 		out.State = p.Contact.String()
+	}
+	if b := &p.Live; b.On {
+		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+		out.BFD = &control.PeerBFD{
+			State: b.State, Remote: b.Remote, Dead: b.Dead, Diagnostic: b.Diagnostic, For: seconds(b.For),
+			Interval: ms(b.Interval), Detection: ms(b.Detection), Downs: b.Downs, Received: b.Received,
+		}
 	}
 	addEvidence(&out, p, now)
 	return out
