@@ -117,6 +117,22 @@ for family in 4 6; do
   check "$over, ours drops nothing on reception" "$(gvtep -i "$gva" metrics | grep -c '^gvtep_dropped_packets_total.*direction="receive".* [1-9]')" 0
 done
 
+echo "# BFD (RFC 9521)"
+tunnel "$gva" 1 4 42 --bfd 100msx3
+port gnva 1 4 42 bfd:enable=true bfd:oam=true bfd:min_tx=100 bfd:min_rx=100
+session() { gvtep -i "$gva" peer show dev gnv0 | grep -o 'bfd [a-z]*, dead\|bfd [a-z]*'; }
+until_session() { until_ok 20 "gvtep -i $gva peer show dev gnv0 | grep -q '$1'"; }
+until_session 'bfd up'
+check "the session is up here" "$(session)" "bfd up"
+check "and there" "$(vsctl get interface gnva bfd_status:state bfd_status:forwarding | tr -d '\n')" 'up"true"'
+check "ping beside it" "$(pings "$con" 192.0.2.1)" "$all"
+ip -n "$ovs" link set u1 down
+until_session dead
+check "without the link the switch is dead" "$(session)" "bfd down, dead"
+ip -n "$ovs" link set u1 up
+until_session 'bfd up'
+check "and alive with it" "$(session)" "bfd up"
+
 echo "# options"
 tunnel "$gva" 1 4 42
 port gnva 1 4 42
