@@ -260,8 +260,8 @@ func (e *Endpoint) hand(snap *forward.Snapshot) error {
 	snap.Admit, snap.Sources, snap.Peers = now.admit, now.sources, now.byID
 	snap.VNIs, snap.Trunks, snap.Open = now.vnis, now.trunks, now.open
 	e.guard(snap)
-	e.publishFast(snap)
 	e.watchPeers()
+	e.publishFast(snap)
 	err := e.pool.Publish(snap)
 	e.renest()
 	return err

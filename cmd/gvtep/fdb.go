@@ -58,8 +58,8 @@ func (a *app) fdbVerbs() []verb {
 			examples: "fdb get 02:00:00:00:02:10 dev gnv0\n-j fdb get 02:00:00:00:02:10 dev gnv0 | jq -r '.[].dst'",
 			read:     a.readFDBGet, at: known,
 		}, {
-			names: "flush", args: "dev NAME [dst ADDR] [vni VNI] [vlan VID] [src_vni VNI] [port PORT] " + is, short: "remove the entries that match, but for the flood list",
-			examples: "fdb flush dev gnv0 dst 192.0.2.2 dynamic\nfdb flush dev gnv0 nopermanent nostatic",
+			names: "flush", args: "dev NAME [dst ADDR] [vni VNI] [vlan VID] [src_vni VNI] [port PORT] [owner NAME] " + is, short: "remove the entries that match, but for the flood list",
+			examples: "fdb flush dev gnv0 dst 192.0.2.2 dynamic\nfdb flush dev gnv0 nopermanent nostatic\nfdb flush dev gnv0 owner evpn",
 			read:     a.readFDBFlush, words: flushWords,
 		},
 	}
@@ -148,6 +148,7 @@ func flushWords() words {
 		{names: []string{"dst"}, usage: "behind this peer", values: 1, source: (*completion).peers},
 		{names: []string{"vni"}, usage: "sent with this VNI", values: 1, source: (*completion).vnis},
 		{names: []string{"port"}, usage: "sent to this port", values: 1, source: (*completion).nothing},
+		{names: []string{"owner"}, usage: "written by a batch with this owner", values: 1, source: (*completion).nothing},
 	}
 	for _, is := range control.FlushWords {
 		w = append(w, word{names: []string{is}, usage: is + " ones"}, word{names: []string{"no" + is}, usage: "all but " + is + " ones"})
@@ -176,6 +177,11 @@ func parseFlush(words []string) (f control.FDBFlush, err error) {
 				return f, fmt.Errorf("port %s: a UDP port is 1 to 65535", words[i])
 			}
 			f.Port = uint16(n)
+		case words[i] == "owner":
+			if i++; i == len(words) {
+				return f, fmt.Errorf("owner needs a value")
+			}
+			f.Owner = words[i]
 		case words[i] == "src_vni":
 			if i++; i == len(words) {
 				return f, fmt.Errorf("src_vni needs a value")
@@ -187,7 +193,7 @@ func parseFlush(words []string) (f control.FDBFlush, err error) {
 			rest = append(rest, words[i:min(i+2, len(words))]...)
 			i++
 		case !slices.Contains(control.FlushWords[:], word):
-			return f, fmt.Errorf("unknown word %q: want dst, vni, vlan, src_vni, port, %s or one of these with no before it", words[i], strings.Join(control.FlushWords[:], ", "))
+			return f, fmt.Errorf("unknown word %q: want dst, vni, vlan, src_vni, port, owner, %s or one of these with no before it", words[i], strings.Join(control.FlushWords[:], ", "))
 		default:
 			f.Is[word] = yes
 		}

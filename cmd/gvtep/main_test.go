@@ -177,6 +177,9 @@ func fakeState(ready bool) vtep.State {
 	pointed.Given = false
 	pointed.Flood = false
 	group.Speaks, pointed.Speaks = false, false
+	gnv0.Config.BFD = spec.BFD{Interval: 300 * time.Millisecond, Mult: 3}
+	gnv0.Peers[0].Live = vtep.BFDState{On: true, Up: true, State: "up", Remote: "up", Diagnostic: "no diagnostic", For: time.Hour,
+		Interval: 270 * time.Millisecond, Detection: 810 * time.Millisecond, Downs: 1, Received: 9000}
 	gnv0.Peers[1].Dynamic = true
 	gnv0.Peers[1].Contact = vtep.NoRoute
 	gnv0.Peers[1].Refused = []vtep.PeerRefused{{Reason: count.DropUnknownVNI, VNI: 300, Count: 4, Last: begin.Add(-2 * time.Second)}}

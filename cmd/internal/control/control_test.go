@@ -401,7 +401,7 @@ func TestAnswers(t *testing.T) {
 		{"DELETE", "/v1/tunnels/usage", 400, `{"error":"no: wrong words"}` + "\n"},
 		{"DELETE", "/v1/tunnels/refused/peers/192.0.2.1", 409, `{"error":"File exists"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=192.0.2.1&vni=5&port=7&static=true&sticky=false", 200, `{"flushed":102}` + "\n"},
-		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dst, vni, vlan, src_vni, port, permanent, static, dynamic, sticky or extern_learn"}` + "\n"},
+		{"DELETE", "/v1/tunnels/gnv0/fdb?old=true", 400, `{"error":"unknown filter \"old\": want dst, vni, vlan, src_vni, port, owner, permanent, static, dynamic, sticky or extern_learn"}` + "\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=", 400, `{"error":"dst : not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?dst=&vni=7", 200, "[]\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?static=7", 400, `{"error":"static 7: want true or false"}` + "\n"},

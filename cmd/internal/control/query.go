@@ -32,7 +32,7 @@ func (f *FDBFilter) query() []parameter {
 func (f *FDBFlush) query() []parameter {
 	all := []parameter{
 		addrIn("dst", &f.Dst), vniIn("vni", &f.VNI), vlanIn("vlan", &f.VLAN), vniIn("src_vni", &f.SrcVNI),
-		numberIn("port", &f.Port, 1, 65535, "a UDP port is 1 to 65535"),
+		numberIn("port", &f.Port, 1, 65535, "a UDP port is 1 to 65535"), ownerIn(&f.Owner),
 	}
 	for _, word := range FlushWords {
 		all = append(all, parameter{word, func() string {
@@ -109,13 +109,7 @@ func addrIn(key string, to *netip.Addr) parameter {
 // query are the parameters of a batch.
 func (o *BatchOptions) query() []parameter {
 	return []parameter{
-		{"owner", func() string { return o.Owner }, func(s string) error {
-			if s == "" || len(s) > maxOwner || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
-				return fmt.Errorf("owner %.80q: want a name without blanks, of at most %d bytes", s, maxOwner)
-			}
-			o.Owner = s
-			return nil
-		}},
+		ownerIn(&o.Owner),
 		{"sync", func() string {
 			if o.Sync {
 				return "true"
@@ -128,6 +122,16 @@ func (o *BatchOptions) query() []parameter {
 			return err
 		}},
 	}
+}
+
+func ownerIn(to *string) parameter {
+	return parameter{"owner", func() string { return *to }, func(s string) error {
+		if s == "" || len(s) > maxOwner || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return fmt.Errorf("owner %.80q: want a name without blanks, of at most %d bytes", s, maxOwner)
+		}
+		*to = s
+		return nil
+	}}
 }
 
 // maxOwner is the longest name of an owner.

@@ -446,6 +446,7 @@ type FDBFlush struct {
 	// VLAN and SrcVNI choose a segment of a trunk; 0 and nil: all.
 	VLAN   uint16
 	SrcVNI *uint32
+	Owner  string // who wrote them; "": anybody
 	// Is has of "permanent", "static", "dynamic", "sticky" and "extern_learn"
 	// what an entry must be, or must not.
 	Is map[string]bool

@@ -258,7 +258,7 @@ func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 			if e.OtherVNI {
 				vni = uint32(e.VNI)
 			}
-			return (!f.Dst.IsValid() || f.Dst == e.Remote.Addr().WithZone("")) && (f.Port == 0 || f.Port == e.Remote.Port()) &&
+			return (f.Owner == "" || f.Owner == e.Owner) && (!f.Dst.IsValid() || f.Dst == e.Remote.Addr().WithZone("")) && (f.Port == 0 || f.Port == e.Remote.Port()) &&
 				(f.VNI == nil || *f.VNI == vni) && (f.VLAN == 0 || f.VLAN == e.VLAN) && (f.SrcVNI == nil || *f.SrcVNI == uint32(e.ID))
 		})
 		return err
