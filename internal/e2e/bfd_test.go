@@ -83,7 +83,9 @@ func TestBFDProcess(t *testing.T) {
 	need(t)
 	a, b := underlay(t)
 	near := a.tunnel("gnv0", "--id", "42", "--remote", "10.77.0.2", "--bfd", "100msx3")
-	show := func() string { return near.h.ok(10*time.Second, near.binary, "-i", near.instance, "peer", "show", "dev", "gnv0") }
+	show := func() string {
+		return near.h.ok(10*time.Second, near.binary, "-i", near.instance, "peer", "show", "dev", "gnv0")
+	}
 	// Who knows no BFD is not dead, and counts what it is sent.
 	plain := b.tunnel("gnv0", "--id", "42", "--remote", "10.77.0.1")
 	within(t, 30*time.Second, "control packets are counted there", func() bool { return plain.counters()["rx.control"] > 0 })

@@ -32,7 +32,7 @@ func full() Snapshot {
 		Up:     true, MTU: 1450, Offload: packet.OffloadCsum | packet.OffloadTSO4 | packet.OffloadTSO6,
 		Stats: count.Stats{RxPackets: 1, RxBytes: 2, TxPackets: 30, TxBytes: 300, TxFlood: 20, TxFloodBytes: 200, TxGroup: 5, TxGroupBytes: 50},
 		Peers: []vtep.PeerState{
-			{Peer: vtep.Peer{Name: "leaf2"}, Remote: netip.MustParseAddrPort("192.0.2.2:6081"), Speaks: true, PathMTU: 1500, LastSeen: at, Contact: vtep.Heard, Stats: count.Stats{RxPackets: 1, TxPackets: 12}},
+			{Peer: vtep.Peer{Name: "leaf2"}, Remote: netip.MustParseAddrPort("192.0.2.2:6081"), Speaks: true, PathMTU: 1500, LastSeen: at, Contact: vtep.Heard, Live: vtep.BFDState{On: true, Up: true, Downs: 2}, Stats: count.Stats{RxPackets: 1, TxPackets: 12}},
 			{Remote: netip.MustParseAddrPort("192.0.2.3:6082"), Speaks: true, PathMTU: 1400, Contact: vtep.Rejects},
 			{Remote: netip.MustParseAddrPort("239.1.1.1:6081"), Stats: count.Stats{TxPackets: 18}},
 			{Remote: netip.MustParseAddrPort("192.0.2.4:6081")},
