@@ -69,6 +69,7 @@ type Endpoint struct {
 	senders      chan sender // unknown senders that may become peers
 	told         told        // by ICMP
 	names        atomic.Pointer[option.Registry]
+	asked        asked // by probes
 	// flapped is what the tables had counted when flapping addresses were
 	// last looked for; only the watcher uses it.
 	flapped map[*fdb.Table]fdb.Stats

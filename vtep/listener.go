@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/bfd"
 	"gvtep/vtep/internal/forward"
 )
@@ -54,6 +55,8 @@ func (l listener) Knock(p *forward.Port, source netip.Addr) bool {
 func (l listener) Control(from *forward.Peer, p bfd.Packet, far bfd.Address, at int64) bool {
 	return l.e.live.arrive(hello{from.ID, p, far, at})
 }
+
+func (l listener) Answered(from netip.Addr, answer encap.Probe) { l.e.asked.tell(from, answer) }
 
 func (l listener) Unpinned(worker, cpu int, err error) {
 	l.e.log.Warn("the worker could not be bound to its CPU and runs on any", zap.Int("worker", worker), zap.Int("cpu", cpu), zapErr(err))

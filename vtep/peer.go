@@ -170,7 +170,7 @@ func (e *Endpoint) openPeers(t, old *tunnel) error {
 		if same && before != nil && before.fits(&w, &t.config) {
 			p, err = before, e.hold(t, before, &use)
 		} else {
-			p = &peer{config: w.config, Peer: &forward.Peer{Dest: w.dest}, speaks: w.speaks, floods: w.floods, dynamic: w.dynamic, bfd: w.bfd(&t.config)}
+			p = &peer{config: w.config, Peer: &forward.Peer{Dest: w.dest, Configured: w.speaks && !w.dynamic}, speaks: w.speaks, floods: w.floods, dynamic: w.dynamic, bfd: w.bfd(&t.config)}
 			t.fresh = append(t.fresh, p)
 			t.byDestination[w.dest] = p
 			err = e.openPeer(t, p, before, &use)

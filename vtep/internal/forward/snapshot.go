@@ -169,6 +169,9 @@ type Peer struct {
 	Nexthop fdb.Nexthop
 	Dest    Destination
 	BUM     RateLimit // of what it floods
+	// Configured says that a configuration names it, or an entry of a flood list: it was not
+	// let in by accept.
+	Configured bool
 	// Path is the way there with Don't Fragment, and pathFrag without. Only
 	// those that the DF policy needs are set.
 	Path, PathFrag *packet.Path
@@ -228,6 +231,8 @@ type PeerState struct {
 	// SendErrorAt the endpoint's clock then.
 	SendError   atomic.Uint32
 	SendErrorAt atomic.Int64
+	// ProbeDue is the state of the limit of answers to its probes.
+	ProbeDue atomic.Int64
 }
 
 // Loop is why what is sent to a peer would come back to us.
@@ -336,6 +341,19 @@ func PeerOf(peers []*Peer, tunnels []*PortState, but *PortState) *Peer {
 		i, ok := slices.BinarySearchFunc(peers, t.ID, func(p *Peer, id uint32) int { return cmp.Compare(p.Tunnel.ID, id) })
 		if ok && t != but {
 			return peers[i]
+		}
+	}
+	return nil
+}
+
+// ConfiguredAt returns a peer of any tunnel that is configured and has an address, nil if there is
+// none. It looks at all of them.
+func (snap *Snapshot) ConfiguredAt(addr netip.Addr) *Peer {
+	for _, p := range snap.Ports {
+		for _, peer := range p.Configured {
+			if peer.Configured && peer.Dest.Remote.Addr().WithZone("") == addr.WithZone("") {
+				return peer
+			}
 		}
 	}
 	return nil

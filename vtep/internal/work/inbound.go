@@ -185,8 +185,12 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	critical := err != nil && encap.Reason(err) == count.DropCriticalOption // which a tunnel may know
 	if err != nil && !critical {
 		w.admitted.end(w.id, w.now)
-		if reason := encap.Reason(err); reason != count.DropControl {
+		reason := encap.Reason(err)
+		switch {
+		case reason != count.DropControl:
 			return reason
+		case w.probed(s, t, datagram):
+			return forward.Delivered
 		}
 		return w.control(s, t, datagram, vni, protocol, length)
 	}

@@ -18,6 +18,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/bfd"
 	"gvtep/vtep/internal/forward"
 )
@@ -36,6 +37,8 @@ type Owner interface {
 	// Control hands over a BFD packet of a peer, where it is from inside, and when it came. It
 	// reports false if there is no room for it.
 	Control(from *forward.Peer, p bfd.Packet, far bfd.Address, at int64) bool
+	// Answered hands over an answer to a probe.
+	Answered(from netip.Addr, answer encap.Probe)
 	// Unpinned says that a worker is not bound to the processor that it should be,
 	// and Unsliced that it has the kernel's time slices.
 	Unpinned(worker, cpu int, err error)
@@ -76,6 +79,7 @@ type Pool struct {
 	carrying atomic.Bool                 // the workers run
 	unpolled atomic.Int32                // descriptors that could not be added to the poll set
 	stuck    atomic.Pointer[[]int]       // workers that did not answer when last asked
+	probing  probing
 
 	// Of those who change something.
 	running bool
@@ -93,6 +97,7 @@ func New(cfg Config) (*Pool, error) {
 	p := &Pool{Config: cfg, passing: make(chan struct{}, 1), slots: make(map[descriptor]*slot)}
 	p.view.Store(&view{Snapshot: new(forward.Snapshot)})
 	p.onDuty.Store(1)
+	p.probing.init()
 	var err error
 	if p.poll, err = newPollSet(); err != nil {
 		return nil, fmt.Errorf("descriptors to wait for packets: %w", err)

@@ -153,6 +153,9 @@ func (w *worker) round(block bool) bool {
 		w.retry()
 		w.tap = nil
 	}
+	if w.pool.probing.errand.Load() != nil {
+		w.runErrand()
+	}
 	w.loops.Add(1)
 	if w.resting.Load() {
 		if block {
