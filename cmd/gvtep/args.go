@@ -182,7 +182,7 @@ func itoa[N int | uint32](n N) string { return fmt.Sprint(n) }
 var elsewhere = map[string]string{
 	"top": "gvtep -s show", "stats": "gvtep -s show, or gvtep metrics", "statistics": "gvtep -s show, or gvtep metrics", "info": "gvtep -d show",
 	"list": "gvtep show for tunnels, gvtep ls for instances", "ps": "gvtep ls", "instances": "gvtep ls",
-	"ping": "gvtep doctor, which says what is wrong with peers; or ping(8) to an address behind the tunnel", "trace": "gvtep doctor", "diagnose": "gvtep doctor",
+	"trace": "gvtep ping", "traceroute": "gvtep ping", "probe": "gvtep ping", "diagnose": "gvtep doctor",
 	"add": "gvtep tunnel add, peer add, fdb add or vlan add", "create": "gvtep tunnel add", "new": "gvtep tunnel add",
 	"del": "gvtep tunnel del, peer del, fdb del or vlan del", "delete": "gvtep tunnel del, peer del, fdb del or vlan del", "remove": "gvtep tunnel del, peer del, fdb del or vlan del",
 	"set": "gvtep tunnel set, or peer set", "start": "gvtep run", "up": "gvtep run, or gvtep tunnel up NAME", "down": "gvtep tunnel down NAME",

@@ -247,6 +247,9 @@ func (c *completion) addresses() (macs []string) {
 	return slices.Compact(macs)
 }
 
+// pinged are the targets of a ping that are known: peers and stations.
+func (c *completion) pinged() []string { return append(c.peers(), c.addresses()...) }
+
 // instances lists those that answer.
 func (c *completion) instances() []string {
 	names, err := control.Instances(c.runDir)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +19,8 @@ func (a *app) doctorCmd() *cobra.Command {
 routes, firewalls, what peers send and why it is dropped, and what routers say.
 Each finding has at most three lines: what is wrong, what was seen of it, and what
 to try. It takes a second and a half, in which it asks by ARP on the tunnel devices
-who else has their addresses; nothing is changed. Root sees most.
+who else has their addresses, and by probes whether peers take what is sent to them
+(see gvtep ping); nothing is changed. Root sees most.
 
 The exit code is 0 if all is well, and 2 if there are findings.`,
 		Example:           "  gvtep doctor\n  gvtep doctor gnv0\n  gvtep -j doctor | jq -r '.[].fault'",
@@ -28,23 +28,17 @@ The exit code is 0 if all is well, and 2 if there are findings.`,
 		ValidArgsFunction: a.completing((*completion).tunnelNames),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		path, err := a.socketPath()
+		// Routes and devices are those of the daemon's namespace.
+		netns, err := a.daemonsNetns()
 		if err != nil {
 			return inCommand(cmd, err)
-		}
-		// Routes and devices are those of the daemon's namespace.
-		pid := control.ServedBy(path)
-		if pid != 0 && netnsOf(pid) != "" && !ownNetns(pid) {
-			if err := enterNetns(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
-				return inCommand(cmd, refused(fmt.Errorf("the daemon is in another network namespace: %w", err)))
-			}
 		}
 		return a.asking(func(ctx context.Context, c *control.Client, args []string) error {
 			name := ""
 			if len(args) == 1 {
 				name = args[0]
 			}
-			facts, err := doctor.Gather(ctx, c, name, cmp.Or(netnsOf(pid), "not known"))
+			facts, err := doctor.Gather(ctx, c, name, netns)
 			if err != nil {
 				return err
 			}

@@ -128,7 +128,7 @@ func (a *app) root() *cobra.Command {
 	} else {
 		root.AddCommand(a.runCmd(), a.monitorCmd(), a.captureCmd())
 	}
-	root.AddCommand(a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.vlanCmd(), a.batchCmd(), a.statusCmd(), a.lsCmd(), a.graphCmd(), a.doctorCmd(), a.explainCmd(), a.decodeCmd(), a.optionsCmd(), a.waitCmd(), a.metricsCmd(), a.logLevelCmd(), a.configCmd(), a.versionCmd(), a.completionCmd())
+	root.AddCommand(a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.vlanCmd(), a.batchCmd(), a.statusCmd(), a.lsCmd(), a.graphCmd(), a.doctorCmd(), a.pingCmd(), a.bugreportCmd(), a.explainCmd(), a.decodeCmd(), a.optionsCmd(), a.waitCmd(), a.metricsCmd(), a.logLevelCmd(), a.configCmd(), a.versionCmd(), a.completionCmd())
 	root.InitDefaultHelpCmd()
 	a.completingFlag(root, "instance", (*completion).instances)
 	a.completingFlag(root, "netns", (*completion).namespaces)

@@ -381,6 +381,14 @@ func (f fakeSource) Capture(r control.CaptureRequest) (func(context.Context, io.
 	return func(ctx context.Context, w io.Writer) error { return pcapng.Pump(ctx, tap, w, r.Count) }, nil
 }
 
+// Probe is answered by all peers.
+func (f fakeSource) Probe(_ context.Context, dev string, r control.ProbeRequest) (control.Probed, error) {
+	if _, err := f.Tunnel(dev); err != nil {
+		return control.Probed{}, err
+	}
+	return control.Probed{Answered: true, After: 0.0002, Status: "ok", Size: r.Size}, nil
+}
+
 // Events are one of each kind, and then the daemon has no more to say.
 func (f fakeSource) Batch(_ string, _ control.BatchOptions, lines iter.Seq2[[]byte, error]) (done control.BatchResult, err error) {
 	for range lines {

@@ -25,19 +25,22 @@ func TestWalls(t *testing.T) {
 		"logging": {zap, "go.uber.org/zap/zapcore"},
 		"service": {},
 		"metrics": {"internal/packet", "vtep", "vtep/count", "vtep/spec"},
-		"doctor":  {"cmd/internal/control", "vtep/count"},
+		"doctor":  {"cmd/internal/control", "cmd/internal/probe", "vtep/count"},
+		"ping":    {"cmd/internal/control", "cmd/internal/doctor", "cmd/internal/probe"},
+		"probe":   {"cmd/internal/control"},
 		"page":    {"vtep/count"},
 		"graph":   {"cmd/internal/control"},
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
-		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/option", "vtep/spec"},
+		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/encap", "vtep/option", "vtep/spec"},
 		"daemon": {
 			zap, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/option", "vtep/spec",
 		},
 		"../gvtep": {
-			cobra, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/service",
+			cobra, "cmd/internal/bugreport", "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/ping", "cmd/internal/service",
 			"config", "vtep/capture", "vtep/count", "vtep/option", "vtep/spec",
 		},
+		"bugreport": {},
 	}
 	dirs, _ := filepath.Glob("*/*.go")
 	for _, file := range dirs {

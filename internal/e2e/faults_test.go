@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write docs/faults.md anew")
@@ -75,6 +76,8 @@ var faults = []faultRow{
 	{fault: "small MTU on the way, ICMP passes", before: (*faulty).narrow, at: "a", finding: "small_path", after: func(f *faulty) {
 		f.a.start(nil, "ping", "-q", "-M", "want", "-s", "1400", "-i", "0.2", "-c", "60", "192.0.2.2")
 	}, a: "id 42 local 10.77.0.1 remote 10.78.0.2 address 192.0.2.1/24", b: "id 42 local 10.78.0.2 remote 10.77.0.1 address 192.0.2.2/24"},
+	{fault: "small MTU on the way, ICMP filtered", before: (*faulty).hole, at: "a", finding: "black_hole",
+		a: "id 42 local 10.77.0.1 remote 10.78.0.2 address 192.0.2.1/24", b: "id 42 local 10.78.0.2 remote 10.77.0.1 address 192.0.2.2/24"},
 	{fault: "same MAC at both ends", a: wordsA + " lladdr 02:00:00:00:00:99", b: wordsB + " lladdr 02:00:00:00:00:99", at: "a", finding: "same_mac", after: func(f *faulty) {
 		f.b.start(nil, "ping", "-q", "-i", "0.2", "-c", "60", "192.0.2.1")
 	}},
@@ -130,6 +133,18 @@ var faults = []faultRow{
 		f.a.must("route", f.a.nl.RouteAdd(&netlink.Route{LinkIndex: f.a.index("gnv0"), Dst: &net.IPNet{IP: net.IPv4(10, 77, 0, 2), Mask: net.CIDRMask(32, 32)}}))
 	}, at: "a", finding: "route_loop"},
 	{fault: "MTU set by hand above the path", a: wordsA + " mtu 9000", at: "a", finding: "mtu_above_path"},
+	{fault: "offloads switched off by hand", after: func(f *faulty) {
+		f.ga.ready()
+		f.a.do(func() error { return ethtool("gnv0", unix.ETHTOOL_STSO, 0) })
+	}, at: "a", finding: "offload_off"},
+	{fault: "entries written by bridge fdb", after: func(f *faulty) {
+		f.ga.ready()
+		f.a.ok(15*time.Second, "bridge", "fdb", "add", "02:00:00:00:00:77", "dev", "gnv0", "self", "permanent")
+	}, at: "a", finding: "bridge_fdb"},
+	{fault: "the qdisc mq on its device", after: func(f *faulty) {
+		f.ga.ready()
+		f.a.ok(15*time.Second, "tc", "qdisc", "replace", "dev", "gnv0", "root", "mq")
+	}, at: "a", finding: "qdisc_mq"},
 	{fault: "a configured address was deleted", after: func(f *faulty) {
 		address, err := netlink.ParseAddr("192.0.2.1/24")
 		f.a.must("address", err)
@@ -138,7 +153,12 @@ var faults = []faultRow{
 }
 
 // narrow puts a router between a and b whose far link carries 1300 bytes.
-func (f *faulty) narrow() {
+func (f *faulty) narrow() { f.router() }
+
+// hole is narrow with a router that tells nobody.
+func (f *faulty) hole() { f.nft(f.router(), "output", "meta l4proto icmp drop") }
+
+func (f *faulty) router() *host {
 	r := newHost(f.t, "r")
 	f.a, f.b = newHost(f.t, "a"), newHost(f.t, "b")
 	cable(f.a, "veth0", r, "left")
@@ -153,6 +173,7 @@ func (f *faulty) narrow() {
 	for h, gateway := range map[*host]string{f.a: "10.77.0.254", f.b: "10.78.0.254"} {
 		h.must("route", h.nl.RouteAdd(&netlink.Route{LinkIndex: h.index("veth0"), Gw: addr(gateway).AsSlice()}))
 	}
+	return r
 }
 
 // varying is what is other each time that a fault is made.
@@ -201,7 +222,7 @@ func (f *faulty) run(row *faultRow) {
 
 // TestFaults makes each fault and has one command on one host name it. What is said is docs/faults.md.
 func TestFaults(t *testing.T) {
-	need(t, "ping", "nft")
+	need(t, "ping", "nft", "bridge", "tc")
 	if built(t) == "" {
 		return
 	}

@@ -75,7 +75,7 @@ var explanations = [NumReasons]Explanation{
 		"compare `encap` and port at both ends"},
 	DropControl: {"control", true, false,
 		"a control packet (O bit)",
-		"the other end sends control packets that gvtep does not know, or BFD to a tunnel that has not `bfd`",
+		"the other end sends control packets that are neither probes of a configured peer nor BFD, or BFD to a tunnel that has not `bfd`",
 		"`bfd on`, or switch it off there"},
 	DropBadBFD: {"bad_bfd", true, false,
 		"a BFD packet that is not valid, not for us, or one of more than a session may send",

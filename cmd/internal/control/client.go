@@ -216,6 +216,11 @@ func (c *Client) PeerSet(ctx context.Context, dev string, w PeerWrite) error {
 	return c.tell(ctx, "PATCH", at(dev, "peers"), w)
 }
 
+// Probe asks a peer of a tunnel whether what is sent to it arrives.
+func (c *Client) Probe(ctx context.Context, dev string, r ProbeRequest) (Probed, error) {
+	return call[Probed](ctx, c, "POST", at(dev, "probe"), r)
+}
+
 // PeerDelete removes a peer from a tunnel.
 func (c *Client) PeerDelete(ctx context.Context, dev, addr string) error {
 	return c.tell(ctx, "DELETE", at(dev, "peers", addr), nil)

@@ -165,6 +165,11 @@ func (fake) Capture(r CaptureRequest) (func(context.Context, io.Writer) error, e
 	}, nil
 }
 
+// Probe answers with what it is asked for.
+func (fake) Probe(_ context.Context, dev string, r ProbeRequest) (Probed, error) {
+	return Probed{Answered: true, After: r.Timeout, Status: r.Remote.String(), Size: r.Size, Error: fmt.Sprint(*r.ID)}, told(dev)
+}
+
 // captured counts captures that ended as their reader had gone.
 var captured atomic.Int64
 
@@ -524,6 +529,19 @@ func TestSession(t *testing.T) {
 
 // counting tells connections apart.
 type counting struct{ seen map[*connection]bool }
+
+// TestProbe: the question and the answer arrive whole, and refusals are told apart.
+func TestProbe(t *testing.T) {
+	c := NewClient(start(t, fake{}, time.Second, time.Second))
+	q := ProbeRequest{Remote: netip.MustParseAddr("192.0.2.2"), ID: new(uint32(42)), Size: 1500, Timeout: 0.5}
+	if got, err := c.Probe(t.Context(), "gnv0", q); err != nil || got != (Probed{true, 0.5, "192.0.2.2", 1500, "42"}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	var refused *RefusedError
+	if _, err := c.Probe(t.Context(), "refused", q); !errors.As(err, &refused) {
+		t.Errorf("%v, want a refusal", err)
+	}
+}
 
 // TestCapture: what is asked for arrives, errors are answers, and a reader that has gone ends it.
 func TestCapture(t *testing.T) {

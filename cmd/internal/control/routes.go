@@ -43,6 +43,14 @@ func capturing(c *conn, _ *http.Request) string {
 	return "Operation not permitted (packets are for root and the user of the daemon)"
 }
 
+// probing is for root and the user of the daemon: it sends packets.
+func probing(c *conn, _ *http.Request) string {
+	if c != nil && c.mayWrite() {
+		return ""
+	}
+	return "Operation not permitted (probes are for root and the user of the daemon)"
+}
+
 // root may see profiles: they tell what is in memory.
 func root(c *conn, _ *http.Request) string {
 	if c != nil && c.isRoot() {
@@ -125,6 +133,7 @@ var routes = []route{
 	{"DELETE", "/v1/tunnels/{dev}", owner, does(func(s Source, r *http.Request) (any, error) { return done, s.TunnelDelete(dev(r)) })},
 	{"POST", "/v1/tunnels/{dev}/peers", owner, takes(func(s Source, r *http.Request, w PeerWrite) error { return s.PeerAdd(dev(r), w) })},
 	{"PATCH", "/v1/tunnels/{dev}/peers", owner, takes(func(s Source, r *http.Request, w PeerWrite) error { return s.PeerSet(dev(r), w) })},
+	{"POST", "/v1/tunnels/{dev}/probe", probing, asks(func(s Source, r *http.Request, q ProbeRequest) (any, error) { return s.Probe(r.Context(), dev(r), q) })},
 	{"DELETE", "/v1/tunnels/{dev}/peers/{addr}", owner, does(func(s Source, r *http.Request) (any, error) { return done, s.PeerDelete(dev(r), r.PathValue("addr")) })},
 	{"POST", "/v1/tunnels/{dev}/vlans", owner, takes(func(s Source, r *http.Request, w VLANWrite) error { return s.VLANAdd(dev(r), w) })},
 	{"DELETE", "/v1/tunnels/{dev}/vlans/{vid}", owner, does(func(s Source, r *http.Request) (any, error) {
@@ -182,6 +191,11 @@ func does(f func(Source, *http.Request) (any, error)) func(*server, http.Respons
 
 // takes reads what is wanted, as JSON, and does it.
 func takes[T any](f func(Source, *http.Request, T) error) func(*server, http.ResponseWriter, *http.Request) {
+	return asks(func(s Source, r *http.Request, wanted T) (any, error) { return done, f(s, r, wanted) })
+}
+
+// asks reads what is wanted, as JSON, and answers.
+func asks[T any](f func(Source, *http.Request, T) (any, error)) func(*server, http.ResponseWriter, *http.Request) {
 	return does(func(s Source, r *http.Request) (any, error) {
 		var wanted T
 		dec := json.NewDecoder(io.LimitReader(r.Body, maxBody))
@@ -189,7 +203,7 @@ func takes[T any](f func(Source, *http.Request, T) error) func(*server, http.Res
 		if err := dec.Decode(&wanted); err != nil {
 			return nil, &UsageError{fmt.Sprintf("not the JSON of a %T: %v", wanted, err)}
 		}
-		return done, f(s, r, wanted)
+		return f(s, r, wanted)
 	})
 }
 

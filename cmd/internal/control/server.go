@@ -54,6 +54,9 @@ type Source interface {
 	// or its writer fails. It must be called, as it ends the copying, too.
 	Capture(CaptureRequest) (write func(ctx context.Context, w io.Writer) error, err error)
 
+	// Probe asks a peer of a tunnel, and waits for its answer as long as the request says.
+	Probe(ctx context.Context, dev string, r ProbeRequest) (Probed, error)
+
 	// Health and Progress must answer also while a change hangs.
 	Health() Health
 	Progress() Progress

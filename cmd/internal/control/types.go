@@ -356,6 +356,24 @@ type ICMP struct {
 	LastAgo float64    `json:"last_seconds"` // ago
 }
 
+// ProbeRequest is a question to a peer: does what is sent to it arrive?
+type ProbeRequest struct {
+	Remote  netip.Addr `json:"remote"`
+	ID      *uint32    `json:"id,omitempty"`   // asked about; null: the tunnel's
+	Size    int        `json:"size,omitempty"` // bytes of outer IP packet; 0: the least
+	Timeout float64    `json:"timeout_seconds"`
+}
+
+// Probed is what came of it.
+type Probed struct {
+	Answered bool    `json:"answered"`
+	After    float64 `json:"answer_seconds,omitempty"`
+	// Status is "ok", "no_tunnel" (it knows us, but not with this id) or "down" (its device).
+	Status string `json:"status,omitempty"`
+	Size   int    `json:"size,omitempty"`  // bytes of outer IP packet, as it arrived
+	Error  string `json:"error,omitempty"` // why it could not be sent
+}
+
 // VLAN is VLANs of a trunk and as many segments, in the form of an element of
 // "tunnels" of "bridge -j vlan tunnelshow".
 type VLAN struct {

@@ -17,6 +17,20 @@ type Facts struct {
 	Status  control.Status
 	Tunnels []control.Tunnel
 	Host    Host
+	Probes  map[Ask]Probe // what peers answered, as far as they were asked
+}
+
+// Ask is a peer of a tunnel that was asked.
+type Ask struct {
+	Dev    string
+	Remote netip.Addr
+}
+
+// Probe is what a peer answered to gvtep's probes.
+type Probe struct {
+	control.Probed     // to the shortest
+	Lost           int // the size of a probe that got lost while shorter ones were answered, in bytes of outer IP packet; 0: none
+	Carries        int // the longest that was answered then
 }
 
 // Host is what this host says beside the daemon, in the network namespace of that.
@@ -30,6 +44,12 @@ type Host struct {
 	Firewall  []string                // chains of nftables that see what arrives
 	Claims    map[string][]Claim      // by tunnel device: ARP of others heard on it
 	Addresses map[string][]netip.Addr // by tunnel device
+	Qdisc     map[string]string       // the root one, by tunnel device
+	Off       map[string][]string     // offloads that somebody switched off, by tunnel device
+	ByHand    map[string][]string     // stations written by "bridge fdb" to a tunnel device itself
+	Files     int                     // descriptors that the daemon has open, and may have; 0: not known
+	FilesMax  int
+	Reversed  uint64 // packets that rp_filter has dropped
 }
 
 // Link is a network device.
@@ -37,6 +57,7 @@ type Link struct {
 	Name    string
 	Kind    string // "vxlan", "geneve" and so on
 	Port    int    // UDP port, of these two
+	Below   int    // ifindex of the device it stands on; 0: none
 	Up      bool
 	Carrier bool
 }
@@ -84,6 +105,8 @@ var checks = []check{
 	{"underlay_down", underlayDown},
 	{"wrong_vni", wrongVNI},
 	{"unknown_sender", unknownSender},
+	{"no_tunnel", noTunnel},
+	{"peer_down", peerDown},
 	{"no_neighbour", noNeighbour},
 	{"vxlan", vxlan},
 	{"other_mode", otherMode},
@@ -93,7 +116,9 @@ var checks = []check{
 	{"prohibited", prohibited},
 	{"unreachable", unreachable},
 	{"small_path", smallPath},
+	{"black_hole", blackHole},
 	{"mtu_above_path", mtuAbovePath},
+	{"rp_filter", rpFilter},
 	{"silent", silent},
 	{"same_address", sameAddress},
 	{"other_subnet", otherSubnet},
@@ -101,7 +126,12 @@ var checks = []check{
 	{"learning_off", learningOff},
 	{"fast_path_off", fastPathOff},
 	{"fast_path_punts", fastPathPunts},
+	{"short_ageing", shortAgeing},
+	{"bridge_fdb", bridgeFDB},
+	{"offload_off", offloadOff},
+	{"qdisc_mq", qdiscMQ},
 	{"overflows", overflows},
+	{"descriptors", descriptors},
 	{"kernel_tunnel", kernelTunnel},
 	{"icmp_unseen", icmpUnseen},
 }

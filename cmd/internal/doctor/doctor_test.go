@@ -1,10 +1,13 @@
 package doctor
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 
 	"gvtep/cmd/internal/control"
 )
@@ -48,6 +51,12 @@ func (f *Facts) refuse(reason string, id uint32) {
 
 func (f *Facts) icmp(what string) {
 	f.unheard("silent").ICMP = &control.ICMP{What: what, From: netip.MustParseAddr("10.77.0.254"), LastAgo: 2}
+}
+
+// answered makes the peer answer a probe.
+func (f *Facts) answered(p Probe, status string) {
+	p.Probed = control.Probed{Answered: true, Status: status}
+	f.Probes = map[Ask]Probe{{"gnv0", far}: p}
 }
 
 func (f *Facts) unready(why string) {
@@ -99,6 +108,9 @@ func TestExamine(t *testing.T) {
 			p := &f.Tunnels[0].Gvtep.Peers[0]
 			p.PathMTU, p.ICMP = 1300, &control.ICMP{What: "packet too big, MTU 1300", MTU: 1300, From: netip.MustParseAddr("10.77.0.254")}
 		}, "inner packets of 1250 bytes"},
+		{"no_tunnel", func(f *Facts) { f.unheard("silent"); f.answered(Probe{}, "no_tunnel") }, "has no tunnel with id 42 to us"},
+		{"peer_down", func(f *Facts) { f.answered(Probe{}, "down") }, "at its peer 10.77.0.2 the device of the tunnel is down"},
+		{"black_hole", func(f *Facts) { f.answered(Probe{Lost: 1500, Carries: 1300}, "ok") }, "long packets to its peer 10.77.0.2 vanish"},
 		{"mtu_above_path", func(f *Facts) { f.Tunnels[0].Gvtep.MTUAuto, f.Tunnels[0].MTU = false, 1500 }, "1500, was set above what the path to 10.77.0.2 carries, 1450"},
 		{"silent", func(f *Facts) { f.unheard("silent") }, "the fault is at the other end"},
 		{"same_address", func(f *Facts) {
@@ -121,6 +133,19 @@ func TestExamine(t *testing.T) {
 		}, "leaves most of what goes out"},
 		{"overflows", func(f *Facts) { f.Status.Sockets[0].Overflows = 7 }, "0.0.0.0:6081 has lost datagrams"},
 		{"kernel_tunnel", func(f *Facts) { f.Host.Links = append(f.Host.Links, Link{Name: "g1", Kind: "geneve", Port: 6081}) }, "g1 (geneve)"},
+		{"kernel_tunnel", func(f *Facts) {
+			f.Host.Links = append(f.Host.Links, Link{Name: "genev_sys_6081", Kind: "geneve", Port: 6081})
+		}, "Open vSwitch's device genev_sys_6081"},
+		{"rp_filter", func(f *Facts) {
+			f.unheard("silent")
+			f.Host.Links = append(f.Host.Links, Link{Name: "veth1", Up: true, Carrier: true})
+			f.Host.RPFilter["veth1"], f.Host.Reversed = 1, 7
+		}, "what comes in by veth1 must not, as the way back leaves by veth0"},
+		{"short_ageing", func(f *Facts) { f.Tunnels[0].Gvtep.Ageing = 5 }, "live for 5 s only"},
+		{"bridge_fdb", func(f *Facts) { f.Host.ByHand = map[string][]string{"gnv0": {"02:00:00:00:00:77"}} }, "bridge fdb add has written entries"},
+		{"offload_off", func(f *Facts) { f.Host.Off = map[string][]string{"gnv0": {"tso4"}} }, "switched off by hand: tso4"},
+		{"qdisc_mq", func(f *Facts) { f.Host.Qdisc = map[string]string{"gnv0": "mq"} }, "the qdisc mq"},
+		{"descriptors", func(f *Facts) { f.Host.Files, f.Host.FilesMax = 900, 1024 }, "900 descriptors open and may have 1024"},
 		{"icmp_unseen", func(f *Facts) { f.unheard("silent").TX.Packets, f.Status.ICMP = 0, false }, "are not seen"},
 	} {
 		f := healthy()
@@ -153,6 +178,14 @@ func TestOver(t *testing.T) {
 		},
 		"a send refused an hour ago": func(f *Facts) {
 			f.Tunnels[0].Gvtep.Peers[0].SendError = &control.SendError{Errno: "EPERM", LastAgo: 3600}
+		},
+		"rp_filter that has dropped nothing":  func(f *Facts) { f.Host.RPFilter["veth1"] = 1 },
+		"an ageing of five minutes, and none": func(f *Facts) { f.Tunnels[0].Gvtep.Ageing = 300 },
+		"descriptors enough":                  func(f *Facts) { f.Host.Files, f.Host.FilesMax = 100, 1024 },
+		"a silent peer that answers":          func(f *Facts) { f.unheard("silent"); f.answered(Probe{}, "ok") },
+		"a narrow path that a router told of": func(f *Facts) {
+			f.answered(Probe{Lost: 1500, Carries: 1300}, "ok")
+			f.Tunnels[0].Gvtep.Peers[0].PathMTU = 1300
 		},
 		"a peer that nothing was sent to": func(f *Facts) { f.unheard("silent").TX.Packets = 0 },
 		"a group":                         func(f *Facts) { f.unheard("") },
@@ -212,5 +245,34 @@ func TestARP(t *testing.T) {
 		if _, ok := parseARP(b[:n]); ok {
 			t.Errorf("%d of %d bytes are a packet", n, len(b))
 		}
+	}
+}
+
+func TestParseHost(t *testing.T) {
+	const limits = "Limit                     Soft Limit           Hard Limit           Units     \nMax processes             100                  100                  processes \nMax open files            1024                 524288               files     \n"
+	if n := parseFiles(limits); n != 1024 {
+		t.Errorf("%d files, want the soft limit", n)
+	}
+	if n := parseFiles("Max open files            unlimited            unlimited            files"); n != 0 {
+		t.Errorf("%d files, want none", n)
+	}
+	const netstat = "TcpExt: SyncookiesSent IPReversePathFilter TW\nTcpExt: 1 27 3\nIpExt: InNoRoutes\nIpExt: 9\n"
+	if a, b, c := parseNetstat(netstat, "IPReversePathFilter"), parseNetstat(netstat, "InNoRoutes"), parseNetstat(netstat, "None"); a != 27 || b != 9 || c != 0 {
+		t.Errorf("%d, %d, %d", a, b, c)
+	}
+}
+
+// TestByHand: entries of groups, of the device itself and of the bridge are none that somebody wrote.
+func TestByHand(t *testing.T) {
+	own := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	entry := func(last byte, flags, state int) netlink.Neigh {
+		return netlink.Neigh{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, last}, Flags: flags, State: state}
+	}
+	all := []netlink.Neigh{
+		entry(1, netlink.NTF_SELF, netlink.NUD_PERMANENT), entry(7, netlink.NTF_SELF, netlink.NUD_PERMANENT), entry(8, netlink.NTF_MASTER, netlink.NUD_PERMANENT),
+		entry(9, netlink.NTF_SELF, netlink.NUD_REACHABLE), {HardwareAddr: net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, Flags: netlink.NTF_SELF, State: netlink.NUD_PERMANENT},
+	}
+	if got := byHand(all, own); !slices.Equal(got, []string{"02:00:00:00:00:07"}) {
+		t.Errorf("%q", got)
 	}
 }

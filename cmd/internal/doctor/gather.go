@@ -27,24 +27,41 @@ const (
 	maxListen = 256
 )
 
-// Gather asks the daemon, and this host in the network namespace of the caller, which netns names. name
-// is a tunnel, "" stands for all. What the host does not tell is left out.
+// Gather is Look, after peers were asked by probes, and others on tunnel devices by ARP.
 func Gather(ctx context.Context, c *control.Client, name, netns string) (*Facts, error) {
-	f := &Facts{Host: Host{Netns: netns, Neigh: map[netip.Addr]string{}, Routes: map[netip.Addr]Route{},
-		RPFilter: map[string]int{}, Claims: map[string][]Claim{}, Addresses: map[string][]netip.Addr{}}}
-	tunnels, err := c.Tunnels(ctx)
+	tunnels, err := tunnelsOf(ctx, c, name)
 	if err != nil {
 		return nil, err
 	}
-	if name != "" {
-		one, err := c.Tunnel(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		tunnels = []control.Tunnel{one}
+	heard := &Facts{Tunnels: tunnels, Host: Host{Claims: map[string][]Claim{}, Addresses: map[string][]netip.Addr{}}}
+	var asked sync.WaitGroup
+	asked.Go(func() { heard.Probes = probes(ctx, c, tunnels) })
+	heard.listen()
+	asked.Wait()
+	f, err := Look(ctx, c, name, netns) // with what came of it, such as ICMP
+	if err != nil {
+		return nil, err
 	}
-	f.Tunnels = tunnels
-	f.listen()
+	f.Probes, f.Host.Claims, f.Host.Addresses = heard.Probes, heard.Host.Claims, heard.Host.Addresses
+	return f, nil
+}
+
+func tunnelsOf(ctx context.Context, c *control.Client, name string) ([]control.Tunnel, error) {
+	if name == "" {
+		return c.Tunnels(ctx)
+	}
+	one, err := c.Tunnel(ctx, name)
+	return []control.Tunnel{one}, err
+}
+
+// Look asks the daemon, and this host in the network namespace of the caller, which netns names, what is
+// known without sending anything. name is a tunnel, "" stands for all. What the host does not tell is left out.
+func Look(ctx context.Context, c *control.Client, name, netns string) (*Facts, error) {
+	tunnels, err := tunnelsOf(ctx, c, name)
+	if err != nil {
+		return nil, err
+	}
+	f := &Facts{Tunnels: tunnels, Host: Host{Netns: netns, Neigh: map[netip.Addr]string{}, Routes: map[netip.Addr]Route{}, RPFilter: map[string]int{}}}
 	f.Host.links()
 	f.Host.sysctls()
 	f.Host.Firewall = inputChains(ctx)
@@ -54,7 +71,9 @@ func Gather(ctx context.Context, c *control.Client, name, netns string) (*Facts,
 		}
 	}
 	f.Host.neighbours()
+	f.devices()
 	f.Status, err = c.Status(ctx, false)
+	f.Host.process(f.Status.PID)
 	return f, err
 }
 
@@ -62,7 +81,7 @@ func (h *Host) links() {
 	all, _ := netlink.LinkList()
 	for _, l := range all {
 		a := l.Attrs()
-		link := Link{Name: a.Name, Kind: l.Type(), Up: a.Flags&net.FlagUp != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0}
+		link := Link{Name: a.Name, Kind: l.Type(), Up: a.Flags&net.FlagUp != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0, Below: a.ParentIndex}
 		switch l := l.(type) {
 		case *netlink.Vxlan:
 			link.Port = l.Port
@@ -84,6 +103,9 @@ func (h *Host) sysctls() {
 		return n
 	}
 	h.RmemMax = number("core/rmem_max")
+	if text, err := os.ReadFile("/proc/thread-self/net/netstat"); err == nil {
+		h.Reversed = parseNetstat(string(text), "IPReversePathFilter")
+	}
 	all := number("ipv4/conf/all/rp_filter")
 	for _, l := range h.Links {
 		// The higher of both holds (ip-sysctl.rst).

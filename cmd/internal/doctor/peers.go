@@ -279,10 +279,47 @@ func smallPath(f *Facts) []Finding {
 	})
 }
 
+// blackHole says where long packets vanish and no router says so (RFC 2923 section 2.1).
+func blackHole(f *Facts) []Finding {
+	return eachPeer(f, func(t *control.Tunnel, p *control.Peer) (Finding, bool) {
+		asked := f.Probes[Ask{t.Ifname, p.Remote}]
+		if asked.Lost == 0 || p.PathMTU != 0 && p.PathMTU <= asked.Carries {
+			return Finding{}, false
+		}
+		fits := asked.Carries - overhead(t, p.Remote)
+		return Finding{
+			What:     fmt.Sprintf("long packets to its peer %s vanish and short ones arrive: a link on the way is narrow, and the ICMP that says so is filtered", p.Remote),
+			Evidence: fmt.Sprintf("probes of %d bytes with Don't Fragment were answered, those of %d not, and no ICMP came; the kernel takes the path for one of %d", asked.Carries, asked.Lost, p.PathMTU),
+			Try:      fmt.Sprintf("gvtep tunnel set %s mtu %d, at both ends; or let ICMP type 3 code 4 (ICMPv6 type 2) pass on the way", t.Ifname, fits),
+		}, true
+	})
+}
+
+// noTunnel says that a peer knows us and has nothing for us.
+func noTunnel(f *Facts) []Finding {
+	return eachPeer(f, func(t *control.Tunnel, p *control.Peer) (Finding, bool) {
+		return Finding{
+			What:     fmt.Sprintf("its peer %s runs gvtep and knows us, but has no tunnel with id %s to us", p.Remote, idOf(t)),
+			Evidence: "it says so itself, in its answer to a probe",
+			Try:      fmt.Sprintf("gvtep show at %s: the same id at both ends, and our address as the remote", p.Remote),
+		}, f.Probes[Ask{t.Ifname, p.Remote}].Status == "no_tunnel"
+	})
+}
+
+func peerDown(f *Facts) []Finding {
+	return eachPeer(f, func(t *control.Tunnel, p *control.Peer) (Finding, bool) {
+		return Finding{
+			What:     fmt.Sprintf("at its peer %s the device of the tunnel is down", p.Remote),
+			Evidence: "it says so itself, in its answer to a probe",
+			Try:      fmt.Sprintf("gvtep doctor at %s says who set it down; gvtep tunnel up, or ip link set up, there", p.Remote),
+		}, f.Probes[Ask{t.Ifname, p.Remote}].Status == "down"
+	})
+}
+
 // silent says about peers of which nothing comes, and nothing is known why, which end to look at.
 func silent(f *Facts) []Finding {
 	return eachPeer(f, func(t *control.Tunnel, p *control.Peer) (Finding, bool) {
-		if p.State != "silent" || p.TX.Packets == 0 {
+		if p.State != "silent" || p.TX.Packets == 0 || f.Probes[Ask{t.Ifname, p.Remote}].Answered { // one that answers has nothing to say
 			return Finding{}, false
 		}
 		never := "has never been heard"

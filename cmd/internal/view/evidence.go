@@ -10,6 +10,7 @@ import (
 	"gvtep/cmd/internal/control"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/encap"
 )
 
 // maxRefused is how many kinds of dropped packets an answer has.
@@ -80,3 +81,25 @@ func addEvidence(out *control.Peer, p *vtep.PeerState, now time.Time) {
 }
 
 func ago(at, now time.Time) float64 { return max(0, seconds(now.Sub(at))) }
+
+// Probed is what came of a probe.
+func Probed(p *vtep.Pong) (out control.Probed) {
+	if p.Failed != nil {
+		out.Error = p.Failed.Error()
+	}
+	if !p.Answered {
+		return out
+	}
+	out.Answered, out.After, out.Size = true, p.After.Seconds(), p.Size
+	switch p.Status {
+	case encap.ProbeFine:
+		out.Status = "ok"
+	case encap.ProbeDown:
+		out.Status = "down"
+	case encap.ProbeNoTunnel:
+		out.Status = "no_tunnel"
+	default:
+		out.Status = "unknown" // a later version's
+	}
+	return out
+}
