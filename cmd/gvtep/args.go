@@ -180,7 +180,7 @@ func itoa[N int | uint32](n N) string { return fmt.Sprint(n) }
 // elsewhere is what to try instead of commands that other programs have. Those below an object have
 // words of their own.
 var elsewhere = map[string]string{
-	"top": "gvtep -s show", "stats": "gvtep -s show, or gvtep metrics", "statistics": "gvtep -s show, or gvtep metrics", "info": "gvtep -d show",
+	"top": "gvtep watch", "stats": "gvtep -s show, or gvtep metrics", "statistics": "gvtep -s show, or gvtep metrics", "info": "gvtep -d show",
 	"list": "gvtep show for tunnels, gvtep ls for instances", "ps": "gvtep ls", "instances": "gvtep ls",
 	"trace": "gvtep ping", "traceroute": "gvtep ping", "probe": "gvtep ping", "diagnose": "gvtep doctor",
 	"add": "gvtep tunnel add, peer add, fdb add or vlan add", "create": "gvtep tunnel add", "new": "gvtep tunnel add",

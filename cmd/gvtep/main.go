@@ -124,9 +124,9 @@ func (a *app) root() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(a.helpCmd())
 	if a.within != nil {
-		root.AddCommand(endless("run"), endless("monitor"), endless("capture"))
+		root.AddCommand(endless("run"), endless("monitor"), endless("watch"), endless("capture"))
 	} else {
-		root.AddCommand(a.runCmd(), a.monitorCmd(), a.captureCmd())
+		root.AddCommand(a.runCmd(), a.monitorCmd(), a.watchCmd(), a.captureCmd())
 	}
 	root.AddCommand(a.checkCmd(), a.diffCmd(), a.reloadCmd(), a.showCmd(), a.tunnelCmd(), a.peerCmd(), a.fdbCmd(), a.vlanCmd(), a.batchCmd(), a.statusCmd(), a.lsCmd(), a.graphCmd(), a.doctorCmd(), a.pingCmd(), a.bugreportCmd(), a.explainCmd(), a.decodeCmd(), a.optionsCmd(), a.waitCmd(), a.metricsCmd(), a.logLevelCmd(), a.configCmd(), a.versionCmd(), a.completionCmd())
 	root.InitDefaultHelpCmd()

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-const zap, cobra = "go.uber.org/zap", "github.com/spf13/cobra"
+const zap, cobra, tea = "go.uber.org/zap", "github.com/spf13/cobra", "charm.land/bubbletea"
 
 // TestWalls: what the packages of the program may import of this module, and of
 // the libraries that have walls.
@@ -30,6 +30,7 @@ func TestWalls(t *testing.T) {
 		"probe":   {"cmd/internal/control"},
 		"page":    {"vtep/count"},
 		"graph":   {"cmd/internal/control"},
+		"watch":   {"cmd/internal/control"},
 		"keep":    {zap, "cmd/internal/service", "internal/netio", "tap", "udp"},
 		"view":    {"cmd/internal/control", "config", "fdb", "internal/packet", "vtep", "vtep/count", "vtep/encap", "vtep/option", "vtep/spec"},
 		"daemon": {
@@ -37,7 +38,7 @@ func TestWalls(t *testing.T) {
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/option", "vtep/spec",
 		},
 		"../gvtep": {
-			cobra, "cmd/internal/bugreport", "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/ping", "cmd/internal/service",
+			cobra, "cmd/internal/bugreport", "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/ping", "cmd/internal/service", "cmd/internal/watch",
 			"config", "vtep/capture", "vtep/count", "vtep/option", "vtep/spec",
 		},
 		"bugreport": {},
@@ -81,6 +82,11 @@ func TestOneDoor(t *testing.T) {
 		name, _ := filepath.Rel(root, dir)
 		if found[cobra] != "" && name != "cmd/gvtep" {
 			t.Errorf("%s imports %s: only cmd/gvtep does", name, cobra)
+		}
+		for path := range found {
+			if strings.HasPrefix(path, tea) && name != "cmd/internal/watch" {
+				t.Errorf("%s imports %s: only cmd/internal/watch does", name, path)
+			}
 		}
 		if found["gvtep/tap"] != "" && found["gvtep/udp"] != "" && name != "cmd/internal/keep" {
 			t.Errorf("%s imports tap and udp: only cmd/internal/keep does", name)
