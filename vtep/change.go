@@ -16,6 +16,17 @@ type Change struct {
 	Remove []string // tunnels to close, by name
 	Set    []Tunnel // tunnels to change, by the name in Device
 	Add    []Tunnel // tunnels to open
+	// Causes are for events, by tunnel; By is the cause where there is none.
+	Causes map[string]*Cause
+	By     *Caller
+}
+
+// cause is what is told of the change of a tunnel.
+func (c *Change) cause(name string) *Cause {
+	if cause := c.Causes[name]; cause != nil || c.By == nil {
+		return cause
+	}
+	return &Cause{By: *c.By}
 }
 
 // Apply makes a change, all of it or nothing: on error everything is as it was before. If a
@@ -61,7 +72,7 @@ func (e *Endpoint) apply(c Change) error {
 	if err := x.make(c); err != nil {
 		return x.undo(err)
 	}
-	x.finish()
+	x.finish(&c)
 	return nil
 }
 
@@ -188,7 +199,7 @@ func (x *transaction) undo(err error) error {
 
 // finish hands the change over to the workers. What only they use is closed when all of them
 // have taken it over.
-func (x *transaction) finish() {
+func (x *transaction) finish(c *Change) {
 	x.departing = nil
 	x.pool.Afterwards(func() {
 		for i, t := range x.changed {
@@ -208,9 +219,14 @@ func (x *transaction) finish() {
 	for _, t := range append(x.opened, x.changed...) {
 		x.takeAnswers(t)
 	}
-	x.tell(x.opened, "new")
-	x.tell(x.changed, "changed")
-	x.tell(x.removed, "deleted")
+	for i, t := range x.changed {
+		if t.config.Device.Down != x.replaced[i].config.Device.Down {
+			x.switched[t.state] = c.cause(t.port.Name)
+		}
+	}
+	x.tell(x.opened, "new", c)
+	x.tell(x.changed, "changed", c)
+	x.tell(x.removed, "deleted", c)
 }
 
 // Update changes the configuration of one tunnel; see Apply.
@@ -281,12 +297,12 @@ func (e *Endpoint) commit(changed, replaced []*tunnel, only bool) {
 }
 
 // tell sends one event for each tunnel.
-func (e *Endpoint) tell(tunnels []*tunnel, action string) {
+func (e *Endpoint) tell(tunnels []*tunnel, action string, c *Change) {
 	if !e.events.wanted() {
 		return
 	}
 	for _, t := range tunnels {
-		e.events.send(Event{Object: "tunnel", Action: action, Tunnel: t.port.Name})
+		e.events.send(Event{Object: "tunnel", Action: action, Tunnel: t.port.Name, Cause: c.cause(t.port.Name)})
 	}
 }
 
@@ -301,6 +317,7 @@ func (e *Endpoint) enter(t, old *tunnel) {
 func (e *Endpoint) leave(t *tunnel) {
 	delete(e.tunnels, t.config.Device.Name)
 	delete(e.owners, t.state)
+	delete(e.switched, t.state)
 	e.admitted.leave(t, nil)
 }
 

@@ -82,6 +82,7 @@ type Endpoint struct {
 	spoken    map[spoken]int                 // how many of them
 	departing departures                     // nil but during a change
 	owners    map[*forward.PortState]*tunnel // as tunnels, by what their peers know of them
+	switched  map[*forward.PortState]*Cause  // of a change of "up" of which the kernel has not told yet
 	admitted
 	lastID      uint32
 	lastVersion uint64 // of a tunnel
@@ -113,6 +114,7 @@ func New(cfg Config) (*Endpoint, error) {
 		sockets:      make(map[listening]*socket),
 		spoken:       make(map[spoken]int),
 		owners:       make(map[*forward.PortState]*tunnel),
+		switched:     make(map[*forward.PortState]*Cause),
 		fast:         fast{path: cfg.FastPath, tunnels: make(map[uint32]*fastTunnel)},
 		live:         newLiveness(cfg.Underlay.Sender(0)),
 	}

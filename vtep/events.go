@@ -16,8 +16,11 @@ type Event struct {
 	Seq    uint64 // one more than that of the event before; never used again, by a later process either
 	Time   time.Time
 	Object string // "fdb", "peer" or "tunnel"
-	Action string // "new", "moved", "replaced", "deleted", "aged", "flushed", "evicted", "changed"; of a peer by BFD "up", "down"
+	// Action is "new", "moved", "replaced", "deleted", "aged", "flushed", "evicted" or "changed"; of the device of
+	// a tunnel also "up", "down" and "gone"; of a peer also "route_lost", "route_back", by BFD "up" and "down", and what others Tell.
+	Action string
 	Tunnel string
+	Cause  *Cause // nil: it is not known, or was not asked for
 
 	// For fdb.
 	MAC    packet.MAC
@@ -27,7 +30,28 @@ type Event struct {
 	Local  bool           // behind our own device
 	Remote netip.AddrPort // for peer, too
 	From   netip.AddrPort // where the address was before it moved; invalid: our own device
+
+	Refused *PeerRefused // of a peer whose packets are dropped
 }
+
+// Cause is who asked for a change, and what it changes.
+type Cause struct {
+	By   Caller
+	Keys []KeyChange // at most MaxKeys of them
+	More int         // that are not in Keys
+}
+
+// MaxKeys is how many keywords of one change a Cause has.
+const MaxKeys = 100
+
+// Caller is a process that asked for a change. PID 0: a signal, which Command names.
+type Caller struct {
+	PID, UID int
+	Command  string // its command line; "": it is not to be seen
+}
+
+// KeyChange is a keyword that has another value now.
+type KeyChange struct{ Key, Old, New string } // as in a file; "": not set
 
 // eventQueue is how many events a slow reader may be behind. What comes on
 // top is lost to it, and it is told how many.

@@ -154,10 +154,38 @@ func (e *Endpoint) followDevices() {
 	for _, p := range e.pool.Snapshot().Ports {
 		broken, unmet := deviceFaults(p)
 		tellFaults(p.PortState, e.log, append(broken, unmet...))
+		e.tellSwitch(p)
 		if mac := p.Device.State().LLAddr; mac != p.MAC {
 			e.followLLAddr(p, mac)
 		}
 	}
+}
+
+// tellSwitch sends an event if the device of a port has gone up or down: by a change of ours with its
+// cause, else without one. Only the watcher calls it.
+func (e *Endpoint) tellSwitch(p *forward.Port) {
+	state := p.Device.State()
+	gone := state.Deleted || p.Failed.Load()
+	down := gone || !state.Up
+	if down == p.ReportedDown {
+		return
+	}
+	p.ReportedDown = down
+	event := Event{Object: "tunnel", Action: "up", Tunnel: p.Name}
+	switch {
+	case gone:
+		event.Action = "gone"
+	case down:
+		event.Action = "down"
+	}
+	// A change that switches the device is over only when it gives the lock back.
+	e.mu.Lock()
+	if t := e.owners[p.PortState]; t != nil && !gone && t.config.Device.Down == down {
+		event.Cause = e.switched[p.PortState]
+	}
+	delete(e.switched, p.PortState)
+	e.mu.Unlock()
+	e.Tell(event)
 }
 
 // tellFaults logs new differences from the configuration, and when all are gone. Only the

@@ -281,18 +281,33 @@ type BriefPeer struct {
 	Name     string
 	Remote   netip.AddrPort
 	LastSeen time.Time // zero: never
+	// Contact is what is heard of it, NoRoute apart. Refused is the last of what was dropped, if its
+	// packets are.
+	Contact Contact
+	Refused *PeerRefused
+}
+
+func (t *tunnel) brief(e *Endpoint, p *peer, clues map[netip.Addr][]clue, now time.Time) BriefPeer {
+	of := PeerState{LastSeen: p.lastSeen(e), Refused: t.refused(p, clues)}
+	b := BriefPeer{Name: p.config.Name, Remote: p.Dest.Remote, LastSeen: of.LastSeen, Contact: of.contact(now)}
+	if b.Contact == Rejects {
+		last := slices.MaxFunc(of.Refused, func(x, y PeerRefused) int { return x.Last.Compare(y.Last) })
+		b.Refused = &last
+	}
+	return b
 }
 
 // Brief returns all tunnels, sorted by name.
 func (e *Endpoint) Brief() []Brief {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := make([]Brief, 0, len(e.tunnels))
+	all, now := make([]Brief, 0, len(e.tunnels)), time.Now()
+	clues := e.clues(e.refusals(e.pool.Refused()))
 	for _, t := range e.sorted() {
 		b := Brief{Name: t.config.Device.Name, VNI: t.config.VNI, NoVNI: t.config.NoVNI, MTU: t.device.State().MTU, Up: !t.config.Device.Down && !t.state.Failed.Load()}
 		for _, p := range t.peers {
 			if p.speaks {
-				b.Peers = append(b.Peers, BriefPeer{p.config.Name, p.Dest.Remote, p.lastSeen(e)})
+				b.Peers = append(b.Peers, t.brief(e, p, clues, now))
 			}
 		}
 		all = append(all, b)

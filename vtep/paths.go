@@ -225,6 +225,11 @@ func (e *Endpoint) takeAnswer(t *tunnel, p *peer, a answer, told *notices) {
 	}
 	if none := p.Limit.Load() == 0; none != p.noRoute {
 		p.noRoute = none
+		action := "route_back"
+		if none {
+			action = "route_lost"
+		}
+		e.Tell(Event{Object: "peer", Action: action, Tunnel: t.port.Name, Remote: p.Dest.Remote})
 		if none {
 			told.add(zap.WarnLevel, "no route to the peer", t, p, zap.NamedError("err", a.err))
 		} else {

@@ -87,7 +87,7 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		config: cfg, mtuAuto: cfg.Device.MTU == 0,
 		id: e.lastID, since: time.Now(),
 		drops: make([]count.DropCounters, e.workers),
-		state: &forward.PortState{ID: e.lastID},
+		state: &forward.PortState{ID: e.lastID, ReportedDown: cfg.Device.Down},
 		owned: newOwned(),
 	}
 	t.state.TooBig = forward.NewRateLimit(tooBigRate, &t.state.TooBigDue)

@@ -397,11 +397,26 @@ func (f fakeSource) Batch(_ string, _ control.BatchOptions, lines iter.Seq2[[]by
 	return done, nil
 }
 
-func (f fakeSource) Events(context.Context, control.EventsFrom) iter.Seq[control.Event] {
+func (fakeSource) Events(_ context.Context, f control.EventsFrom) iter.Seq[control.Event] {
+	if f.Drops {
+		return slices.Values([]control.Event{
+			{Time: begin, Object: "drop", Action: "in", Reason: "unknown_vni", Packets: 12, Source: netip.MustParseAddr("192.0.2.3"), ID: new(uint32(300)), Payload: "ethernet", Port: 6081},
+			{Time: begin, Object: "drop", Action: "out", Ifname: "gnv0", Reason: "too_big", Packets: 3},
+		})
+	}
 	remote, old := netip.MustParseAddrPort("192.0.2.2:6081"), netip.MustParseAddrPort("192.0.2.3:6081")
 	return func(yield func(control.Event) bool) {
 		for _, e := range []vtep.Event{
-			{Time: begin, Object: "tunnel", Action: "changed", Tunnel: "gnv0"},
+			{Time: begin, Object: "tunnel", Action: "changed", Tunnel: "gnv0", Cause: &vtep.Cause{
+				By: vtep.Caller{PID: 4711, Command: "gvtep tunnel set gnv0 ttl 9 dev eth1"}, Keys: []vtep.KeyChange{{Key: "ttl", Old: "64", New: "9"}, {Key: "dev", New: "eth1"}}, More: 2,
+			}},
+			{Time: begin, Object: "tunnel", Action: "deleted", Tunnel: "gnv7", Cause: &vtep.Cause{By: vtep.Caller{Command: "SIGHUP"}}},
+			{Time: begin, Object: "tunnel", Action: "down", Tunnel: "gnv0", Cause: &vtep.Cause{By: vtep.Caller{PID: 4711, UID: 998}}},
+			{Time: begin, Object: "tunnel", Action: "up", Tunnel: "gnv0"},
+			{Time: begin, Object: "tunnel", Action: "gone", Tunnel: "gnv0"},
+			{Time: begin, Object: "peer", Action: "refused", Tunnel: "gnv0", Remote: remote, Refused: &vtep.PeerRefused{Reason: count.DropUnknownVNI, VNI: 43, Count: 7}},
+			{Time: begin, Object: "peer", Action: "route_lost", Tunnel: "gnv0", Remote: remote},
+			{Time: begin, Object: "peer", Action: "route_back", Tunnel: "gnv0", Remote: remote},
 			{Time: begin, Object: "peer", Action: "new", Tunnel: "gnv0", Remote: remote},
 			{Time: begin, Object: "fdb", Action: "moved", Tunnel: "gnv0", MAC: packet.MAC{2, 0, 0, 0, 2, 0x10}, Remote: remote, From: old, State: fdb.Static},
 			{Time: begin, Object: "fdb", Action: "new", Tunnel: "gnv0", MAC: packet.MAC{2, 0, 0, 0, 2, 0xaa}, Local: true, State: fdb.Dynamic},

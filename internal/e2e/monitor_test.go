@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ func TestMonitor(t *testing.T) {
 	within(t, 30*time.Second, "an event", func() bool {
 		ttl = ttl%200 + 1
 		ga.cli("tunnel", "set", "gnv0", "ttl", fmt.Sprint(ttl))
-		return strings.Contains(m.stdout.String(), " tunnel gnv0 changed\n")
+		return strings.Contains(m.stdout.String(), " tunnel gnv0 changed ")
 	})
 	if at, _, _ := strings.Cut(m.stdout.String(), " "); !isTime(at) {
 		t.Errorf("%q: want a line that begins with a time", m.stdout.String())
@@ -31,6 +32,58 @@ func TestMonitor(t *testing.T) {
 	if stdout, stderr, code := a.run(60*time.Second, ga.binary, "-i", ga.instance, "monitor", "fdb", "--timeout", "3s"); code != 0 || stderr != "" {
 		t.Errorf("monitor --timeout 3s: exit status %d\n%s%s", code, stdout, stderr)
 	}
+}
+
+// TestMonitorWho: what was changed, from which value to which and by whom; devices that go up and
+// down, by gvtep and by others; peers that are refused; routes that go and come; and what is dropped.
+// The log says the same.
+func TestMonitorWho(t *testing.T) {
+	need(t, "ip")
+	a, b := underlay(t)
+	g := a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2")
+	m := a.start(nil, g.binary, "-i", g.instance, "monitor")
+	drops := a.start(nil, g.binary, "-i", g.instance, "monitor", "drop")
+	says := func(of *program, text string, again func()) {
+		t.Helper()
+		within(t, 60*time.Second, "monitor says "+text, func() bool {
+			if again != nil {
+				again()
+			}
+			return regexp.MustCompile(`(?m)^\S+ ` + text + `$`).MatchString(of.stdout.String())
+		})
+	}
+	mark := 0
+	says(m, `tunnel gnv0 changed .*`, func() { mark++; g.cli("tunnel", "set", "gnv0", "fwmark", fmt.Sprint(mark)) })
+
+	by := `, by pid [0-9]+ uid 0 \(\S*gvtep\S* -i ` + g.instance + ` `
+	g.cli("tunnel", "set", "gnv0", "ttl", "9")
+	says(m, `tunnel gnv0 changed ttl "auto" -> 9`+by+`tunnel set gnv0 ttl 9\)`, nil)
+	g.says(t, 1, `"keys": ["ttl \"auto\" -> 9"]`)
+	g.cli("tunnel", "down", "gnv0")
+	says(m, `tunnel gnv0 device down`+by+`tunnel down gnv0\)`, nil)
+	g.cli("tunnel", "up", "gnv0")
+	says(m, `tunnel gnv0 device up`+by+`tunnel up gnv0\)`, nil)
+	a.ok(10*time.Second, "ip", "link", "set", "gnv0", "down")
+	says(m, `tunnel gnv0 device down, not by gvtep`, nil)
+	a.ok(10*time.Second, "ip", "link", "set", "gnv0", "up")
+	says(m, `tunnel gnv0 device up, not by gvtep`, nil)
+	g.cli("tunnel", "add", "gnv1", "id", "43", "remote", "10.77.0.2")
+	says(m, `tunnel gnv1`+by+`tunnel add gnv1 id 43 remote 10\.77\.0\.2\)`, nil)
+	g.cli("tunnel", "del", "gnv1")
+	says(m, `Deleted tunnel gnv1`+by+`tunnel del gnv1\)`, nil)
+
+	to := b.dialUDP("10.77.0.1:6081")
+	strange := append([]byte{0, 0, 0x65, 0x58, 0, 0, 77, 0}, make([]byte, 60)...)
+	says(drops, `drop in unknown_vni [0-9]+ from 10\.77\.0\.2 id 77 ethernet`, func() { to.Write(strange) })
+	says(m, `peer 10\.77\.0\.2 dev gnv0 refused \(unknown_vni [0-9]+, id 77\)`, func() { to.Write(strange) })
+	g.says(t, 1, "packets of the peer are dropped")
+
+	a.ok(10*time.Second, "ip", "route", "add", "blackhole", "10.77.0.2/32")
+	says(m, `peer 10\.77\.0\.2 dev gnv0 route lost`, nil)
+	a.ok(10*time.Second, "ip", "route", "del", "blackhole", "10.77.0.2/32")
+	says(m, `peer 10\.77\.0\.2 dev gnv0 route back`, nil)
+	a.ok(10*time.Second, "ip", "link", "del", "gnv0")
+	says(m, `tunnel gnv0 device deleted, not by gvtep`, nil)
 }
 
 func isTime(s string) bool {

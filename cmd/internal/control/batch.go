@@ -33,7 +33,7 @@ func (s *server) batch(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.batches.leave()
 	body := &unhurried{r.Body, http.NewResponseController(w)}
-	outcome(w, r, s.src, func(src Source, r *http.Request) (any, error) {
+	outcome(w, r, s.asked(r), func(src Source, r *http.Request) (any, error) {
 		done, err := src.Batch(dev(r), o, linesOf(body))
 		body.rc.SetWriteDeadline(time.Now().Add(changeTimeout))
 		return done, err

@@ -410,7 +410,7 @@ func TestAnswers(t *testing.T) {
 		{"DELETE", "/v1/tunnels/gnv0/fdb?dst=", 400, `{"error":"dst : not an IP address"}` + "\n"},
 		{"GET", "/v1/fdb?dst=&vni=7", 200, "[]\n"},
 		{"DELETE", "/v1/tunnels/gnv0/fdb?static=7", 400, `{"error":"static 7: want true or false"}` + "\n"},
-		{"GET", "/v1/events?object=link", 400, `{"error":"object \"link\": want tunnel, peer, fdb"}` + "\n"},
+		{"GET", "/v1/events?object=link", 400, `{"error":"object \"link\": want tunnel, peer, fdb, drop"}` + "\n"},
 		{"GET", "/v1/reload", 405, `{"error":"a reload is a POST"}` + "\n"},
 		{"POST", "/v1/reload?config=/refused", 409, `{"error":"gnv0: no"}` + "\n"},
 		{"POST", "/v1/reload?config=/invalid", 422, `{"error":"x.toml:1:1: wrong\n1| x\n | ~","faults":3}` + "\n"},
@@ -1120,4 +1120,44 @@ func askMetrics(t *testing.T, method, path string, withPage bool) (*http.Respons
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
 	return resp, string(body)
+}
+
+// TestCaller: who asks over a unix socket is known by process, user and command line.
+func TestCaller(t *testing.T) {
+	path := SocketPath(t.TempDir(), "p1")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := net.Dial("unix", path); err == nil {
+			defer c.Close()
+			c.Read(make([]byte, 1))
+		}
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	who, ok := c.(*conn).caller()
+	if !ok || who.PID != os.Getpid() || who.UID != os.Getuid() || !strings.HasPrefix(who.Command, os.Args[0]) {
+		t.Errorf("%+v, %v; want this process", who, ok)
+	}
+	for words, want := range map[string]string{
+		"gvtep\x00tunnel\x00down\x00gnv0\x00": "gvtep tunnel down gnv0", "": "", "a\x1b[2J\n\x00": "a?[2J?",
+		strings.Repeat("x", 500): strings.Repeat("x", maxCommand-1) + "…",
+	} {
+		if got := commandLine([]byte(words)); got != want {
+			t.Errorf("commandLine(%q) = %q, want %q", words, got, want)
+		}
+	}
+	for want, who := range map[string]Caller{
+		"SIGHUP": {Command: "SIGHUP"}, "pid 7 uid 8 (a b)": {7, 8, "a b"}, "pid 7 uid 0": {PID: 7}, "pid 0 uid 8": {UID: 8},
+	} {
+		if got := who.String(); got != want {
+			t.Errorf("%+v is %q, want %q", who, got, want)
+		}
+	}
 }

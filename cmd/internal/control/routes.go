@@ -185,7 +185,7 @@ func reads(f func(Source, *http.Request) (any, error)) func(*server, http.Respon
 func does(f func(Source, *http.Request) (any, error)) func(*server, http.ResponseWriter, *http.Request) {
 	return func(s *server, w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(changeTimeout))
-		outcome(w, r, s.src, f)
+		outcome(w, r, s.asked(r), f)
 	}
 }
 

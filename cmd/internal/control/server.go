@@ -70,6 +70,26 @@ type Source interface {
 	SetLogLevel(LogLevelWrite) error
 }
 
+// Attributed is a Source that tells by whom it was changed.
+type Attributed interface {
+	// By returns the source for the changes of one caller.
+	By(Caller) Source
+}
+
+// asked is the source for changes that a request asks for.
+func (s *server) asked(r *http.Request) Source {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	of, can := s.src.(Attributed)
+	if c == nil || !can {
+		return s.src
+	}
+	who, known := c.caller()
+	if !known {
+		return s.src
+	}
+	return of.By(who)
+}
+
 // UsageError says that the words of a request are wrong.
 type UsageError struct{ Text string }
 
@@ -162,7 +182,11 @@ func serveHandler(ctx context.Context, l net.Listener, h http.Handler, read, wri
 type connKey struct{}
 
 // objects are what events are about.
-var objects = []string{"tunnel", "peer", "fdb"}
+var objects = []string{"tunnel", "peer", "fdb", dropObject}
+
+// dropObject is what events about packets that are dropped are about. They come only to those who
+// ask for them: there may be many.
+const dropObject = "drop"
 
 // gate lets a limited number through.
 type gate chan struct{}
@@ -234,6 +258,10 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.streams.leave()
+	if from.Drops = object == dropObject; from.Drops && (from.Snapshot || from.After != 0) {
+		refuse(w, http.StatusBadRequest, "drops are not remembered: leave out from")
+		return
+	}
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Time{}) // the reader has nothing more to say
 	events := s.src.Events(r.Context(), from)
@@ -293,6 +321,7 @@ func (p *prompt) Write(b []byte) (n int, err error) {
 type EventsFrom struct {
 	Snapshot bool   // with what is there
 	After    uint64 // after the event of this number; 0: none
+	Drops    bool   // what is dropped from now on, and nothing else
 }
 
 func (f EventsFrom) String() string {

@@ -10,9 +10,11 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -285,28 +287,66 @@ func (c *conn) mayWrite() bool {
 	return ok && (uid == 0 || uid == os.Geteuid())
 }
 
+// caller is the process at the other end. What it is called is read from /proc, which may hide it.
+func (c *conn) caller() (who Caller, ok bool) {
+	cred, ok := c.credentials()
+	if !ok {
+		return Caller{}, false
+	}
+	who = Caller{PID: int(cred.Pid), UID: int(cred.Uid)}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", who.PID))
+	if err == nil {
+		who.Command = commandLine(text)
+	}
+	return who, true
+}
+
+// maxCommand is how many characters of a command line are told.
+const maxCommand = 200
+
+// commandLine makes one line of the words that a process was started with.
+func commandLine(words []byte) string {
+	text := []rune(strings.Map(func(r rune) rune {
+		switch {
+		case r == 0:
+			return ' '
+		case !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, strings.TrimRight(string(words), "\x00")))
+	if len(text) > maxCommand {
+		text = append(text[:maxCommand-1], '…')
+	}
+	return string(text)
+}
+
 func (c *conn) isRoot() bool {
 	uid, ok := c.peer()
 	return ok && uid == 0
 }
 
-// peer is the user at the other end, which only a unix socket knows.
+// peer is the user at the other end.
 func (c *conn) peer() (uid int, ok bool) {
-	u, ok := c.Conn.(*net.UnixConn)
+	cred, ok := c.credentials()
 	if !ok {
 		return 0, false
 	}
+	return int(cred.Uid), true
+}
+
+// credentials are those of the other end, which only a unix socket knows.
+func (c *conn) credentials() (cred *unix.Ucred, ok bool) {
+	u, ok := c.Conn.(*net.UnixConn)
+	if !ok {
+		return nil, false
+	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0, false
+		return nil, false
 	}
-	raw.Control(func(fd uintptr) {
-		cred, e := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err = e; e == nil {
-			uid = int(cred.Uid)
-		}
-	})
-	return uid, err == nil
+	raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, err == nil
 }
 
 func (c *conn) Close() error {

@@ -521,12 +521,14 @@ type Event struct {
 	// event before them.
 	Seq    uint64    `json:"seq"`
 	Time   time.Time `json:"time"`
-	Object string    `json:"object"` // "tunnel", "peer", "fdb", "snapshot" or "lost"
+	Object string    `json:"object"` // "tunnel", "peer", "fdb", "drop", "snapshot" or "lost"
 	// Action of what is there when a snapshot is read is "snapshot", and "end" of the object
 	// snapshot behind them. That of lost is "gap" if events between are not known any more: read a
 	// snapshot again. Else it is "new", "changed" or
-	// "deleted"; of a peer also "heard" and "silent"; of fdb also "moved",
-	// "replaced", "aged", "flushed", "frozen", "thawed" and "evicted".
+	// "deleted"; of a tunnel also "up", "down" and "gone", which its device is; of a peer also
+	// "heard", "refused", "silent", "route_lost" and "route_back"; of fdb also "moved",
+	// "replaced", "aged", "flushed", "frozen", "thawed" and "evicted". That of drop is "in",
+	// from the underlay, or "out".
 	Action string `json:"action,omitempty"`
 	Ifname string `json:"ifname,omitempty"`
 	MAC    string `json:"mac,omitempty"`
@@ -539,6 +541,48 @@ type Event struct {
 	Flags []string `json:"flags,omitempty"`
 	State string   `json:"state,omitempty"` // "permanent" or "static"
 	Lost  uint64   `json:"lost,omitempty"`  // events before this one that the reader was too slow for
+	// By is who asked for the change of a tunnel; left out if nobody did who is known. Keys are what
+	// it changed; of very many some, and MoreKeys is how many there are beside these.
+	By       *Caller     `json:"by,omitempty"`
+	Keys     []KeyChange `json:"keys,omitempty"`
+	MoreKeys int         `json:"more_keys,omitempty"`
+	// Of a drop, and of a peer that is refused: why, and how many packets. Those of a drop are since
+	// the event before it; Source, ID and Payload are those of Refused, where they are known.
+	Reason  string     `json:"reason,omitempty"`
+	Packets uint64     `json:"packets,omitempty"`
+	Source  netip.Addr `json:"source,omitzero"`
+	ID      *uint32    `json:"id,omitempty"`
+	Payload string     `json:"payload,omitempty"`
+}
+
+// Caller is a process that asked for a change. Its PID is as this host's daemon sees it, 0 of one
+// in another PID namespace, and of a signal, which Command then names.
+type Caller struct {
+	PID     int    `json:"pid"`
+	UID     int    `json:"uid"`
+	Command string `json:"command,omitempty"` // its command line, if it is to be seen
+}
+
+// String is "pid 4711 uid 0 (gvtep tunnel down gnv0)".
+func (c Caller) String() string {
+	if c.PID == 0 && c.Command != "" {
+		return c.Command
+	}
+	text := fmt.Sprintf("pid %d uid %d", c.PID, c.UID)
+	if c.Command != "" {
+		text += " (" + c.Command + ")"
+	}
+	return text
+}
+
+// String is "ttl 64 -> 9".
+func (k KeyChange) String() string { return k.Key + " " + orNone(k.Old) + " -> " + orNone(k.New) }
+
+func orNone(value string) string {
+	if value == "" {
+		return "none"
+	}
+	return value
 }
 
 // Health is whether packets can flow.

@@ -51,8 +51,9 @@ type attended struct {
 	brief vtep.Brief
 	env   string                  // content of its NAME.env
 	peers map[netip.AddrPort]bool // seen, and not lost since
-	heard map[netip.AddrPort]bool // in the last vtep.HeardFor
-	round int
+	// contact is what was told of peers; those that are silent are not in it.
+	contact map[netip.AddrPort]vtep.Contact
+	round   int
 }
 
 func newAttendant(d *daemon, ep *vtep.Endpoint, k *keep.Kernel, r *reloader, dir string) *attendant {
@@ -129,7 +130,7 @@ func (a *attendant) look(round int) {
 			t = nil
 		}
 		if t == nil {
-			t = &attended{peers: map[netip.AddrPort]bool{}, heard: map[netip.AddrPort]bool{}}
+			t = &attended{peers: map[netip.AddrPort]bool{}, contact: map[netip.AddrPort]vtep.Contact{}}
 			a.known[b.Name] = t
 		}
 		was := t.brief.Up
@@ -140,7 +141,7 @@ func (a *attendant) look(round int) {
 		a.follow(t, was)
 		for _, p := range b.Peers {
 			peers++
-			if a.hear(t, &p, now) {
+			if a.hear(t, &p) {
 				heard++
 			}
 			talks := !p.LastSeen.IsZero() && now.Sub(p.LastSeen) < cfg.LostAfter
@@ -155,7 +156,7 @@ func (a *attendant) look(round int) {
 		}
 		// A peer that was removed was not lost.
 		forget(t.peers, b.Peers)
-		forget(t.heard, b.Peers)
+		forget(t.contact, b.Peers)
 	}
 	for _, t := range a.known {
 		if t.round != round {
@@ -175,28 +176,29 @@ func (a *attendant) look(round int) {
 	a.say(status)
 }
 
-// hear reports whether a peer is heard, and tells when that has changed.
-func (a *attendant) hear(t *attended, p *vtep.BriefPeer, now time.Time) bool {
-	heard := now.Sub(p.LastSeen) < vtep.HeardFor
-	if heard == t.heard[p.Remote] {
+// hear reports whether a peer is heard, and tells when what is heard of it has changed.
+func (a *attendant) hear(t *attended, p *vtep.BriefPeer) bool {
+	heard := p.Contact == vtep.Heard
+	if p.Contact == t.contact[p.Remote] { // the zero value is silent
 		return heard
 	}
 	about := []zap.Field{zap.String("device", t.brief.Name), zap.Stringer("remote", p.Remote)}
-	event := vtep.Event{Object: "peer", Tunnel: t.brief.Name, Remote: p.Remote}
-	if heard {
-		t.heard[p.Remote], event.Action = true, "heard"
+	t.contact[p.Remote] = p.Contact
+	switch {
+	case heard:
 		a.Log.Info("the peer is heard", about...)
-	} else {
-		delete(t.heard, p.Remote)
-		event.Action = "silent"
+	case p.Refused != nil:
+		a.Log.Warn("packets of the peer are dropped", append(about, zap.Stringer("reason", p.Refused.Reason), zap.Uint32("id", uint32(p.Refused.VNI)), zap.Uint64("packets", p.Refused.Count))...)
+	default:
+		delete(t.contact, p.Remote)
 		a.Log.Info("the peer is silent", append(about, zap.Time("last_seen", p.LastSeen))...)
 	}
-	a.endpoint.Tell(event)
+	a.endpoint.Tell(vtep.Event{Object: "peer", Action: p.Contact.String(), Tunnel: t.brief.Name, Remote: p.Remote, Refused: p.Refused})
 	return heard
 }
 
 // forget leaves the peers that there are. It looks only if there are fewer than before.
-func forget(of map[netip.AddrPort]bool, peers []vtep.BriefPeer) {
+func forget[V any](of map[netip.AddrPort]V, peers []vtep.BriefPeer) {
 	if len(of) <= len(peers) {
 		return
 	}
@@ -204,7 +206,7 @@ func forget(of map[netip.AddrPort]bool, peers []vtep.BriefPeer) {
 	for _, p := range peers {
 		there[p.Remote] = true
 	}
-	maps.DeleteFunc(of, func(remote netip.AddrPort, _ bool) bool { return !there[remote] })
+	maps.DeleteFunc(of, func(remote netip.AddrPort, _ V) bool { return !there[remote] })
 }
 
 // follow acts on a tunnel that goes up or down. The file is written first: programs read it.

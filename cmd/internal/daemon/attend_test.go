@@ -6,13 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"go.uber.org/zap"
 
 	"gvtep/cmd/internal/service"
 	"gvtep/config"
 	"gvtep/vtep"
+	"gvtep/vtep/count"
 )
 
 // TestHookReadsEnv: NAME.env is there before on-up runs, and gone before on-down.
@@ -75,40 +75,34 @@ func TestEnvFile(t *testing.T) {
 	}
 }
 
-// TestHear: a peer that speaks is heard once, is silent a minute after its last packet, and is
-// forgotten when it goes.
+// TestHear: what is heard of a peer is told once, as often as it changes, and is forgotten when the peer goes.
 func TestHear(t *testing.T) {
 	s := newTestSource(t, 1, new(seams))
 	sub := s.endpoint.Subscribe()
 	defer sub.Close()
 	a := &attendant{daemon: s.daemon, endpoint: s.endpoint}
-	k := &attended{brief: vtep.Brief{Name: "gnv0"}, heard: map[netip.AddrPort]bool{}}
+	k := &attended{brief: vtep.Brief{Name: "gnv0"}, contact: map[netip.AddrPort]vtep.Contact{}}
 	p := vtep.BriefPeer{Remote: netip.MustParseAddrPort("192.0.2.2:6081")}
-	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	dropped := vtep.PeerRefused{Reason: count.DropUnknownVNI, VNI: 43, Count: 7}
 	for i, step := range []struct {
-		seen, now time.Duration // after begin; seen 0: never
-		heard     bool
-		event     string
+		contact vtep.Contact
+		event   string
 	}{
-		{0, time.Second, false, ""},
-		{time.Second, 2 * time.Second, true, "heard"},
-		{time.Second, 60 * time.Second, true, ""},
-		{time.Second, 61 * time.Second, false, "silent"},
-		{time.Second, 62 * time.Second, false, ""},
-		{63 * time.Second, 63 * time.Second, true, "heard"},
+		{vtep.Silent, ""}, {vtep.Heard, "heard"}, {vtep.Heard, ""}, {vtep.Silent, "silent"}, {vtep.Silent, ""},
+		{vtep.Rejects, "refused"}, {vtep.Rejects, ""}, {vtep.Heard, "heard"}, {vtep.Rejects, "refused"}, {vtep.Silent, "silent"}, {vtep.Heard, "heard"},
 	} {
-		p.LastSeen = time.Time{}
-		if step.seen != 0 {
-			p.LastSeen = begin.Add(step.seen)
+		p.Contact, p.Refused = step.contact, nil
+		if step.contact == vtep.Rejects {
+			p.Refused = &dropped
 		}
-		if heard := a.hear(k, &p, begin.Add(step.now)); heard != step.heard {
-			t.Errorf("step %d: heard %t, want %t", i, heard, step.heard)
+		if heard := a.hear(k, &p); heard != (step.contact == vtep.Heard) {
+			t.Errorf("step %d: heard %t", i, heard)
 		}
 		got := ""
 		select {
 		case e := <-sub.C:
 			got = e.Action
-			if e.Object != "peer" || e.Tunnel != "gnv0" || e.Remote != p.Remote {
+			if e.Object != "peer" || e.Tunnel != "gnv0" || e.Remote != p.Remote || e.Refused != p.Refused {
 				t.Errorf("step %d: %+v", i, e)
 			}
 		default:
@@ -117,10 +111,10 @@ func TestHear(t *testing.T) {
 			t.Errorf("step %d: event %q, want %q", i, got, step.event)
 		}
 	}
-	if forget(k.heard, []vtep.BriefPeer{p}); len(k.heard) != 1 {
+	if forget(k.contact, []vtep.BriefPeer{p}); len(k.contact) != 1 {
 		t.Error("a peer that is there was forgotten")
 	}
-	if forget(k.heard, nil); len(k.heard) != 0 {
+	if forget(k.contact, nil); len(k.contact) != 0 {
 		t.Error("a peer that went is remembered")
 	}
 }

@@ -23,7 +23,7 @@ import (
 
 // Batch gathers the lines without any lock, for as long as they take to arrive, and then makes
 // all of the changes at once.
-func (r *reloader) Batch(dev string, o control.BatchOptions, lines iter.Seq2[[]byte, error]) (control.BatchResult, error) {
+func (r changer) Batch(dev string, o control.BatchOptions, lines iter.Seq2[[]byte, error]) (control.BatchResult, error) {
 	t, err := r.endpoint.Config(dev)
 	if err != nil {
 		return control.BatchResult{}, control.NoTunnel(dev, r.names())
@@ -57,8 +57,8 @@ func (r *reloader) Batch(dev string, o control.BatchOptions, lines iter.Seq2[[]b
 	if done.Set+done.Removed > 0 {
 		r.changed()
 	}
-	r.daemon.Log.Info("batch", zap.String("device", dev), zap.String("owner", o.Owner), zap.Int("lines", done.Lines),
-		zap.Int("set", done.Set), zap.Int("removed", done.Removed), zap.Int("skipped", done.Skipped))
+	r.daemon.Log.Info("batch", append([]zap.Field{zap.String("device", dev), zap.String("owner", o.Owner), zap.Int("lines", done.Lines),
+		zap.Int("set", done.Set), zap.Int("removed", done.Removed), zap.Int("skipped", done.Skipped)}, r.who(nil)...)...)
 	return control.BatchResult(done), nil
 }
 

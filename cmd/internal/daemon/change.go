@@ -29,11 +29,51 @@ func usage(err error) error {
 	return &control.UsageError{Text: err.Error()}
 }
 
+// changer changes what runs for one who asked for it.
+type changer struct {
+	*reloader
+	by vtep.Caller // its zero value is nobody who is known
+}
+
+// cause is what events tell of a change of one tunnel.
+func (r changer) cause(keys []config.KeyChange) *vtep.Cause {
+	c := &vtep.Cause{By: r.by}
+	for _, k := range keys {
+		if !k.Live {
+			continue // it is not made
+		}
+		if len(c.Keys) == vtep.MaxKeys {
+			c.More++
+			continue
+		}
+		c.Keys = append(c.Keys, vtep.KeyChange{Key: k.Key, Old: k.Old, New: k.New})
+	}
+	if c.By == (vtep.Caller{}) && len(c.Keys) == 0 {
+		return nil
+	}
+	return c
+}
+
+// who is what the log has of who asked for a change, and of what changed.
+func (r changer) who(keys []config.KeyChange) (fields []zap.Field) {
+	var words []string
+	for _, k := range keys[:min(len(keys), vtep.MaxKeys)] {
+		words = append(words, control.KeyChange(k).String())
+	}
+	if len(words) > 0 {
+		fields = append(fields, zap.Strings("keys", words))
+	}
+	if r.by != (vtep.Caller{}) {
+		fields = append(fields, zap.Stringer("by", control.Caller(r.by)))
+	}
+	return fields
+}
+
 // done logs what became of a change, and returns its error for those who named the tunnel.
-func (r *reloader) done(what, name string, err error) error {
+func (r changer) done(what, name string, err error, keys ...config.KeyChange) error {
 	if err == nil {
 		r.changed()
-		r.daemon.Log.Info("changed", zap.String("what", what), zap.String("device", name))
+		r.daemon.Log.Info("changed", append([]zap.Field{zap.String("what", what), zap.String("device", name)}, r.who(keys)...)...)
 		return nil
 	}
 	r.daemon.Log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
@@ -43,7 +83,7 @@ func (r *reloader) done(what, name string, err error) error {
 	return spec.Reason(err)
 }
 
-func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
+func (r changer) TunnelAdd(w control.TunnelWrite) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, err := r.endpoint.Config(w.Name); err == nil {
@@ -53,19 +93,19 @@ func (r *reloader) TunnelAdd(w control.TunnelWrite) error {
 	if err != nil {
 		return usage(err)
 	}
-	if err = r.endpoint.Add(t); err == nil {
+	if err = r.endpoint.Apply(vtep.Change{Add: []vtep.Tunnel{t}, By: &r.by}); err == nil {
 		r.daemon.warn([]config.Tunnel{t})
 	}
 	return r.done("tunnel add", w.Name, err)
 }
 
-func (r *reloader) TunnelDelete(name string) error {
+func (r changer) TunnelDelete(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.done("tunnel del", name, r.endpoint.Remove(name))
+	return r.done("tunnel del", name, r.endpoint.Apply(vtep.Change{Remove: []string{name}, By: &r.by}))
 }
 
-func (r *reloader) TunnelSet(w control.TunnelWrite) error {
+func (r changer) TunnelSet(w control.TunnelWrite) error {
 	return r.edit("tunnel set", w.Name, func(t *config.Tunnel) (err error) {
 		*t, err = config.AmendTunnel(*t, w.Keywords, r.endpoint.Names(), "gvtep run --help")
 		return usage(err)
@@ -73,7 +113,7 @@ func (r *reloader) TunnelSet(w control.TunnelWrite) error {
 }
 
 // edit changes the configuration of a running tunnel.
-func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) error {
+func (r changer) edit(what, name string, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before, err := r.endpoint.Config(name)
@@ -86,13 +126,15 @@ func (r *reloader) edit(what, name string, change func(*config.Tunnel) error) er
 		return err
 	}
 	config.Complete(&t, r.process.Socket.Ports)
-	if changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}}); changes.Empty() {
+	changes := config.Diff(config.Config{Tunnels: []config.Tunnel{before}}, config.Config{Tunnels: []config.Tunnel{t}})
+	if changes.Empty() {
 		return nil
 	}
-	return r.done(what, name, r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}}))
+	keys := changes.Changed[0].Keys
+	return r.done(what, name, r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}, Causes: map[string]*vtep.Cause{name: r.cause(keys)}}), keys...)
 }
 
-func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
+func (r changer) PeerAdd(dev string, w control.PeerWrite) error {
 	return r.edit("peer add", dev, func(t *config.Tunnel) error {
 		p, err := config.ParsePeer(config.Peer{}, w.Remote, w.Keywords, r.endpoint.Names())
 		if err != nil {
@@ -107,7 +149,7 @@ func (r *reloader) PeerAdd(dev string, w control.PeerWrite) error {
 	})
 }
 
-func (r *reloader) PeerSet(dev string, w control.PeerWrite) error {
+func (r changer) PeerSet(dev string, w control.PeerWrite) error {
 	return r.edit("peer set", dev, func(t *config.Tunnel) error {
 		p, err := config.ParsePeer(config.Peer{}, w.Remote, nil, nil)
 		if err != nil {
@@ -142,7 +184,7 @@ func takeRoutes(t *config.Tunnel, i int) {
 	}
 }
 
-func (r *reloader) PeerDelete(dev, addr string) error {
+func (r changer) PeerDelete(dev, addr string) error {
 	return r.edit("peer del", dev, func(t *config.Tunnel) error {
 		p, err := config.ParsePeer(config.Peer{}, addr, nil, nil)
 		if err != nil {
@@ -157,7 +199,7 @@ func (r *reloader) PeerDelete(dev, addr string) error {
 	})
 }
 
-func (r *reloader) VLANAdd(dev string, w control.VLANWrite) error {
+func (r changer) VLANAdd(dev string, w control.VLANWrite) error {
 	return r.edit("vlan add", dev, func(t *config.Tunnel) error {
 		v, err := config.ParseVLAN(w.VID, w.ID)
 		if err != nil {
@@ -170,7 +212,7 @@ func (r *reloader) VLANAdd(dev string, w control.VLANWrite) error {
 	})
 }
 
-func (r *reloader) VLANDelete(dev string, w control.VLANWrite) error {
+func (r changer) VLANDelete(dev string, w control.VLANWrite) error {
 	return r.edit("vlan del", dev, func(t *config.Tunnel) error {
 		first, last, err := config.ParseVIDs(w.VID)
 		if err != nil {
@@ -198,7 +240,7 @@ func peerIndex(t *config.Tunnel, a netip.Addr) int {
 
 var fdbVerbs = map[string]vtep.Verb{"add": vtep.EntryAdd, "append": vtep.EntryAppend, "replace": vtep.EntryReplace}
 
-func (r *reloader) FDBSet(dev string, w control.FDBWrite) error {
+func (r changer) FDBSet(dev string, w control.FDBWrite) error {
 	verb, ok := fdbVerbs[w.Verb]
 	if !ok {
 		return usage(fmt.Errorf("verb %q: want add, append or replace", w.Verb))
@@ -229,7 +271,7 @@ func place(t *config.Tunnel, e *config.Entry) error {
 	return nil
 }
 
-func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
+func (r changer) FDBDelete(dev string, w control.FDBWrite) error {
 	e, err := config.ParseEntry(w.MAC, w.Keywords)
 	if err != nil {
 		return usage(err)
@@ -242,7 +284,7 @@ func (r *reloader) FDBDelete(dev string, w control.FDBWrite) error {
 	})
 }
 
-func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
+func (r changer) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 	err = r.table("fdb flush", dev, nil, func(t *config.Tunnel) error {
 		n, err = r.endpoint.FlushEntries(dev, func(e *vtep.FDBEntry) bool {
 			is := map[string]bool{
@@ -268,7 +310,7 @@ func (r *reloader) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 
 // table changes the forwarding table of a tunnel, and the configuration as far
 // as it has the entry that changed. Without an address any entry may have.
-func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.Tunnel) error) error {
+func (r changer) table(what, dev string, mac *packet.MAC, change func(*config.Tunnel) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t, err := r.endpoint.Config(dev)
@@ -301,7 +343,7 @@ func (r *reloader) table(what, dev string, mac *packet.MAC, change func(*config.
 		return nil
 	}
 	t.Entries = entries
-	return r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}})
+	return r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}, By: &r.by})
 }
 
 // entriesOf returns the entries that could stand in a file, of the address and

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,7 +49,7 @@ func (r *reloader) onSignal(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.daemon.Hangups:
-			_, _ = r.Reload(control.ReloadRequest{}) // it logs what became of it
+			_, _ = changer{r, vtep.Caller{Command: "SIGHUP"}}.Reload(control.ReloadRequest{}) // it logs what became of it
 		}
 	}
 }
@@ -70,7 +71,7 @@ func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
 
 // Reload applies the differences between what runs and what the files say, all of them or
 // none.
-func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
+func (r changer) Reload(req control.ReloadRequest) (control.Reload, error) {
 	r.one.Lock()
 	defer r.one.Unlock()
 	log, manager := r.daemon.Log, r.daemon.Manager
@@ -92,8 +93,8 @@ func (r *reloader) Reload(req control.ReloadRequest) (control.Reload, error) {
 		r.tried(true)
 		r.daemon.overwritten.Store(true)
 		r.changed()
-		log.Info("reloaded", zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
-			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart))
+		log.Info("reloaded", append([]zap.Field{zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
+			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart)}, r.who(nil)...)...)
 	}
 	return out, err
 }
@@ -108,7 +109,7 @@ func (r *reloader) tried(loaded bool) {
 }
 
 // reload waits for files without r.mu, which all others need.
-func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err error) {
+func (r changer) reload(req control.ReloadRequest) (out control.Reload, err error) {
 	path := cmp.Or(req.Config, r.config())
 	if path == "" {
 		return out, errors.New("this instance has its tunnel from the command line: name a PATH to load")
@@ -143,7 +144,7 @@ func (r *reloader) reload(req control.ReloadRequest) (out control.Reload, err er
 		isDead[name] = true
 	}
 	if len(dead) > 0 {
-		if err := r.endpoint.Apply(vtep.Change{Remove: dead}); err != nil {
+		if err := r.endpoint.Apply(vtep.Change{Remove: dead, By: &r.by}); err != nil {
 			return control.Reload{}, err
 		}
 	}
@@ -207,14 +208,32 @@ func (r *reloader) drift(cfg config.Config) (running config.Config, dead []strin
 }
 
 // apply makes those of the changes that need no restart, all or none.
-func (r *reloader) apply(changes config.Changes) error {
-	change := vtep.Change{Remove: changes.Removed, Add: changes.Added}
+func (r changer) apply(changes config.Changes) error {
+	change := vtep.Change{Remove: changes.Removed, Add: changes.Added, By: &r.by, Causes: make(map[string]*vtep.Cause)}
 	for _, t := range changes.Changed {
 		if t.Live() {
 			change.Set = append(change.Set, t.Now)
+			change.Causes[t.Now.Device.Name] = r.cause(t.Keys)
 		}
 	}
 	stop := follow(r.endpoint.Changing, progressPeriod, func(p control.Progress) { r.daemon.tellProgress("reloading", p) })
 	defer stop()
-	return r.endpoint.Apply(change)
+	err := r.endpoint.Apply(change)
+	if err == nil {
+		r.logChanges(changes.Changed)
+	}
+	return err
+}
+
+// maxLogged is how many tunnels of one reload the log tells the changes of.
+const maxLogged = 16
+
+// logChanges tells what a reload has changed; how many tunnels these are is another line.
+func (r changer) logChanges(changed []config.TunnelChange) {
+	for _, t := range changed[:min(len(changed), maxLogged)] {
+		keys := slices.DeleteFunc(slices.Clone(t.Keys), func(k config.KeyChange) bool { return !k.Live })
+		if len(keys) > 0 {
+			r.daemon.Log.Info("changed", append([]zap.Field{zap.String("what", "reload"), zap.String("device", t.Tunnel.Device.Name)}, r.who(keys)...)...)
+		}
+	}
 }

@@ -21,13 +21,20 @@ import (
 // source answers the control socket's questions about the endpoint. Changes are the
 // reloader's.
 type source struct {
-	*reloader
+	changer
 	metrics http.Handler
-	runtime lookout
+	runtime *lookout
+}
+
+// By is the source for the changes of one caller.
+func (s *source) By(who control.Caller) control.Source {
+	mine := *s
+	mine.by = vtep.Caller(who)
+	return &mine
 }
 
 func newSource(r *reloader) *source {
-	s := &source{reloader: r}
+	s := &source{changer: changer{reloader: r}, runtime: new(lookout)}
 	b := r.daemon.Build
 	s.metrics = metrics.Handler(metrics.New(
 		metrics.Build{Version: b.Version, Revision: b.Revision, GoVersion: b.GoVersion},
@@ -174,6 +181,9 @@ func (s *source) VLANs(dev string, stats bool) ([]control.VLAN, error) {
 // Events returns what is there, if a snapshot is asked for, and what happens from now on, or after
 // an event that was seen before.
 func (s *source) Events(ctx context.Context, from control.EventsFrom) iter.Seq[control.Event] {
+	if from.Drops {
+		return s.drops(ctx)
+	}
 	var sub *vtep.Subscription
 	whole := true
 	if from.After != 0 {
@@ -202,6 +212,32 @@ func (s *source) Events(ctx context.Context, from control.EventsFrom) iter.Seq[c
 					return
 				}
 			}
+		}
+	}
+}
+
+// dropPeriod is how often it is looked for what was dropped.
+const dropPeriod = time.Second
+
+// drops tells what is dropped, until ctx ends.
+func (s *source) drops(ctx context.Context) iter.Seq[control.Event] {
+	before := s.endpoint.State()
+	return func(yield func(control.Event) bool) {
+		tick := time.NewTicker(dropPeriod)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			now := s.endpoint.State()
+			for _, e := range view.Dropped(&before, &now, time.Now()) {
+				if !yield(e) {
+					return
+				}
+			}
+			before = now
 		}
 	}
 }

@@ -7,12 +7,15 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 
 	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/view"
 	"gvtep/config"
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
@@ -61,6 +64,79 @@ func TestOneTunnel(t *testing.T) {
 // seams counts what an endpoint wants of its devices and of the underlay.
 type seams struct{ looks, asked int }
 
+// TestBy: events of changes have who asked for them, and old and new values; the log has the same.
+func TestBy(t *testing.T) {
+	s := newTestSource(t, 1, new(seams))
+	core, logged := observer.New(zap.InfoLevel)
+	s.daemon.Log = zap.New(core)
+	sub := s.endpoint.Subscribe()
+	defer sub.Close()
+	who := control.Caller{PID: 4711, UID: 998, Command: "gvtep tunnel set gnv0 ttl 7"}
+	mine := s.By(who)
+	var peers []string
+	for i := range vtep.MaxKeys + 5 {
+		peers = append(peers, "remote", fmt.Sprintf("198.51.100.%d", i+1))
+	}
+	for i, c := range []struct {
+		change   func() error
+		action   string
+		by       *control.Caller
+		keys     []string
+		moreKeys int
+	}{
+		{func() error {
+			return mine.TunnelSet(control.TunnelWrite{Name: "gnv0", Keywords: []string{"ttl", "7", "fwmark", "3"}})
+		}, "changed", &who, []string{"fwmark 0 -> 3", "ttl \"auto\" -> 7"}, 0},
+		{func() error { return s.TunnelSet(control.TunnelWrite{Name: "gnv0", Keywords: []string{"ttl", "8"}}) }, "changed", nil, []string{"ttl 7 -> 8"}, 0},
+		{func() error {
+			return mine.TunnelAdd(control.TunnelWrite{Name: "gnv1", Keywords: append([]string{"id", "9"}, peers...)})
+		}, "new", &who, nil, 0},
+		{func() error { return mine.TunnelDelete("gnv1") }, "deleted", &who, nil, 0},
+	} {
+		if err := c.change(); err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+		e := view.Event(<-sub.C)
+		var keys []string
+		for _, k := range e.Keys {
+			keys = append(keys, k.String())
+		}
+		slices.Sort(keys)
+		if e.Object != "tunnel" || e.Action != c.action || !slices.Equal(keys, c.keys) || e.MoreKeys != c.moreKeys || (e.By == nil) != (c.by == nil) || e.By != nil && *e.By != *c.by {
+			t.Errorf("change %d: %+v by %v, keys %q; want %+v", i, e, e.By, keys, c)
+		}
+		entries := logged.TakeAll()
+		entries = slices.DeleteFunc(entries, func(l observer.LoggedEntry) bool { return l.Message != "changed" })
+		if len(entries) != 1 {
+			t.Fatalf("change %d: %d lines of the log, want 1", i, len(entries))
+		}
+		text := fmt.Sprint(entries[0].ContextMap())
+		if c.by != nil && !strings.Contains(text, c.by.String()) {
+			t.Errorf("change %d: the log has %s", i, text)
+		}
+		for _, k := range c.keys {
+			if !strings.Contains(text, k) {
+				t.Errorf("change %d: the log has %s, without %s", i, text, k)
+			}
+		}
+	}
+}
+
+// TestCause: of very many keywords some are told, and how many there are beside; not those that a
+// change leaves as they are.
+func TestCause(t *testing.T) {
+	keys := []config.KeyChange{{Key: "id", Old: "1", New: "2"}}
+	for i := range vtep.MaxKeys + 5 {
+		keys = append(keys, config.KeyChange{Key: fmt.Sprint(i), Live: true})
+	}
+	if c := (changer{}).cause(keys); len(c.Keys) != vtep.MaxKeys || c.More != 5 || c.Keys[0].Key != "0" {
+		t.Errorf("%d keys and %d more, the first is %v", len(c.Keys), c.More, c.Keys[0])
+	}
+	if c := (changer{}).cause(keys[:1]); c != nil {
+		t.Errorf("nobody changed nothing: %+v", c)
+	}
+}
+
 // TestNoTunnel: a name that is none is answered with those that there are.
 func TestNoTunnel(t *testing.T) {
 	s := newTestSource(t, 2, new(seams))
@@ -100,7 +176,7 @@ func newTestSource(t *testing.T, n int, seen *seams) *source {
 		}
 	})
 	r := &reloader{daemon: &daemon{Options: Options{Log: zap.NewNop()}}, endpoint: ep, process: config.Config{Socket: config.Socket{Port: 6081, Ports: 64}}, changed: func() {}}
-	s := &source{reloader: r}
+	s := &source{changer: changer{reloader: r}, runtime: new(lookout)}
 	for i := range n {
 		words := []string{"id", fmt.Sprint(i), "remote", "192.0.2.2"}
 		if err := s.TunnelAdd(control.TunnelWrite{Name: fmt.Sprint("gnv", i), Keywords: words}); err != nil {

@@ -300,6 +300,17 @@ func Event(e vtep.Event) control.Event {
 	if e.From.IsValid() {
 		out.From = e.From.Addr().WithZone("").String()
 	}
+	if c := e.Cause; c != nil {
+		if out.MoreKeys = c.More; c.By != (vtep.Caller{}) {
+			out.By = new(control.Caller(c.By))
+		}
+		for _, k := range c.Keys {
+			out.Keys = append(out.Keys, control.KeyChange{Key: k.Key, Old: k.Old, New: k.New, Live: true})
+		}
+	}
+	if r := e.Refused; r != nil {
+		out.Reason, out.Packets, out.ID = r.Reason.String(), r.Count, new(uint32(r.VNI))
+	}
 	if e.Object == "fdb" {
 		out.VLAN = e.VLAN
 		out.MAC, out.Flags = e.MAC.String(), append([]string{"self"}, strings.Fields(e.Flags.String())...)

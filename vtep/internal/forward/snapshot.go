@@ -135,6 +135,8 @@ type PortState struct {
 	RoomAgain int64
 	// ReportedFaults are those of the device that the watcher has told of.
 	ReportedFaults []string
+	// ReportedDown is whether events last said that the device is down.
+	ReportedDown bool
 	// Fast says that changes of the table are told to the fast path. Current is set then.
 	Fast atomic.Bool
 	// Current is the port in the newest snapshot, set before workers get that.
