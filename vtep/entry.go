@@ -373,17 +373,22 @@ func (e *Endpoint) FlushEntries(name string, match func(*FDBEntry) bool) (int, e
 	n := 0
 	for i := range t.domains {
 		d := &t.domains[i]
+		var gone []packet.MAC // the table may ask more than once, so what is known of them is forgotten afterwards
 		n += d.fdb.Flush(e.clock(), func(entry fdb.Entry) bool {
-			found := false
 			for fe := range t.describe(d, entry) {
-				found = found || match(&fe)
+				if match(&fe) {
+					gone = append(gone, entry.MAC)
+					return true
+				}
 			}
-			if found {
-				t.hold(t.entries, station{d.vid, entry.MAC}, nil)
-				t.owned.forget(station{d.vid, entry.MAC})
-			}
-			return found
+			return false
 		})
+		for _, mac := range gone {
+			if _, there := d.fdb.Get(mac, e.clock()); !there {
+				t.hold(t.entries, station{d.vid, mac}, nil)
+				t.owned.forget(station{d.vid, mac})
+			}
+		}
 	}
 	return n, e.dropUnpointed(t)
 }

@@ -222,7 +222,7 @@ func (f fakeSource) Health() control.Health {
 func (f fakeSource) Progress() control.Progress { return control.Progress{} }
 
 func (f fakeSource) Options() []control.OptionKind {
-	return append(view.Options(option.Default()), control.OptionKind{Name: "my.secret", ID: "ff01:81", Known: true, Own: true})
+	return append(view.Options(option.Default()), control.OptionKind{Name: "my.secret", ID: "ff01:81", Format: "hex", Known: true, Own: true})
 }
 
 func (f fakeSource) LogLevel() control.LogLevel { return view.LogLevel(f.logs.Level()) }
