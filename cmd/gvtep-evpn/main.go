@@ -1,0 +1,3 @@
+package main
+import _ "github.com/osrg/gobgp/v4/pkg/server"
+func main(){}
