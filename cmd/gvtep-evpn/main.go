@@ -1,3 +1,130 @@
+// gvtep-evpn is a BGP EVPN speaker for gvtep: it finds the other VTEPs and their stations through
+// route reflectors, and announces its own. See docs/evpn.md.
 package main
-import _ "github.com/osrg/gobgp/v4/pkg/server"
-func main(){}
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// version is for the linker (-X main.version=v1.2.3).
+var version string
+
+// command is one of the words after gvtep-evpn.
+type command struct {
+	name, args, help string
+	min, max         int // arguments
+	run              func(*app, []string) error
+}
+
+func commands() []command {
+	return []command{
+		{"run", "", "speak BGP and tell gvtep, in the foreground", 0, 0, (*app).runCmd},
+		{"check", "", "say what is wrong with the configuration", 0, 0, (*app).checkCmd},
+		{"status", "", "sessions, segments and counters of the running agent", 0, 0, (*app).statusCmd},
+		{"show", "routes|mac|peers [vni VNI] [type TYPE]", "routes received, stations, or BGP sessions", 1, 5, (*app).showCmd},
+		{"clear", "LLADDR", "let a station move again that two places claimed", 1, 1, (*app).clearCmd},
+		{"monitor", "", "print routes and sessions as they change", 0, 0, (*app).monitorCmd},
+		{"metrics", "", "print the metrics", 0, 0, (*app).metricsCmd},
+		{"version", "", "print the version", 0, 0, (*app).versionCmd},
+		{"help", "", "print this", 0, 0, (*app).helpCmd},
+	}
+}
+
+// app is one call of the program.
+type app struct {
+	out, errOut      io.Writer
+	flags            *pflag.FlagSet
+	instance, config string
+	control, level   string
+	format           string
+	json             bool
+}
+
+// usageError is a call that makes no sense.
+type usageError struct{ text string }
+
+func (e usageError) Error() string { return e.text }
+
+// exitCodes: 0 done, 1 failed, 2 wrong words, 3 nobody to ask.
+const (
+	exitFailed = 1 + iota
+	exitUsage
+	exitUnreachable
+)
+
+func main() { os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func execute(args []string, out, errOut io.Writer) int {
+	a := &app{out: out, errOut: errOut, flags: pflag.NewFlagSet("gvtep-evpn", pflag.ContinueOnError)}
+	f := a.flags
+	f.SetOutput(io.Discard)
+	f.StringVarP(&a.instance, "instance", "i", "", "the agent to ask; not needed if there is one only")
+	f.StringVarP(&a.config, "config", "c", "/etc/gvtep/evpn.toml", "the configuration, of run and check")
+	f.StringVar(&a.control, "control", "", "the agent's control socket")
+	f.StringVar(&a.level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&a.format, "log-format", "auto", "json, console, journal or auto")
+	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
+	err := f.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		args, err = []string{"help"}, nil
+	} else {
+		args = f.Args()
+	}
+	if err != nil {
+		err = usageError{err.Error()}
+	} else {
+		err = a.dispatch(args)
+	}
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(errOut, "gvtep-evpn: %s; gvtep-evpn help has the commands\n", oneLine(err))
+		return exitUsage
+	case errors.Is(err, errUnreachable):
+		fmt.Fprintf(errOut, "gvtep-evpn: %s\n", oneLine(err))
+		return exitUnreachable
+	}
+	fmt.Fprintf(errOut, "gvtep-evpn: %s\n", oneLine(err))
+	return exitFailed
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ": ") }
+
+func (a *app) dispatch(args []string) error {
+	if len(args) == 0 {
+		return usageError{"a command is missing"}
+	}
+	if !strings.Contains(" json console journal auto ", " "+a.format+" ") {
+		return usageError{fmt.Sprintf("--log-format %s: want json, console, journal or auto", a.format)}
+	}
+	if !strings.Contains(" debug info warn error ", " "+a.level+" ") {
+		return usageError{fmt.Sprintf("--log-level %s: want debug, info, warn or error", a.level)}
+	}
+	for _, c := range commands() {
+		if c.name != args[0] {
+			continue
+		}
+		if n := len(args) - 1; n < c.min || n > c.max {
+			return usageError{strings.TrimSpace("want: gvtep-evpn " + c.name + " " + c.args)}
+		}
+		return c.run(a, args[1:])
+	}
+	return usageError{fmt.Sprintf("there is no command %q", args[0])}
+}
+
+func (a *app) helpCmd([]string) error {
+	fmt.Fprint(a.out, "usage: gvtep-evpn [FLAG...] COMMAND\n\ncommands:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(a.out, "  %-52s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
+	}
+	fmt.Fprintf(a.out, "\nflags:\n%s", a.flags.FlagUsages())
+	return nil
+}

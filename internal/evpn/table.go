@@ -67,6 +67,7 @@ type route struct {
 	seg     *segment // nil: it is not installed
 	why     Reason
 	leaving time.Time // when it was withdrawn; zero: it was not
+	until   time.Time // it stays so long at least
 }
 
 // segment is a Segment and what is known of it.
@@ -444,13 +445,17 @@ func drop[K comparable](m map[K][]*route, k K, r *route) {
 }
 
 // Sessions says whether any session is up that has told all it knows. While there is none, what
-// was withdrawn stays: it is the control plane that is gone, not the VTEPs.
+// was withdrawn stays: it is the control plane that is gone, not the VTEPs. When it is back, others
+// have the time of grace to come back, too.
 func (t *Table) Sessions(up bool, now time.Time) {
 	switch {
-	case up:
-		t.since = time.Time{}
-	case t.since.IsZero():
+	case !up && t.since.IsZero():
 		t.since = now
+	case up && !t.since.IsZero():
+		t.since = time.Time{}
+		for _, r := range t.leaving {
+			r.until = now.Add(t.rules.Grace)
+		}
 	}
 }
 
@@ -465,7 +470,7 @@ func (t *Table) Tick(now time.Time, heard Heard) {
 	alone := !t.since.IsZero() && now.Sub(t.since) < t.rules.Stale
 	for k, r := range t.leaving {
 		waited := now.Sub(r.leaving)
-		if alone || waited < settle || waited < t.rules.Grace && t.vanished(r) && stillHeard(heard, r) {
+		if alone || waited < settle || now.Before(r.until) || waited < t.rules.Grace && t.vanished(r) && stillHeard(heard, r) {
 			continue
 		}
 		delete(t.leaving, k)

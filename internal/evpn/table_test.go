@@ -321,7 +321,16 @@ func TestNoControlPlane(t *testing.T) {
 	l.after(time.Minute)
 	l.told()
 	l.Sessions(true, l.now)
-	l.after(time.Second)
+	l.after(9 * time.Second) // others come back after us
+	l.told()
+	l.after(2 * time.Second)
+	l.told(`{"peer":"10.88.0.1","del":true}`)
+	l.Update(imet(a), l.now)
+	l.told(`{"peer":"10.88.0.1","keywords":["flood","on"]}`)
+	l.Sessions(false, l.now)
+	l.Withdraw(imet(a).Key, l.now)
+	l.now = l.now.Add(59 * time.Minute)
+	l.after(2 * time.Minute)
 	l.told(`{"peer":"10.88.0.1","del":true}`)
 }
 

@@ -27,7 +27,6 @@ type Station struct {
 // Binding is an IP address with the MAC address that it has on a link.
 type Binding struct {
 	Link int
-	VLAN uint16 // of the tag, where one was there
 	IP   netip.Addr
 	MAC  packet.MAC
 }
@@ -44,10 +43,10 @@ type Sink interface {
 // again is how often everything is read anew, in case something was missed.
 const again = time.Minute
 
-// Watch tells sink until ctx ends. When messages were lost it begins anew.
-func Watch(ctx context.Context, sink Sink) error {
+// Watch tells sink until ctx ends. When messages were lost it begins anew, and when somebody asks by anew.
+func Watch(ctx context.Context, sink Sink, anew <-chan struct{}) error {
 	for {
-		err := watch(ctx, sink)
+		err := watch(ctx, sink, anew)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -57,7 +56,7 @@ func Watch(ctx context.Context, sink Sink) error {
 	}
 }
 
-func watch(ctx context.Context, sink Sink) error {
+func watch(ctx context.Context, sink Sink, anew <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, again)
 	defer cancel()
 	updates := make(chan netlink.NeighUpdate, 1024)
@@ -76,8 +75,7 @@ func watch(ctx context.Context, sink Sink) error {
 	}
 	defer func() { // until the subscription has ended
 		cancel()
-		for range updates {
-		}
+		drain(updates)
 	}()
 	if err := snapshot(sink); err != nil {
 		return err
@@ -94,6 +92,8 @@ func watch(ctx context.Context, sink Sink) error {
 				}
 			}
 			tell(sink, u.Neigh, u.Type == unix.RTM_DELNEIGH)
+		case <-anew:
+			return nil
 		case <-ctx.Done():
 			return nil
 		}
@@ -156,8 +156,7 @@ type Link struct {
 	MAC           packet.MAC
 	Addrs         []netip.Addr // of global scope
 	VLANs         bool         // of a bridge: it filters them
-	PVID          uint16       // of a port of such a bridge
-	Filtering     bool         // its bridge filters VLANs
+	PVID          uint16       // of a port of such a bridge; 0: none
 }
 
 // Own reads a device, and the bridge that it is a port of; bridge.Index is 0 if there is none.
@@ -183,7 +182,7 @@ func Own(name string) (dev, bridge Link, err error) {
 	if b.VlanFiltering == nil || !*b.VlanFiltering {
 		return dev, bridge, nil
 	}
-	bridge.VLANs, dev.Filtering = true, true
+	bridge.VLANs = true
 	all, err := netlink.BridgeVlanList()
 	for _, v := range all[int32(dev.Index)] {
 		if v.PortVID() {
@@ -206,4 +205,37 @@ func linkOf(l netlink.Link) (Link, error) {
 		}
 	}
 	return out, err
+}
+
+// Links calls changed after links or addresses changed, until ctx ends or messages were lost.
+func Links(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	links, addrs := make(chan netlink.LinkUpdate, 256), make(chan netlink.AddrUpdate, 256)
+	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
+		cancel()
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if err := netlink.AddrSubscribe(addrs, ctx.Done()); err != nil {
+		cancel()
+		close(addrs)
+		drain(links)
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer func() { // until the subscriptions have ended
+		cancel()
+		go drain(addrs)
+		drain(links)
+	}()
+	for open := true; open; changed() {
+		select {
+		case _, open = <-links:
+		case _, open = <-addrs:
+		}
+	}
+	return nil
+}
+
+func drain[T any](c <-chan T) {
+	for range c {
+	}
 }
