@@ -115,14 +115,13 @@ func (a *agent) flush(ctx context.Context) {
 }
 
 func (a *agent) announce(s *speaker.Speaker, out evpn.Output) {
-	for _, r := range out.Withdraw {
-		if err := s.Withdraw(r); err != nil {
-			a.log.Warn("route cannot be withdrawn", zap.Stringer("type", r.Kind), zap.Uint32("vni", r.VNI), zap.Error(err))
+	for _, c := range out.Routes {
+		do, what := s.Announce, "route cannot be announced"
+		if c.Withdraw {
+			do, what = s.Withdraw, "route cannot be withdrawn"
 		}
-	}
-	for _, r := range out.Announce {
-		if err := s.Announce(r); err != nil {
-			a.log.Warn("route cannot be announced", zap.Stringer("type", r.Kind), zap.Uint32("vni", r.VNI), zap.Stringer("mac", r.MAC), zap.Error(err))
+		if err := do(c.Route); err != nil {
+			a.log.Warn(what, zap.Stringer("type", c.Kind), zap.Uint32("vni", c.VNI), zap.Stringer("mac", c.MAC), zap.Error(err))
 		}
 	}
 	for _, f := range out.Forget {

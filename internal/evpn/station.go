@@ -14,6 +14,7 @@ type station struct {
 	local  *local
 	ips    []netip.Addr // that it uses, as far as it was seen here
 	told   netip.Addr   // where gvtep has it; invalid: nowhere
+	last   *uint32      // the sequence number that we had, of one that went
 	moves  []time.Time  // to us and from us, the last ones
 	frozen bool         // a duplicate: what we say of it stays as it is
 }
@@ -36,8 +37,30 @@ func (s *segment) station(mac packet.MAC) *station {
 
 // tidy forgets a station of which nothing is left.
 func (s *segment) tidy(mac packet.MAC) {
-	if st := s.stations[mac]; st != nil && st.local == nil && len(st.remote) == 0 && len(st.ips) == 0 && !st.told.IsValid() && !st.frozen {
+	if st := s.stations[mac]; st != nil && st.empty() && st.last == nil && len(st.moves) == 0 {
 		delete(s.stations, mac)
+	}
+}
+
+func (st *station) empty() bool {
+	return st.local == nil && len(st.remote) == 0 && len(st.ips) == 0 && !st.told.IsValid() && !st.frozen
+}
+
+// sweep forgets, once in a while, moves that count no more and what is left of stations that went.
+func (t *Table) sweep(now time.Time) {
+	if now.Sub(t.swept) < t.rules.Window {
+		return
+	}
+	t.swept = now
+	for _, s := range t.segments {
+		for mac, st := range s.stations {
+			if n := len(st.moves); n > 0 && now.Sub(st.moves[n-1]) > t.rules.Window {
+				st.moves = nil
+			}
+			if st.empty() && len(st.moves) == 0 {
+				delete(s.stations, mac)
+			}
+		}
 	}
 }
 
@@ -106,6 +129,7 @@ func (t *Table) Unlearn(vni uint32, mac packet.MAC) {
 	for _, ip := range st.ips {
 		delete(s.bound, ip)
 	}
+	st.last = &st.local.seq
 	st.local, st.ips = nil, nil
 	s.dirtyMAC[mac] = true
 	s.tidy(mac)
@@ -131,7 +155,7 @@ func (t *Table) Bind(vni uint32, ip netip.Addr, mac packet.MAC) {
 	st := s.station(mac)
 	st.ips = append(st.ips, ip)
 	if st.local != nil && st.local.announced && t.says(true) {
-		t.out.Announce = append(t.out.Announce, t.ofStation(s, mac, st, ip))
+		t.announce(t.ofStation(s, mac, st, ip))
 	}
 }
 
@@ -139,7 +163,7 @@ func (t *Table) unbind(s *segment, mac packet.MAC, ip netip.Addr) {
 	st := s.stations[mac]
 	st.ips = slices.DeleteFunc(st.ips, func(have netip.Addr) bool { return have == ip })
 	if st.local != nil && st.local.announced && t.says(true) {
-		t.out.Withdraw = append(t.out.Withdraw, t.ofStation(s, mac, st, ip))
+		t.withdraw(t.ofStation(s, mac, st, ip))
 	}
 	s.tidy(mac)
 }
@@ -164,12 +188,12 @@ func (t *Table) announceStation(s *segment, mac packet.MAC, st *station) {
 		return
 	}
 	st.local.announced = true
-	t.out.Announce = append(t.out.Announce, t.ofStation(s, mac, st, netip.Addr{}))
+	t.announce(t.ofStation(s, mac, st, netip.Addr{}))
 	if !t.says(true) {
 		return
 	}
 	for _, ip := range st.ips {
-		t.out.Announce = append(t.out.Announce, t.ofStation(s, mac, st, ip))
+		t.announce(t.ofStation(s, mac, st, ip))
 	}
 }
 
@@ -178,12 +202,12 @@ func (t *Table) withdrawStation(s *segment, mac packet.MAC, st *station) {
 		return
 	}
 	st.local.announced = false
-	t.out.Withdraw = append(t.out.Withdraw, t.ofStation(s, mac, st, netip.Addr{}))
+	t.withdraw(t.ofStation(s, mac, st, netip.Addr{}))
 	if !t.says(true) {
 		return
 	}
 	for _, ip := range st.ips {
-		t.out.Withdraw = append(t.out.Withdraw, t.ofStation(s, mac, st, ip))
+		t.withdraw(t.ofStation(s, mac, st, ip))
 	}
 }
 
@@ -191,16 +215,24 @@ func (t *Table) withdrawStation(s *segment, mac packet.MAC, st *station) {
 func (t *Table) contest(r *route, now time.Time) {
 	s := r.seg
 	st := s.stations[r.MAC]
-	if st.local == nil || st.frozen {
+	l := st.local
+	if st.frozen {
 		return
 	}
-	l := st.local
+	if l == nil { // it was seen behind the tunnel before the route came
+		if st.last != nil && r.Seq > *st.last {
+			st.last = nil
+			t.move(s, r.MAC, st, r.NextHop, now)
+		}
+		return
+	}
 	if !r.Sticky && (r.Seq < l.seq || r.Seq == l.seq && s.Local.Less(r.NextHop)) {
 		return
 	}
 	t.out.Forget = append(t.out.Forget, Forget{s.VNI, r.MAC, l.port})
 	t.Unlearn(s.VNI, r.MAC)
-	t.move(s, r.MAC, s.station(r.MAC), r.NextHop, now)
+	st.last = nil
+	t.move(s, r.MAC, st, r.NextHop, now)
 }
 
 // move counts one. With too many the station is a duplicate, until an operator clears it: what we

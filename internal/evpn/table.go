@@ -126,17 +126,26 @@ type Table struct {
 	leaving  map[Key]*route
 	out      Output
 	moves    uint64
+	swept    time.Time
 	// since is when the last session ended; zero: there is one, and it has told all.
 	since time.Time
 }
 
-// Output is what the world is to be told, in this order.
+// Output is what the world is to be told.
 type Output struct {
-	Announce []Route
-	Withdraw []Route
-	Forget   []Forget
-	Frozen   []Duplicate
+	Routes []Change // in this order: a route may be in it several times
+	Forget []Forget
+	Frozen []Duplicate
 }
+
+// Change is a route of ours that is to be announced, or withdrawn.
+type Change struct {
+	Route
+	Withdraw bool
+}
+
+func (t *Table) announce(r Route) { t.out.Routes = append(t.out.Routes, Change{r, false}) }
+func (t *Table) withdraw(r Route) { t.out.Routes = append(t.out.Routes, Change{r, true}) }
 
 // Forget is a station that the bridge takes for a local one, while it is elsewhere.
 type Forget struct {
@@ -155,7 +164,7 @@ type Duplicate struct {
 // New returns an empty table. Until the first EndOfRIB nothing is removed from gvtep.
 func New(r Rules, now time.Time) *Table {
 	return &Table{
-		rules: r, since: now,
+		rules: r, since: now, swept: now,
 		segments: map[uint32]*segment{}, devices: map[string]*device{}, routes: map[Key]*route{}, leaving: map[Key]*route{},
 	}
 }
@@ -218,7 +227,7 @@ func (t *Table) addSegment(s Segment) {
 	}
 	d.segments = append(d.segments, g)
 	if !s.L3 {
-		t.out.Announce = append(t.out.Announce, t.multicast(g))
+		t.announce(t.multicast(g))
 	}
 }
 
@@ -242,10 +251,10 @@ func (t *Table) removeSegment(s *segment) {
 		}
 	}
 	for net := range s.own {
-		t.out.Withdraw = append(t.out.Withdraw, t.prefix(s, net))
+		t.withdraw(t.prefix(s, net))
 	}
 	if !s.L3 {
-		t.out.Withdraw = append(t.out.Withdraw, t.multicast(s))
+		t.withdraw(t.multicast(s))
 	}
 	for _, r := range t.routes {
 		if r.seg == s {
@@ -285,13 +294,13 @@ func (t *Table) SetPrefixes(vni uint32, nets []netip.Prefix) {
 	for net := range s.own {
 		if !slices.Contains(nets, net) {
 			delete(s.own, net)
-			t.out.Withdraw = append(t.out.Withdraw, t.prefix(s, net))
+			t.withdraw(t.prefix(s, net))
 		}
 	}
 	for _, net := range nets {
 		if !s.own[net] {
 			s.own[net] = true
-			t.out.Announce = append(t.out.Announce, t.prefix(s, net))
+			t.announce(t.prefix(s, net))
 		}
 	}
 }
@@ -467,6 +476,7 @@ func (t *Table) Leaving() bool { return len(t.leaving) > 0 }
 
 // Tick ends withdrawals that have waited for long enough.
 func (t *Table) Tick(now time.Time, heard Heard) {
+	t.sweep(now)
 	alone := !t.since.IsZero() && now.Sub(t.since) < t.rules.Stale
 	for k, r := range t.leaving {
 		waited := now.Sub(r.leaving)

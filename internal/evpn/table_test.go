@@ -79,11 +79,8 @@ func (l *lab) says(want string) {
 	l.Helper()
 	o := l.Take()
 	var have []string
-	for _, r := range o.Announce {
-		have = append(have, "+"+describe(r))
-	}
-	for _, r := range o.Withdraw {
-		have = append(have, "-"+describe(r))
+	for _, c := range o.Routes {
+		have = append(have, map[bool]string{false: "+", true: "-"}[c.Withdraw]+describe(c.Route))
 	}
 	for _, f := range o.Forget {
 		have = append(have, "forget "+f.MAC.String())
@@ -203,11 +200,12 @@ func TestLocal(t *testing.T) {
 	l.says("+mac 02:00:00:00:01:10; +mac 02:00:00:00:01:10 10.1.0.16")
 	l.Learn(100, m2, 3, true, l.now)
 	l.Bind(100, station1, m2) // the address moves to another station of ours
-	l.says("+mac 02:00:00:00:02:10; +mac 02:00:00:00:02:10 10.1.0.16; -mac 02:00:00:00:01:10 10.1.0.16")
+	l.says("+mac 02:00:00:00:02:10; -mac 02:00:00:00:01:10 10.1.0.16; +mac 02:00:00:00:02:10 10.1.0.16")
 	l.told()
 	l.Unlearn(100, m1)
 	l.Unlearn(100, m2)
 	l.says("-mac 02:00:00:00:01:10; -mac 02:00:00:00:02:10; -mac 02:00:00:00:02:10 10.1.0.16")
+	l.after(181 * time.Second)
 	if s := l.segments[100]; len(s.stations)+len(s.bound) != 0 {
 		t.Error("something is left")
 	}
@@ -252,6 +250,18 @@ func TestDuplicate(t *testing.T) {
 		t.Error("Clear does not know what was frozen")
 	}
 	l.says("+mac 02:00:00:00:01:10 seq 5")
+	// It counts, too, if it is seen behind the tunnel before the route comes.
+	l = newLab(t)
+	l.Update(mac(a, m1, netip.Addr{}, 0), l.now)
+	for seq := uint32(1); seq < 5; seq += 2 {
+		l.Learn(100, m1, 3, true, l.now)
+		l.Unlearn(100, m1)
+		l.Update(mac(a, m1, netip.Addr{}, seq+1), l.now)
+	}
+	l.Learn(100, m1, 3, true, l.now)
+	if !l.segments[100].stations[m1].frozen {
+		t.Error("five moves, and not frozen")
+	}
 	// Slowly it may move as often as it likes.
 	l = newLab(t)
 	l.Update(mac(a, m1, netip.Addr{}, 0), l.now)

@@ -19,7 +19,7 @@ declare -A pid # of what runs, by a name
 cleanup() {
   local name ns
   for name in "${!pid[@]}"; do stop "$name" KILL; done
-  for ns in rr a b c f ha hb hc hf; do ip netns del "$lab-$ns" 2>/dev/null; done
+  for ns in rr a b c f ha hb hc hf m; do ip netns del "$lab-$ns" 2>/dev/null; done
   [ -z "${KEEP:-}" ] && rm -rf "$work" || cp -r "$work" "$KEEP"
 }
 trap cleanup EXIT
@@ -28,7 +28,7 @@ die() { echo "evpn.sh: $*" >&2; tail -n 15 "$work"/*log >&2; exit 1; }
 in_ns() { ip netns exec "$lab-$1" "${@:2}"; }
 # start NAME NAMESPACE COMMAND...: in the background, its log in $work/NAME.log.
 start() {
-  in_ns "$2" "${@:3}" >>"$work/$1.log" 2>&1 &
+  ip netns exec "$lab-$2" "${@:3}" >>"$work/$1.log" 2>&1 & # no function, which would be a shell of its own
   pid[$1]=$!
 }
 # stop NAME [SIGNAL]
@@ -137,9 +137,9 @@ pairs() {
   echo "${#sum} of 6"
 }
 # pinging FROM ADDRESS SECONDS: in the background, ten a second; lost says afterwards how many had no answer.
-pinging() { in_ns "$1" ping -q -n -i 0.1 -c $(($3 * 10)) -W 5 "$2" >"$work/pings" 2>&1 & pings_pid=$!; }
+pinging() { ip netns exec "$lab-$1" ping -q -n -i 0.1 -c $(($3 * 10)) -W 5 "$2" >"$work/pings" 2>&1 & pings_pid=$!; }
 lost() {
-  wait $pings_pid
+  timeout 60 tail --pid=$pings_pid -f /dev/null
   sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$work/pings" | { read -r sent got; echo "$((sent - got)) of $sent lost"; }
 }
 
