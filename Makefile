@@ -23,8 +23,8 @@ SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh examples/*/*.sh)
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
-build: ## bin/gvtep, one static file
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=v$(VERSION:v%=%))' -o bin/gvtep ./cmd/gvtep
+build: ## bin/gvtep and bin/gvtep-evpn, a static file each
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=v$(VERSION:v%=%))' -o bin/ ./cmd/gvtep ./cmd/gvtep-evpn
 
 install: man ## program, unit, manual, completions and documents to $(DESTDIR)$(PREFIX), /usr/local
 	@scripts/packaging/layout.sh install
@@ -100,7 +100,7 @@ systemd-test: man ## the package under Debian's systemd, in a virtual machine
 	@$(NEED) $(VMTOOLS)
 	@scripts/lab/systemd.sh test
 
-interop: build ## as root: Open vSwitch, scapy and tshark as the other end, and with GVTEP_E2E_LONG=1 kernels; writes docs/interop.md
+interop: build ## as root: Open vSwitch, FRR, gobgpd, scapy and tshark as the other end, and with GVTEP_E2E_LONG=1 kernels; writes docs/interop.md
 	@scripts/interop/run.sh $(PARTS)
 
 labs: build ## as root: the labs of docs/labs.md, one after another

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -36,6 +37,10 @@ func TestWalls(t *testing.T) {
 		"daemon": {
 			zap, "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/keep", "cmd/internal/logging", "cmd/internal/metrics",
 			"cmd/internal/service", "cmd/internal/view", "config", "fdb", "internal/fastpath", "internal/netio", "internal/packet", "vtep", "vtep/geneve", "vtep/option", "vtep/spec",
+		},
+		"../gvtep-evpn": {
+			zap, "cmd/internal/build", "cmd/internal/control", "cmd/internal/logging", "cmd/internal/service",
+			"internal/evpn", "internal/evpn/speaker", "internal/netwatch", "internal/packet",
 		},
 		"../gvtep": {
 			cobra, "cmd/internal/bugreport", "cmd/internal/build", "cmd/internal/capture", "cmd/internal/control", "cmd/internal/daemon", "cmd/internal/dissect", "cmd/internal/doctor", "cmd/internal/graph", "cmd/internal/logging", "cmd/internal/ping", "cmd/internal/service", "cmd/internal/watch",
@@ -90,6 +95,36 @@ func TestOneDoor(t *testing.T) {
 		}
 		if found["gvtep/tap"] != "" && found["gvtep/udp"] != "" && name != "cmd/internal/keep" {
 			t.Errorf("%s imports tap and udp: only cmd/internal/keep does", name)
+		}
+	}
+}
+
+// TestEngine: BGP is in gvtep-evpn, and nothing of it in gvtep. Only one package knows whose it is.
+func TestEngine(t *testing.T) {
+	deps := func(pkg string) []string {
+		out, err := exec.Command("go", "list", "-deps", pkg).Output()
+		if err != nil {
+			t.Fatalf("go list -deps %s: %v", pkg, err)
+		}
+		return strings.Fields(string(out))
+	}
+	const engine = "github.com/osrg/gobgp/"
+	isEngine := func(dep string) bool {
+		return strings.HasPrefix(dep, engine) || strings.HasPrefix(dep, "google.golang.org/grpc") || strings.HasPrefix(dep, "gvtep/internal/evpn")
+	}
+	for _, pkg := range []string{"gvtep/cmd/gvtep", "gvtep/vtep"} {
+		if i := slices.IndexFunc(deps(pkg), isEngine); i >= 0 {
+			t.Errorf("%s has %s in it", pkg, deps(pkg)[i])
+		}
+	}
+	if !slices.ContainsFunc(deps("gvtep/cmd/gvtep-evpn"), isEngine) {
+		t.Error("gvtep-evpn has no engine: this test finds nothing")
+	}
+	for _, dir := range []string{"../../internal/evpn", "../gvtep-evpn", "../../internal/netwatch"} {
+		for path, file := range imports(t, dir) {
+			if strings.HasPrefix(path, engine) {
+				t.Errorf("%s imports %s: only internal/evpn/speaker does", file, path)
+			}
 		}
 	}
 }

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # Sourced by evpn.sh: three VTEPs that know nobody, and FRR's bgpd.
 echo "# FRR $(bgpd -v | sed -n '1s/.*version \([0-9.]*\).*/\1/p') reflects, three VTEPs without a static peer"
 reflector frr

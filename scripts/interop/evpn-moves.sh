@@ -1,25 +1,32 @@
 # shellcheck shell=bash disable=SC2154 # $lab and others are evpn.sh's
 # Sourced by evpn.sh after evpn-fabric.sh: stations that nobody has heard, that move, that age.
 echo "# stations: suppression, moves, ageing"
-flooded() { gvtep -i "$lab-$1" -j tunnel show gnv0 | grep -o '"tx_flood_packets":[0-9]*' | cut -d: -f2; }
+answered() { gvtep -i "$lab-$1" -j tunnel show gnv0 | grep -o '"neigh_answered":[0-9]*' | cut -d: -f2; }
 reaches ha 10.1.0.1 # so that it says ARP and ND to nobody but itself
 mac() { evpn "$1" -j show mac vni 100 | grep -o "\"02:00:00:00:01:0$2\":{[^}]*}"; }
 until_ok 10 "gvtep-evpn -i $lab-c show mac | grep '02:00:00:00:01:01.*10.1.0.1.*fd10::1'"
 check "c knows the addresses of the station behind a" "$(mac c 1)" '*"type":"remote","remoteVtep":"10.88.0.1"*"10.1.0.1"*"fd10::1"*'
 ip -n "$lab-hc" neigh flush all
-before=$(flooded c)
+before=$(answered c)
 check "ARP and ND for a station elsewhere, answered" "$(pings "$lab-hc" 10.1.0.1), $(pings "$lab-hc" fd10::1)" "$all, $all"
-check "and nothing is flooded" "$(($(flooded c) - before)) flooded" "0 flooded"
+check "by gvtep itself" "$(($(answered c) - before)) answered" "[1-9]* answered"
 
-# A station in a namespace of its own, that moves between a and b while c pings it.
+# A station in a namespace of its own with a leg in a and one in b, that moves while c pings it. The
+# ports stay up, so that nobody but the other VTEP's route tells the one that it left.
 ip netns add "$lab-m"
+in_ns m sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 net.ipv6.conf.all.disable_ipv6=1
+for n in a b; do
+  ip -n "$lab-$n" link add eth2 type veth peer name "leg$n" netns "$lab-m"
+  ip -n "$lab-$n" link set eth2 master br0 up
+  ip -n "$lab-m" link set "leg$n" address "02:00:00:00:02:0$n" mtu 1400 up
+done
 station() { # station NAME: it is behind that one now, and says so as machines do that were moved
-  ip -n "$lab-m" link del eth0 2>/dev/null
-  ip -n "$lab-$1" link add eth2 type veth peer name eth0 netns "$lab-m"
-  ip -n "$lab-$1" link set eth2 master br0 up
-  ip -n "$lab-m" link set eth0 address 02:00:00:00:01:77 mtu 1400
-  ip -n "$lab-m" addr add 10.1.0.77/24 dev eth0
-  ip -n "$lab-m" link set eth0 up
+  local old=a
+  [ "$1" = b ] || old=b
+  ip -n "$lab-m" addr flush dev "leg$old"
+  ip -n "$lab-m" link set "leg$old" address "02:00:00:00:02:0$old"
+  ip -n "$lab-m" link set "leg$1" address 02:00:00:00:01:77
+  ip -n "$lab-m" addr add 10.1.0.77/24 dev "leg$1"
   until_ok 10 "ip netns exec $lab-m ping -n -c 1 -W 0.3 10.1.0.3"
 }
 station a
@@ -41,17 +48,17 @@ for n in b a; do # the third and the fourth move; the fifth one freezes it
   until_ok 10 "gvtep-evpn -i $lab-$n show mac | grep '02:00:00:00:01:77 *local'"
 done
 station b
-[ -z "${DEBUG:-}" ] || { sleep 2; evpn a show mac; evpn b show mac; evpn a metrics | grep moves; evpn b metrics | grep moves; }
 until_ok 10 "gvtep-evpn -i $lab-b show mac | grep '02:00:00:00:01:77.*duplicate' || gvtep-evpn -i $lab-a show mac | grep '02:00:00:00:01:77.*duplicate'"
 check "the fifth move in 180 s makes it a duplicate" "$({ evpn a show mac; evpn b show mac; } | grep -c '02:00:00:00:01:77.*duplicate')" "[12]"
-for n in a b; do evpn $n clear 02:00:00:00:01:77 2>/dev/null; done
+# What one says then is the fifth move at the other, which is cleared, too.
+until_ok 10 "gvtep-evpn -i $lab-a clear 02:00:00:00:01:77; gvtep-evpn -i $lab-b clear 02:00:00:00:01:77; sleep 0.3; ! { gvtep-evpn -i $lab-a show mac; gvtep-evpn -i $lab-b show mac; } | grep duplicate"
 check "until somebody clears it" "$({ evpn a show mac; evpn b show mac; } | grep -c duplicate)" 0
 
 ip netns del "$lab-m"
+for n in a b; do ip -n "$lab-$n" link del eth2 2>/dev/null; done
 until_ok 10 "! gvtep-evpn -i $lab-c show mac | grep '02:00:00:00:01:77'"
 check "what the bridge forgets is withdrawn" "$(evpn c show mac | grep -c 02:00:00:00:01:77), $(gvtep -i "$lab-c" fdb show dev gnv0 | grep -c 02:00:00:00:01:77)" "0, 0"
 in_ns a ip link set br0 type bridge ageing_time 100 # a second
-[ -z "${DEBUG:-}" ] || { sleep 12; in_ns a bridge -s fdb show br br0; evpn a show mac; evpn c show mac; evpn c show routes; }
 until_ok 20 "! gvtep-evpn -i $lab-c show mac | grep '02:00:00:00:01:01'"
 check "a station that is silent ages, and is withdrawn" "$(evpn c show mac | grep -c 02:00:00:00:01:01)" 0
 in_ns a ip link set br0 type bridge ageing_time 30000

@@ -20,7 +20,7 @@ cleanup() {
   local name ns
   for name in "${!pid[@]}"; do stop "$name" KILL; done
   for ns in rr a b c f ha hb hc hf m; do ip netns del "$lab-$ns" 2>/dev/null; done
-  [ -z "${KEEP:-}" ] && rm -rf "$work" || cp -r "$work" "$KEEP"
+  rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 1' INT TERM
@@ -84,7 +84,6 @@ router bgp 65000
  neighbor V remote-as 65000
  neighbor V timers connect 1
  bgp listen range 10.88.0.0/24 peer-group V
- bgp listen range fd88::/64 peer-group V
  address-family l2vpn evpn
   neighbor V activate
   neighbor V route-reflector-client
@@ -95,8 +94,8 @@ CONF
     until_ok 20 "vtysh --vty_socket $work/rr -d bgpd -c 'show version'" || die "bgpd did not start" ;;
   gobgp)
     { printf '[global.config]\nas = 65000\nrouter-id = "10.88.0.254"\n[global.apply-policy.config]\ndefault-import-policy = "accept-route"\ndefault-export-policy = "accept-route"\n'
-      for n in 1 2 3; do
-        printf '[[neighbors]]\n[neighbors.config]\nneighbor-address = "10.88.0.%s"\npeer-as = 65000\n[neighbors.transport.config]\npassive-mode = true\n' $n
+      for a in 10.88.0.{1,2,3} fd88::{1,2,3}; do
+        printf '[[neighbors]]\n[neighbors.config]\nneighbor-address = "%s"\npeer-as = 65000\n[neighbors.transport.config]\npassive-mode = true\n' "$a"
         printf '[neighbors.route-reflector.config]\nroute-reflector-client = true\nroute-reflector-cluster-id = "10.88.0.254"\n'
         printf '[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\n'
         printf '[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = "l2vpn-evpn"\n[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n'
@@ -110,7 +109,7 @@ show() { vtysh --vty_socket "$work/rr" -d bgpd -c "$1"; }
 # vtep NAME N [WORD...]: gvtep, its tunnel with nobody, in the bridge.
 vtep() {
   local ns=$1 n=$2
-  start "gvtep-$ns" "$ns" gvtep -i "$lab-$ns" run gnv0 --id 100 --local "10.88.0.$n" --remote none --nolearning --neigh_suppress on --mtu 1400 "${@:3}"
+  start "gvtep-$ns" "$ns" gvtep -i "$lab-$ns" run gnv0 --id 100 --local "$([ -n "${family6:-}" ] && echo "fd88::$n" || echo "10.88.0.$n")" --remote none --nolearning --neigh_suppress on --mtu 1400 "${@:3}"
   gvtep -i "$lab-$ns" wait gnv0 --for ready --timeout 30s || die "gvtep in $ns did not start"
   ip -n "$lab-$ns" link set gnv0 master br0 up
 }
@@ -118,7 +117,7 @@ vtep() {
 agent() {
   local ns=$1 n=$2 neighbor=10.88.0.254
   [ -z "${family6:-}" ] || neighbor=fd88::254
-  { printf '[bgp]\nasn = 65000\nrouter-id = "10.88.0.%s"\nneighbor = ["%s"]\n' "$n" "$neighbor"
+  { printf '[bgp]\nasn = 65000\nrouter-id = "10.88.0.%s"\nneighbor = ["%s"%s]\n' "$n" "$neighbor" "${family6:+, \"fd88::253\"}"
     [ $# -lt 3 ] || printf '%s\n' "${@:3}"
     printf '[evpn]\ninstance = "%s"\n' "$lab-$ns"; } >"$work/$ns.toml"
   start "evpn-$ns" "$ns" gvtep-evpn --log-level debug run -c "$work/$ns.toml"
@@ -139,11 +138,12 @@ pairs() {
 # pinging FROM ADDRESS SECONDS: in the background, ten a second; lost says afterwards how many had no answer.
 pinging() { ip netns exec "$lab-$1" ping -q -n -i 0.1 -c $(($3 * 10)) -W 5 "$2" >"$work/pings" 2>&1 & pings_pid=$!; }
 lost() {
-  timeout 60 tail --pid=$pings_pid -f /dev/null
+  timeout 60 tail --pid="$pings_pid" -f /dev/null
   sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$work/pings" | { read -r sent got; echo "$((sent - got)) of $sent lost"; }
 }
 
 wire
-host 1 a && host 2 b && host 3 c || die "no hosts"
-for part in ${EVPN:-fabric moves restarts encap}; do . "scripts/interop/evpn-$part.sh"; done
+{ host 1 a && host 2 b && host 3 c; } || die "no hosts"
+# shellcheck disable=SC1090 # the parts are checked by themselves
+for part in ${EVPN:-fabric moves restarts encap six}; do . "scripts/interop/evpn-$part.sh"; done
 ended

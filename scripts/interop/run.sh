@@ -3,6 +3,7 @@
 #
 # usage: run.sh [PART...]    as root; without PART: those of seconds, and with GVTEP_E2E_LONG=1 all
 #   ovs          Open vSwitch in user space                                    1 minute
+#   evpn         gvtep-evpn with FRR and gobgpd                                2 minutes
 #   codec        scapy and tshark read our headers                             1 minute
 #   kernel-6.1   the kernel's device, in a virtual machine                     2 minutes, and 5 to make the image once
 #   kernel-6.12  the same of a newer kernel                                    2 minutes
@@ -13,10 +14,11 @@ cd "$(dirname "$0")/../.."
 machine="qemu-system-x86_64 mmdebstrap cpio"
 declare -A tools=(
   [ovs]="ip ping tc socat ethtool ovs-vswitchd" [codec]="tshark scapy3"
+  [evpn]="ip ping bridge ethtool vtysh gobgpd"
   [kernel-6.1]=$machine [kernel-6.12]=$machine [selftests]=$machine [ipsec]=$machine
 )
 parts=("$@")
-[ $# -gt 0 ] || parts=(ovs codec)
+[ $# -gt 0 ] || parts=(ovs codec evpn)
 [ $# -gt 0 ] || [ -z "${GVTEP_E2E_LONG:-}" ] || parts+=(kernel-6.1 kernel-6.12 selftests ipsec)
 doc=docs/interop.md
 work=$(mktemp -d)
@@ -24,7 +26,7 @@ trap 'rm -rf "$work"' EXIT
 
 part() {
   case $1 in
-  ovs | codec | selftests) "scripts/interop/$1.sh" ;;
+  ovs | codec | evpn | selftests) "scripts/interop/$1.sh" ;;
   kernel-*) scripts/interop/guest.sh "${1#kernel-}" kernel-guest.sh ;;
   ipsec) scripts/interop/guest.sh 6.1 ipsec-guest.sh ;;
   *) echo "run.sh: there is no part $1" >&2; return 1 ;;

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -25,15 +26,15 @@ func analyze(t *testing.T, args ...string) (string, error) {
 
 // installed copies the unit, with a program that is there, and drop-ins to
 // where systemd-analyze reads them together.
-func installed(t *testing.T, dropIns ...string) string {
+func installed(t *testing.T, name string, dropIns ...string) string {
 	t.Helper()
-	text, err := os.ReadFile("gvtep@.service")
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	unit := filepath.Join(dir, "gvtep@.service")
-	text = bytes.ReplaceAll(text, []byte("/usr/bin/gvtep"), []byte("/bin/true"))
+	unit := filepath.Join(dir, name)
+	text = regexp.MustCompile(`/usr/bin/gvtep\S*`).ReplaceAll(text, []byte("/bin/true"))
 	// The manual pages are packaged with the program.
 	text = bytes.ReplaceAll(text, []byte("Documentation=man:"), []byte("#"))
 	for _, name := range dropIns {
@@ -49,22 +50,24 @@ func installed(t *testing.T, dropIns ...string) string {
 	return unit
 }
 
-// TestUnit: nothing in the unit that systemd does not know, and an exposure of
+// TestUnit: nothing in the units that systemd does not know, and an exposure of
 // 2.0 at most.
 func TestUnit(t *testing.T) {
-	unit := installed(t)
-	if out, err := analyze(t, "verify", unit); err != nil || strings.TrimSpace(out) != "" {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
-	}
-	if out, err := analyze(t, "security", "--offline=true", "--threshold=20", unit); err != nil {
-		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	for _, name := range []string{"gvtep@.service", "gvtep-evpn@.service"} {
+		unit := installed(t, name)
+		if out, err := analyze(t, "verify", unit); err != nil || strings.TrimSpace(out) != "" {
+			t.Errorf("%s: systemd-analyze verify: %v\n%s", name, err, out)
+		}
+		if out, err := analyze(t, "security", "--offline=true", "--threshold=20", unit); err != nil {
+			t.Errorf("%s: systemd-analyze security: %v\n%s", name, err, out)
+		}
 	}
 }
 
 // TestDropIns: they too hold nothing unknown.
 func TestDropIns(t *testing.T) {
 	for _, name := range []string{"netns.conf", "hooks.conf", "underlay-device.conf", "fastpath.conf"} {
-		if out, err := analyze(t, "verify", installed(t, name)); err != nil || strings.TrimSpace(out) != "" {
+		if out, err := analyze(t, "verify", installed(t, "gvtep@.service", name)); err != nil || strings.TrimSpace(out) != "" {
 			t.Errorf("%s: systemd-analyze verify: %v\n%s", name, err, out)
 		}
 	}

@@ -9,7 +9,7 @@ declare -A package=( # where the program is not called like its package
   [ip]=iproute2 [ss]=iproute2 [bridge]=iproute2 [tc]=iproute2 [systemd-analyze]=systemd
   [ping]=iputils-ping [nft]=nftables [groff]=groff-base [gcc]="gcc libc6-dev"
   [clang]="clang llvm libbpf-dev" [llvm-strip]=llvm [setpriv]=util-linux
-  [etcd]=etcd-server [etcdctl]=etcd-client [qemu-system-x86_64]=qemu-system-x86 [ovs-vswitchd]=openvswitch-switch [scapy3]=python3-scapy
+  [etcd]=etcd-server [etcdctl]=etcd-client [qemu-system-x86_64]=qemu-system-x86 [ovs-vswitchd]=openvswitch-switch [scapy3]=python3-scapy [vtysh]=frr
 )
 missing=()
 for tool; do
