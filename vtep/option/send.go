@@ -116,7 +116,7 @@ func (r *Registry) ParseSendRule(text string) (SendRule, error) {
 	words := strings.Fields(text)
 	at := slices.Index(words, "then")
 	if at <= 0 || at == len(words)-1 {
-		return u, errors.New("want WHEN... then WHAT..., such as dst 10.1.0.0/16 then options ff01:01:0000004d, or any then ...")
+		return u, errors.New("want WHEN... then WHAT..., such as dst 10.1.0.0/16 then options ff01:01:0000004d; any stands for all")
 	}
 	conditions, results := words[:at], words[at+1:]
 	if len(conditions) == 1 && conditions[0] == "any" {
