@@ -75,3 +75,19 @@ func TestParseErrors(t *testing.T) {
 		t.Error("no error for a file that is not there")
 	}
 }
+
+// The example of the page for people is right.
+func TestDocument(t *testing.T) {
+	page, err := os.ReadFile("../../docs/evpn.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "```toml gvtep-evpn\n")
+	text, _, ok := strings.Cut(text, "```")
+	if !ok {
+		t.Fatal("no ```toml gvtep-evpn in docs/evpn.md")
+	}
+	if _, err := Parse([]byte(text), t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
