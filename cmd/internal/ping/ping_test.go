@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type world struct {
 	carries  int // the longest probe that is answered
 	told     int // the MTU that a router tells of
 	neigh    map[netip.Addr]string
+	mu       sync.Mutex // of Probe, which is asked from several goroutines
 	asked    int
 }
 
@@ -69,6 +71,8 @@ func (w *world) FDBGet(_ context.Context, dev, mac string) ([]control.FDBEntry, 
 }
 
 func (w *world) Probe(_ context.Context, _ string, r control.ProbeRequest) (control.Probed, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.asked++
 	if r.Size > w.carries {
 		if w.told > 0 {
