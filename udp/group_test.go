@@ -321,7 +321,7 @@ func reported(t testing.TB, fd int, group netip.Addr, record byte) bool {
 	t.Helper()
 	b := make([]byte, 2000)
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
-		k, _, err := unix.Recvfrom(fd, b, 0)
+		k, err := receive(fd, b)
 		if err != nil {
 			return false
 		}

@@ -238,12 +238,21 @@ type wire struct {
 	noCsum   bool
 }
 
+// receive is recvfrom. With a time limit a signal of the Go runtime interrupts it (signal(7)).
+func receive(fd int, b []byte) (int, error) {
+	for {
+		if k, _, err := unix.Recvfrom(fd, b, 0); err != unix.EINTR {
+			return k, err
+		}
+	}
+}
+
 // sniff returns the next UDP packet to port 6081.
 func sniff(t testing.TB, fd int) wire {
 	t.Helper()
 	b := make([]byte, 70000)
 	for {
-		k, _, err := unix.Recvfrom(fd, b, 0)
+		k, err := receive(fd, b)
 		if err != nil {
 			t.Fatalf("no packet on the wire: %v", err)
 		}
@@ -517,10 +526,10 @@ func TestMulticast(t *testing.T) {
 			t.Errorf("the wildcard listener got %q, want only %q", tr[0].Data, remote)
 		}
 		b := make([]byte, 100)
-		if k, _, err := unix.Recvfrom(theirs, b, 0); err != nil || string(b[:k]) != group.String() {
+		if k, err := receive(theirs, b); err != nil || string(b[:k]) != group.String() {
 			t.Errorf("the member got %q, %v, want %q", b[:max(k, 0)], err, group)
 		}
-		if k, _, err := unix.Recvfrom(mine, b, 0); err != unix.EAGAIN {
+		if k, err := receive(mine, b); err != unix.EAGAIN {
 			t.Errorf("looped back: %d bytes, %v, want EAGAIN", k, err)
 		}
 	})
