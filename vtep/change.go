@@ -221,7 +221,9 @@ func (x *transaction) finish(c *Change) {
 	}
 	for i, t := range x.changed {
 		if t.config.Device.Down != x.replaced[i].config.Device.Down {
-			x.switched[t.state] = c.cause(t.port.Name)
+			if cause := c.cause(t.port.Name); cause != nil { // what changed is told of the tunnel
+				x.switched[t.state] = &Cause{By: cause.By}
+			}
 		}
 	}
 	x.tell(x.opened, "new", c)

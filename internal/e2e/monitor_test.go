@@ -58,7 +58,7 @@ func TestMonitorWho(t *testing.T) {
 	by := `, by pid [0-9]+ uid 0 \(\S*gvtep\S* -i ` + g.instance + ` `
 	g.cli("tunnel", "set", "gnv0", "ttl", "9")
 	says(m, `tunnel gnv0 changed ttl "auto" -> 9`+by+`tunnel set gnv0 ttl 9\)`, nil)
-	g.says(t, 1, `"keys": ["ttl \"auto\" -> 9"]`)
+	g.says(t, 1, `"keys":["ttl \"auto\" -> 9"]`)
 	g.cli("tunnel", "down", "gnv0")
 	says(m, `tunnel gnv0 device down`+by+`tunnel down gnv0\)`, nil)
 	g.cli("tunnel", "up", "gnv0")
@@ -67,8 +67,8 @@ func TestMonitorWho(t *testing.T) {
 	says(m, `tunnel gnv0 device down, not by gvtep`, nil)
 	a.ok(10*time.Second, "ip", "link", "set", "gnv0", "up")
 	says(m, `tunnel gnv0 device up, not by gvtep`, nil)
-	g.cli("tunnel", "add", "gnv1", "id", "43", "remote", "10.77.0.2")
-	says(m, `tunnel gnv1`+by+`tunnel add gnv1 id 43 remote 10\.77\.0\.2\)`, nil)
+	g.cli("tunnel", "add", "gnv1", "id", "43", "local", "10.77.0.1", "remote", "10.77.0.2")
+	says(m, `tunnel gnv1`+by+`tunnel add gnv1 id 43 local 10\.77\.0\.1 remote 10\.77\.0\.2\)`, nil)
 	g.cli("tunnel", "del", "gnv1")
 	says(m, `Deleted tunnel gnv1`+by+`tunnel del gnv1\)`, nil)
 

@@ -371,7 +371,7 @@ func TestMetrics(t *testing.T) {
 	need(t)
 	a, b := underlay(t)
 	socket := filepath.Join(t.TempDir(), "metrics.sock")
-	g := a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--address", "192.0.2.1/24", "--metrics", "unix:"+socket, "--fastpath", "off") // the ordinary way is what is counted here
+	g := a.tunnel("gnv0", "--id", "42", "--local", "10.77.0.1", "--remote", "10.77.0.2", "--address", "192.0.2.1/24", "--metrics", "unix:"+socket, "--fastpath", "off", "--bfd", "on") // the ordinary way is what is counted here
 	b.tunnel("gnv0", "--id", "42", "--local", "10.77.0.2", "--remote", "10.77.0.1", "--address", "192.0.2.2/24")
 	a.neighbour("gnv0", "192.0.2.2", b.mac("gnv0"))
 	b.neighbour("gnv0", "192.0.2.1", a.mac("gnv0"))
