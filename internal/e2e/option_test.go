@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -111,5 +114,146 @@ func TestOptions(t *testing.T) {
 				t.Errorf("a long ovn.ports: counters moved by %v, want rx.bad_options", p.gb.moved(before, "rx.bad_options"))
 			}
 		})
+	}
+}
+
+// TestSendRules: what is in a packet decides what it carries, and the other end decides by that.
+// Two stations of a have labels, as Mizar's pods do, by their address; b lets only one of them in.
+func TestSendRules(t *testing.T) {
+	need(t, "ping", "tshark")
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a, b := underlay(t)
+			config := func(text string) string {
+				path := filepath.Join(t.TempDir(), "send.toml")
+				if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return path
+			}
+			const names = `
+[[option]]
+name = "my.flow"
+id = "ff01:81"
+length = 4
+format = "uint"
+known = true
+`
+			p := pair{a: a, b: b}
+			p.ga = a.configured("gnv0", config(names+fmt.Sprintf(`
+[[tunnel]]
+name = "gnv0"
+id = 42
+local = %q
+remote = %q
+address = ["192.0.2.1/24", "192.0.2.9/24"]
+options = "ff01:07:00000000"
+send = ["proto tcp dport 7000 then options my.flow:77,ff01:02:@src dscp 10",
+  "src 192.0.2.1 proto icmp then options mizar.pod_label:0000004d,mizar.namespace_label:00000001,my.flow:5,ff01:03:@dscp dscp 46",
+  "src 192.0.2.9 then options mizar.pod_label:0000004e"]
+`, f.near, f.far)))
+			p.gb = b.configured("gnv0", config(names+fmt.Sprintf(`
+[[tunnel]]
+name = "gnv0"
+id = 42
+local = %q
+remote = %q
+address = "192.0.2.2/24"
+match = ["count mizar.pod_label:0000004d", "drop mizar.pod_label:0000004e", "count my.flow:77"]
+`, f.far, f.near)))
+			const longest = 8 + 8 + 8 + 8
+			if a, b := p.a.mtu("gnv0"), p.b.mtu("gnv0"); a != f.mtu-longest || b != f.mtu {
+				t.Errorf("MTU %d and %d, want %d and %d: the longest set takes its room", a, b, f.mtu-longest, f.mtu)
+			}
+			wire := p.b.capture("veth0", 100_000)
+			pings := func(words ...string) bool {
+				_, _, code := p.a.run(10*time.Second, "ping", append(words, "-q", "-c", "1", "-W", "2", "192.0.2.2")...)
+				return code == 0
+			}
+			within(t, 20*time.Second, "a ping of the station that is let in", func() bool { return pings("-I", "192.0.2.1", "-Q", "0x20") })
+			p.a.ok(20*time.Second, "ping", "-q", "-c", "1", "-W", "10", "-I", "192.0.2.1", "-M", "do", "-s", fmt.Sprint(f.mtu-longest-28), "192.0.2.2")
+			transfer(t, p.a, p.b, "192.0.2.2:7000", 4<<20)
+			before := p.gb.counters()
+			if pings("-I", "192.0.2.9") {
+				t.Error("a ping of the station that is not let in is answered")
+			}
+			within(t, 5*time.Second, "a drop by its label", func() bool { return p.gb.counters()["rx.option_rule"] > before["rx.option_rule"] })
+
+			// tshark reads the same of what was on the wire.
+			path, _ := wire.write(func(fr frame) bool {
+				d, udp := readUDP(fr.data)
+				return udp && !fr.out && d.dst.Port() == 6081
+			})
+			m := p.a.mac("gnv0")
+			icmp := "46,0x00002a,0x1101 0x1101 0xff01 0xff01,0000004d 00000001 00000005 0000000"
+			tcp := fmt.Sprintf("10,0x00002a,0xff01 0xff01,0000004d %x0000", m[:])
+			seen, others := map[string]int{}, map[string]int{}
+			dscp := map[string]string{"IPv4": "ip.dsfield.dscp", "IPv6": "ipv6.tclass.dscp"}[f.name]
+			for line := range strings.Lines(wireshark(t, "-r", path, "-T", "fields", "-E", "separator=,", "-E", "aggregator=/s",
+				"-e", dscp, "-e", "geneve.vni", "-e", "geneve.option.class", "-e", "geneve.option.unknown.data")) {
+				// The inner DSCP comes behind the outer one.
+				outer, rest, _ := strings.Cut(strings.TrimSpace(line), ",")
+				outer, _, _ = strings.Cut(outer, " ")
+				switch line = outer + "," + strings.ReplaceAll(rest, ":", ""); {
+				case strings.HasPrefix(line, icmp):
+					seen["icmp"]++
+				case line == tcp:
+					seen["tcp"]++
+				default:
+					others[line]++
+				}
+			}
+			if seen["icmp"] < 2 || seen["tcp"] < 100 {
+				t.Errorf("tshark sees %v by rules, want 2 of ICMP and many of TCP; others: %.2000v", seen, others)
+			}
+			for _, text := range []string{`match "count mizar.pod_label:0000004d"  `, `match "drop mizar.pod_label:0000004e"  `, `match "count my.flow:77"  `} {
+				if shown := p.gb.cli("show", "-d", "gnv0"); !strings.Contains(shown, text) || strings.Contains(shown, text+"0 packets") {
+					t.Errorf("b does not count by %s:\n%s", text, shown)
+				}
+			}
+			for _, text := range []string{`send "proto tcp dport 7000 then options my.flow:77,ff01:02:@src dscp 10"  `, `send "src 192.0.2.9/32 then options mizar.pod_label:0000004e"  `} {
+				if shown := p.ga.cli("show", "-d", "gnv0"); !strings.Contains(shown, text) || strings.Contains(shown, text+"0 packets") {
+					t.Errorf("a does not count by %s:\n%s", text, shown)
+				}
+			}
+			// Without rules the tunnel's options hold, and there is more room.
+			p.ga.cli("tunnel", "set", "gnv0", "send", "dst 198.51.100.0/24 then options none")
+			within(t, 10*time.Second, "an MTU for shorter options", func() bool { return p.a.mtu("gnv0") == f.mtu-8 })
+			within(t, 20*time.Second, "a ping of the other station without its label", func() bool { return pings("-I", "192.0.2.9") })
+		})
+	}
+}
+
+// TestMizar: a packet as Mizar sends it is delivered, and its label found: the class is not
+// swapped, and the empty placeholder for a scaled endpoint is followed by its zero bytes, which
+// are as many empty options.
+func TestMizar(t *testing.T) {
+	need(t)
+	a, b := underlay(t)
+	f := families[0]
+	gb := b.tunnel("gnv0", "--id", "42", "--local", f.far, "--remote", f.near, "--match", "drop mizar.pod_label:0000004e", "--match", "count mizar.namespace_label")
+	device := b.capture("gnv0", 1000)
+	c := a.listenUDP(net.JoinHostPort(f.near, "0"))
+	send := func(label, text string) {
+		options := unhex("1101 48 03 0a4d0001 020000000a010000" + "1101 49 00" + strings.Repeat("00", 20) + "1101 50 01 000000" + label + "1101 51 01 00000001")
+		inner := eth(broadcast, mac{2, 0, 0, 0, 0xb, 1}, 0x88b5, append([]byte(text), make([]byte, 46)...))
+		header := append([]byte{byte(len(options) / 4), 0, 0x65, 0x58, 0, 0, 42, 0}, options...)
+		c.WriteToUDPAddrPort(append(header, inner...), netip.AddrPortFrom(addr(f.far), 6081))
+	}
+	before := gb.counters()
+	send("4e", "MIZAR-DENIED")
+	within(t, 10*time.Second, "a drop by the label", func() bool { return gb.counters()["rx.option_rule"] == before["rx.option_rule"]+1 })
+	send("4d", "MIZAR-PASSES")
+	out := func(text string) func(frame) bool {
+		return func(f frame) bool { return bytes.Contains(f.data, []byte(text)) }
+	}
+	if n := len(device.await(10*time.Second, 1, 0, out("MIZAR-PASSES"))); n != 1 {
+		t.Errorf("%d packets of the label that passes were delivered, want 1; counters moved by %v", n, gb.moved(before, "rx.option_rule"))
+	}
+	if n := len(device.kept(0, out("MIZAR-DENIED"))); n != 0 {
+		t.Errorf("%d packets of the other label were delivered, want none", n)
+	}
+	if shown := gb.cli("show", "-d", "gnv0"); !strings.Contains(shown, `match "count mizar.namespace_label"  1 packets`) {
+		t.Errorf("the namespace label is not counted:\n%s", shown)
 	}
 }
