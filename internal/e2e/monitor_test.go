@@ -82,6 +82,8 @@ func TestMonitorWho(t *testing.T) {
 	says(m, `peer 10\.77\.0\.2 dev gnv0 route lost`, nil)
 	a.ok(10*time.Second, "ip", "route", "del", "blackhole", "10.77.0.2/32")
 	says(m, `peer 10\.77\.0\.2 dev gnv0 route back`, nil)
+	// Without any device the process ends, maybe before it has told.
+	g.cli("tunnel", "add", "gnv2", "id", "44", "local", "10.77.0.1", "remote", "10.77.0.2")
 	a.ok(10*time.Second, "ip", "link", "del", "gnv0")
 	says(m, `tunnel gnv0 device deleted, not by gvtep`, nil)
 }
