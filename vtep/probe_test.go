@@ -128,7 +128,12 @@ func TestPingStrangers(t *testing.T) {
 	if to := b.underlay.sent[0].to; to.String() != "192.0.2.1:6081" {
 		t.Errorf("the answer went to %s", to)
 	}
+	b.admitSenders(sender{b.tunnels["gnv2"].port, addr("192.0.2.8")})
+	if len(b.tunnels["gnv2"].dynamic) != 1 {
+		t.Fatal("192.0.2.8 was not let in")
+	}
 	for name, n := range map[string]int{
+		"a peer that was let in":             ask("192.0.2.8", 2, testVNI+1),
 		"a stranger":                         ask("192.0.2.7", 2, testVNI),
 		"a stranger to a tunnel with accept": ask("192.0.2.7", 2, testVNI+1),
 		"a tenant":                           ask("192.0.2.1", int32(b.devices.opened[0].index), testVNI),
