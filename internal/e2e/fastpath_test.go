@@ -538,6 +538,8 @@ func TestFastPathOrder(t *testing.T) {
 				}
 				p.ga.served()
 				p.gb.served()
+				// Without it the kernel would cut what comes as a tunnel's super-frame.
+				within(t, 10*time.Second, "it is seen whether the device cuts", func() bool { return p.ga.fast().Devices[0].Bulk == (lab == "veth") })
 				for _, inner := range inners {
 					pingsAll(t, p.a, inner.far, 20)
 					udpStream(t, p.a, p.b, net.JoinHostPort(inner.far, "7000"), 5<<20)

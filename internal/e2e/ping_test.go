@@ -65,8 +65,7 @@ type pingRow struct {
 func unaware(f *faulty) {
 	err := f.b.nl.LinkAdd(&netlink.Geneve{LinkAttrs: netlink.LinkAttrs{Name: "gnv0", MTU: 1450}, ID: 42, Remote: net.IPv4(10, 77, 0, 1), Dport: 6081})
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		g := f.b.launch(built(f.t), newInstance(), "gnv0", strings.Fields("id 42 local 10.77.0.2 remote none accept 10.77.0.1/32 address 192.0.2.2/24")...)
-		within(f.t, 60*time.Second, "the device of "+g.instance, func() bool { return f.b.has("gnv0") })
+		f.b.tunnel("gnv0", strings.Fields("id 42 local 10.77.0.2 remote none accept 10.77.0.1/32 address 192.0.2.2/24")...)
 		return
 	}
 	f.b.must("geneve", err)

@@ -3,6 +3,7 @@ package fastpath
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,13 @@ const (
 	featureBlock = 16 // struct ethtool_get_features_block
 	maxFeatures  = 1024
 )
+
+// cutting are the features of a device that cuts super-frames inside UDP tunnels: one of TCP
+// needs two at once. Where one is off the kernel cuts before the device, and packets of a
+// flow may then overtake each other: what was cut has lost the mark of a tunnel
+// (skb->encapsulation), and over a veth GRO holds back what has none and passes on what has
+// one (udp_gro_receive).
+var cutting = []string{"tx-udp_tnl-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation"}
 
 // cutsInTunnels reports whether a device cuts super-frames inside UDP tunnels. If nobody
 // says so it does not.
@@ -48,14 +56,15 @@ func cutsInTunnels(dev string) bool {
 	if ethtool(fd, dev, names) != nil || ethtool(fd, dev, features) != nil {
 		return false
 	}
+	on := 0
 	for i := range n {
 		name, _, _ := bytes.Cut(names[12+i*stringLen:][:stringLen], []byte{0})
-		if string(name) == "tx-udp_tnl-segmentation" {
-			active := binary.NativeEndian.Uint32(features[8+i/32*featureBlock+8:])
-			return active&(1<<(i%32)) != 0
+		active := binary.NativeEndian.Uint32(features[8+i/32*featureBlock+8:])
+		if active&(1<<(i%32)) != 0 && slices.Contains(cutting, string(name)) {
+			on++
 		}
 	}
-	return false
+	return on == len(cutting)
 }
 
 // ethtool asks the driver of a device; data is changed to the answer.

@@ -267,7 +267,7 @@ STAMPS(paths, PATHS, __u64);            // ICMP about a destination
 // What follows bulk goes after it, and what follows that, until for so long nothing has
 // come: by then userspace has delivered all of it, and nothing is overtaken. A time from the
 // bulk on would not do: at its end the next packet would overtake the one before.
-#define GAP (20 * MS)
+#define GAP (100 * MS)
 // But a flow without gaps does not stay there for ever.
 #define BULK_TIME SECOND
 // For so long after a router has told of a narrow path userspace sends: it hears of it
@@ -285,10 +285,17 @@ static __always_inline void begin(struct bulk *b, __u64 now)
 		b->began = b->last = now;
 }
 
+// passed reports whether so much time has passed since. The clock is that for any context:
+// it may be behind what another processor has noted a moment before (ktime_get_mono_fast_ns).
+static __always_inline bool passed(__u64 since, __u64 now, __u64 time)
+{
+	return (__s64)(now - since) >= (__s64)time;
+}
+
 // follows reports whether a packet has to go after what was left to userspace.
 static __always_inline bool follows(struct bulk *b, __u64 now)
 {
-	if (!b || !b->began || now - b->last >= GAP || now - b->began >= BULK_TIME)
+	if (!b || !b->began || passed(b->last, now, GAP) || passed(b->began, now, BULK_TIME))
 		return false;
 	b->last = now;
 	return true;
@@ -297,7 +304,7 @@ static __always_inline bool follows(struct bulk *b, __u64 now)
 static __always_inline bool within(__u64 *stamp, __u64 now, __u64 time)
 {
 	__u64 at = stamp ? *stamp : 0;
-	return at && now - at < time;
+	return at && !passed(at, now, time);
 }
 
 static __always_inline int punted(enum punt why, int way)
@@ -456,7 +463,7 @@ static __always_inline void reach(struct __sk_buff *skb, __u32 n)
 // touch notes a time, but not with every packet.
 static __always_inline void touch(__u64 *at, __u64 now)
 {
-	if (now - *at > SECOND)
+	if (passed(*at, now, SECOND))
 		*at = now;
 }
 
