@@ -377,9 +377,9 @@ func TestLone(t *testing.T) {
 				t.Errorf("%s: action %d, punts %v, want %d", c.name, r.action, r.punts, c.action)
 			}
 		}
-		time.Sleep(25 * time.Millisecond)
+		time.Sleep(110 * time.Millisecond) // GAP of fast.c
 		if r := p.test(t, p.kernel.TapEgress, small, 0); r.action != redirect {
-			t.Errorf("25 ms later: action %d, punts %v", r.action, r.punts)
+			t.Errorf("110 ms later: action %d, punts %v", r.action, r.punts)
 		}
 		p.under[loopback] = &device{name: "lo", bulk: true}
 		p.apply()
