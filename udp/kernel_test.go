@@ -366,6 +366,17 @@ func TestPorts(t *testing.T) {
 	if got := slices.Sorted(slices.Values(df.Ports)); !slices.Equal(got, ports) || df.ID == set.ID {
 		t.Errorf("set with DF: ports %v ID %d, want %v and not %d", got, df.ID, ports, set.ID)
 	}
+	// Sets that come and go need no more numbers than there are at a time.
+	for range 10 {
+		o.ZeroCsum = true
+		third, err := u.Ports(o)
+		must(t, err)
+		if third.ID != df.ID+1 {
+			t.Errorf("number %d for the third set that is open", third.ID)
+		}
+		u.Release(third)
+	}
+	o.ZeroCsum = false
 	other := newUnderlay(t, Config{})
 	if _, err := other.Ports(o); !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("another underlay on the same range: %v, want EADDRINUSE", err)

@@ -70,6 +70,7 @@ func (u *Underlay) Release(set *packet.PortSet) {
 			return
 		}
 		delete(u.sets, o)
+		u.freeIDs = append(u.freeIDs, set.ID)
 		u.gone[senderOf(o)] += datagrams(set)
 		for _, p := range set.Ports {
 			h := heldPort{o.Family, p}
@@ -140,11 +141,22 @@ func (u *Underlay) openPorts(o PortOptions) (*packet.PortSet, error) {
 		}
 		return nil, busy
 	}
-	set.ID = u.nextID
-	u.nextID++
+	set.ID = u.takeID()
 	// The kernel refuses UDP_SEGMENT on a socket that sends no checksum.
 	set.NoGSO = u.noGSO || o.ZeroCsum
 	return set, nil
+}
+
+// takeID returns the number of a set that is closed, or a new one: senders keep a list for each
+// number. Caller holds u.mu.
+func (u *Underlay) takeID() int {
+	if last := len(u.freeIDs) - 1; last >= 0 {
+		id := u.freeIDs[last]
+		u.freeIDs = u.freeIDs[:last]
+		return id
+	}
+	u.nextID++
+	return u.nextID - 1
 }
 
 // candidates yields the ports of the range in the order to try them: those of the twin,

@@ -109,7 +109,7 @@ func (s *Sender) enqueue(path *packet.Path, hash uint32) *piece {
 		s.flush()
 	}
 	set := path.Set
-	if set.ID >= len(s.lists) || s.lists[set.ID] == nil {
+	if set.ID >= len(s.lists) || len(s.lists[set.ID]) < len(set.Ports) {
 		s.admit(set)
 	}
 	port := set.Index(hash)
@@ -128,7 +128,7 @@ func (s *Sender) enqueue(path *packet.Path, hash uint32) *piece {
 	return &s.queue[at]
 }
 
-// admit makes room for the first datagram of a set.
+// admit makes room for the first datagram of a set, perhaps where one with fewer ports was.
 func (s *Sender) admit(set *packet.PortSet) {
 	for set.ID >= len(s.lists) {
 		s.lists = append(s.lists, nil)

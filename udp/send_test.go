@@ -232,6 +232,26 @@ func TestErrorRules(t *testing.T) {
 	}
 }
 
+// TestNumberTakenAgain: a set gets the number of one that is closed, and a sender has room for
+// it also if it has more ports.
+func TestNumberTakenAgain(t *testing.T) {
+	k := &kernel{limit: 64}
+	k.answer = func(sent) unix.Errno { return 0 }
+	s := newSender(0, 64, k.send)
+	for _, ports := range []int{2, 5, 3} {
+		path := testPath("10.0.0.1:6081", testSet(0, ports))
+		for i := range uint32(100) {
+			s.Add(path, i<<25, 0, 0, []byte("x"), nil)
+		}
+		if failed := s.Flush(); len(failed) != 0 {
+			t.Errorf("%d ports: %v", ports, failed)
+		}
+		if len(s.lists) != 1 || len(s.lists[0]) < ports {
+			t.Errorf("%d ports: %d lists", ports, len(s.lists))
+		}
+	}
+}
+
 // TestExactlyOnce lets the kernel answer at random and holds the promise of
 // Flush: each datagram is on the wire once or in one failure, in order by port and
 // path.

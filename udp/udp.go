@@ -76,6 +76,7 @@ type Underlay struct {
 	sets      map[PortOptions]*sharedSet
 	held      map[heldPort]int // source ports held by our sets, and by how many
 	nextID    int
+	freeIDs   []int             // of sets that are closed
 	gone      map[sender]uint64 // datagrams sent from sets that are closed
 	inherited []int             // receive sockets of an earlier process that no Listen has taken
 }

@@ -61,7 +61,8 @@ func (t *Train) Count() uint64 {
 // them: one per worker and port, so that no two threads share one. It is made
 // by package udp, which also owns the descriptors; all others only carry it.
 type PortSet struct {
-	// ID tells sets apart; small, dense, never reused while a sender lives.
+	// ID tells sets apart; small and dense. It is free for another set once no sender has
+	// anything queued for this one and it is closed.
 	ID int
 	// Ports are the source ports.
 	Ports []uint16
