@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,19 +129,32 @@ func links(h *host) string {
 // sockets lists the UDP sockets of a host that are bound to a port.
 func (h *host) sockets() (text string) {
 	h.t.Helper()
-	h.do(func() error {
-		for _, file := range []string{"udp", "udp6"} {
-			b, err := os.ReadFile("/proc/thread-self/net/" + file)
-			if err != nil {
-				return err
-			}
-			for line := range strings.Lines(string(b)) {
-				if words := strings.Fields(line); words[0] != "sl" {
-					text += words[1] + "\n"
+	// The kernel's list is read in pieces: a socket of any namespace that comes or goes in
+	// between hides another, or shows it twice. Two equal looks are one that is right.
+	look := func() string {
+		var all []string
+		h.do(func() error {
+			for _, file := range []string{"udp", "udp6"} {
+				b, err := os.ReadFile("/proc/thread-self/net/" + file)
+				if err != nil {
+					return err
+				}
+				for line := range strings.Lines(string(b)) {
+					if words := strings.Fields(line); words[0] != "sl" {
+						all = append(all, words[1])
+					}
 				}
 			}
-		}
-		return nil
+			return nil
+		})
+		slices.Sort(all)
+		return strings.Join(all, "\n")
+	}
+	text = look()
+	soon(10*time.Second, func() bool {
+		before := text
+		text = look()
+		return text == before
 	})
 	return text
 }
