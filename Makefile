@@ -26,7 +26,7 @@ help: ## this list
 build: ## bin/gvtep and bin/gvtep-evpn, a static file each
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=v$(VERSION:v%=%))' -o bin/ ./cmd/gvtep ./cmd/gvtep-evpn
 
-install: man ## program, unit, manual, completions and documents to $(DESTDIR)$(PREFIX), /usr/local
+install: man ## programs, units, manual, completions and documents to $(DESTDIR)$(PREFIX), /usr/local
 	@scripts/packaging/layout.sh install
 	@[ -n "$(DESTDIR)" ] || echo "for the service, next: systemd-sysusers && systemctl daemon-reload"
 
@@ -63,8 +63,9 @@ bench: ## Go benchmarks with allocations, BENCHTIME=1s each
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 # Of the day of the last change, so that two builds of it are the same.
-man: build ## bin/man/gvtep.8 and bin/man/gvtep.toml.5, from what the program says of itself
-	bin/gvtep -j help | $(GO) run ./scripts/tools/man -date "$${DATE:-$$(git log -1 --format=%cs 2>/dev/null || date -u +%F)}" bin/man
+man: build ## the manual pages in bin/man, from what the programs say of themselves
+	@for p in gvtep gvtep-evpn; do \
+	  bin/$$p -j help | $(GO) run ./scripts/tools/man -date "$${DATE:-$$(git log -1 --format=%cs 2>/dev/null || date -u +%F)}" bin/man || exit 1; done
 
 docs: ## docs/reference.md and docs/drops.md, from the tables of the program
 	$(GO) run ./scripts/tools/man -docs docs
@@ -82,9 +83,9 @@ demo: ## as root: two namespaces, two gvtep, over IPv4 and over IPv6; everything
 
 # The version is taken from git, unless VERSION=1.2.3 says another.
 export VERSION PREFIX DESTDIR ZSHDIR GO
-PACKTOOLS   := git rpm cpio
+PACKTOOLS   := git rpm cpio systemd-analyze
 VMTOOLS     := qemu-system-x86_64 mmdebstrap cpio
-SCRIPTS     += $(addprefix scripts/packaging/,postinstall preremove postremove)
+SCRIPTS     += $(foreach d,packaging packaging/evpn,$(addprefix scripts/$d/,postinstall preremove postremove))
 
 deb rpm tarball: man ## a package for this machine's kind in dist/
 	@scripts/packaging/package.sh $@

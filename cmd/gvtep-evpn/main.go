@@ -15,27 +15,6 @@ import (
 // version is for the linker (-X main.version=v1.2.3).
 var version string
 
-// command is one of the words after gvtep-evpn.
-type command struct {
-	name, args, help string
-	min, max         int // arguments
-	run              func(*app, []string) error
-}
-
-func commands() []command {
-	return []command{
-		{"run", "", "speak BGP and tell gvtep, in the foreground", 0, 0, (*app).runCmd},
-		{"check", "", "say what is wrong with the configuration", 0, 0, (*app).checkCmd},
-		{"status", "", "sessions, segments and counters of the running agent", 0, 0, (*app).statusCmd},
-		{"show", "routes|mac|peers [vni VNI] [type TYPE]", "routes received, stations, or BGP sessions", 1, 5, (*app).showCmd},
-		{"clear", "LLADDR", "let a station move again that two places claimed", 1, 1, (*app).clearCmd},
-		{"monitor", "", "print routes and sessions as they change", 0, 0, (*app).monitorCmd},
-		{"metrics", "", "print the metrics", 0, 0, (*app).metricsCmd},
-		{"version", "", "print the version", 0, 0, (*app).versionCmd},
-		{"help", "", "print this", 0, 0, (*app).helpCmd},
-	}
-}
-
 // app is one call of the program.
 type app struct {
 	out, errOut      io.Writer
@@ -64,11 +43,11 @@ func execute(args []string, out, errOut io.Writer) int {
 	a := &app{out: out, errOut: errOut, flags: pflag.NewFlagSet("gvtep-evpn", pflag.ContinueOnError)}
 	f := a.flags
 	f.SetOutput(io.Discard)
-	f.StringVarP(&a.instance, "instance", "i", "", "the agent to ask; not needed if there is one only")
-	f.StringVarP(&a.config, "config", "c", "/etc/gvtep/evpn.toml", "the configuration, of run and check")
-	f.StringVar(&a.control, "control", "", "the agent's control socket")
-	f.StringVar(&a.level, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&a.format, "log-format", "auto", "json, console, journal or auto")
+	f.StringVarP(&a.instance, "instance", "i", "", "`NAME` of the agent to ask, that of its gvtep; not needed if there is one only")
+	f.StringVarP(&a.config, "config", "c", "/etc/gvtep/evpn.toml", "the configuration `FILE`, of run and check")
+	f.StringVar(&a.control, "control", "", "`PATH` of the control socket of the agent to ask, or to run")
+	f.StringVar(&a.level, "log-level", "info", "the `LEVEL` from which on run logs: debug, info, warn or error")
+	f.StringVar(&a.format, "log-format", "auto", "the `FORMAT` of what run logs: json, console, journal or auto")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
 	err := f.Parse(args)
 	if errors.Is(err, pflag.ErrHelp) {
@@ -113,18 +92,9 @@ func (a *app) dispatch(args []string) error {
 			continue
 		}
 		if n := len(args) - 1; n < c.min || n > c.max {
-			return usageError{strings.TrimSpace("want: gvtep-evpn " + c.name + " " + c.args)}
+			return usageError{"want: gvtep-evpn " + c.use()}
 		}
 		return c.run(a, args[1:])
 	}
 	return usageError{fmt.Sprintf("there is no command %q", args[0])}
-}
-
-func (a *app) helpCmd([]string) error {
-	fmt.Fprint(a.out, "usage: gvtep-evpn [FLAG...] COMMAND\n\ncommands:\n")
-	for _, c := range commands() {
-		fmt.Fprintf(a.out, "  %-52s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
-	}
-	fmt.Fprintf(a.out, "\nflags:\n%s", a.flags.FlagUsages())
-	return nil
 }

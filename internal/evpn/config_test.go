@@ -3,6 +3,8 @@ package evpn
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,5 +91,68 @@ func TestDocument(t *testing.T) {
 	}
 	if _, err := Parse([]byte(text), t.TempDir()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSettings: the table has the keys of the file, and what it says of them is so.
+func TestSettings(t *testing.T) {
+	var want []string
+	sections := reflect.TypeFor[file]()
+	for i := range sections.NumField() {
+		s := sections.Field(i)
+		for j := range s.Type.NumField() {
+			want = append(want, s.Tag.Get("toml")+"."+s.Type.Field(j).Tag.Get("toml"))
+		}
+	}
+	var have []string
+	text := ""
+	section := ""
+	for _, k := range Settings() {
+		have = append(have, k.Name)
+		of, name, _ := strings.Cut(k.Name, ".")
+		if of != section {
+			text += "[" + of + "]\n"
+			section = of
+		}
+		switch k.Value {
+		case "bgp.asn", "none", "all": // is no value
+		default:
+			text += name + " = " + k.Value + "\n"
+		}
+	}
+	slices.Sort(want)
+	if got := slices.Sorted(slices.Values(have)); !slices.Equal(got, want) {
+		t.Errorf("the table has %q, the file %q", got, want)
+	}
+	all, err := Parse([]byte(text), "")
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	bare, err := Parse([]byte(least), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.Announce, all.Prefixes = nil, nil // empty and missing are not the same, but mean the same
+	if !reflect.DeepEqual(all, bare) {
+		t.Errorf("with the defaults of the table written out: %+v, without %+v", all, bare)
+	}
+}
+
+// TestSettingsInDocs: docs/evpn.md has the table.
+func TestSettingsInDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/evpn.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "| key | default | |\n| --- | --- | --- |\n"
+	for _, k := range Settings() {
+		value := "`" + k.Value + "`"
+		if k.Must {
+			value = "must be there"
+		}
+		want += "| `" + k.Name + "` | " + value + " | " + k.Meaning + " |\n"
+	}
+	if !strings.Contains(string(page), want) {
+		t.Errorf("docs/evpn.md does not have this table:\n%s", want)
 	}
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# package.sh deb|rpm|tarball|release: packages of what is checked out here, in dist/.
+# package.sh deb|rpm|tarball|release: packages of what is checked out here, in dist/:
+# gvtep and gvtep-evpn, or a tarball of both.
 # release is all three for each of ARCHES, and SHA256SUMS of what is in dist/ then.
 # The same commit gives the same bytes, and what git says of the tree is in no file but by VERSION. From the environment:
 #   ARCH     the Go toolchain's word: amd64, arm64      ARCHES   "amd64 arm64"
@@ -12,44 +13,56 @@ GO=${GO:-go} NFPM=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
 : "${VERSION:=$(scripts/packaging/version.sh)}"
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"
 VERSION=${VERSION#v}
-export ARCH VERSION SOURCE_DATE_EPOCH ROOT
+export ARCH VERSION SOURCE_DATE_EPOCH ROOT NEEDS
 umask 022
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# layout PREFIX DIR [VARIABLE=VALUE]: everything for ARCH as it will be below PREFIX.
+# layout PREFIX DIR [VARIABLE=VALUE]...: everything for ARCH as it will be below PREFIX.
 layout() {
   local prefix=$1 dir=$2
   shift 2
-  [ -e "$work/gvtep-$ARCH" ] ||
-    CGO_ENABLED=0 GOARCH=$ARCH $GO build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=v$VERSION" -o "$work/gvtep-$ARCH" ./cmd/gvtep
-  env PREFIX="$prefix" DESTDIR="$dir" BIN="$work/gvtep-$ARCH" "$@" scripts/packaging/layout.sh install
+  [ -e "$work/bin-$ARCH" ] ||
+    CGO_ENABLED=0 GOARCH=$ARCH $GO build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=v$VERSION" -o "$work/bin-$ARCH/" ./cmd/gvtep ./cmd/gvtep-evpn
+  env PREFIX="$prefix" DESTDIR="$dir" BIN="$work/bin-$ARCH" "$@" scripts/packaging/layout.sh install
 }
 
-nfpm() { # nfpm FORMAT
-  echo "$DIST: $1 of $VERSION for $ARCH"
-  GOFLAGS=-mod=mod $GO run "$NFPM" package --config scripts/packaging/nfpm.yaml --packager "$1" --target "$DIST/" >"$work/log" ||
+nfpm() { # nfpm FORMAT PACKAGE
+  local config=scripts/packaging/nfpm.yaml
+  [ "$2" = gvtep ] || config=scripts/packaging/${2#gvtep-}/nfpm.yaml
+  echo "$DIST: $1 of $2 $VERSION for $ARCH"
+  GOFLAGS=-mod=mod $GO run "$NFPM" package --config "$config" --packager "$1" --target "$DIST/" >"$work/log" ||
     { cat "$work/log" >&2; return 1; }
 }
 
 deb() {
-  ROOT=$work/deb-$ARCH
-  layout /usr "$ROOT" ZSHDIR=/usr/share/zsh/vendor-completions
-  { # DEP-5, with the whole licence below: Debian wants it under this name
-    printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\n'
-    printf 'Copyright: the authors of gvtep\nLicense: Apache-2.0\n'
-    printf ' On Debian systems the licence is in /usr/share/common-licenses/Apache-2.0.\n'
-  } >"$ROOT/usr/share/doc/gvtep/copyright"
-  gzip -9nc CHANGELOG.md >"$ROOT/usr/share/doc/gvtep/changelog.gz"
-  nfpm deb
+  local p doc
+  # As the packager writes it: what stands behind the first dash is before this version.
+  NEEDS="gvtep (>= ${VERSION/-/\~})"
+  for p in gvtep gvtep-evpn; do
+    ROOT=$work/deb-$ARCH-$p doc=$work/deb-$ARCH-$p/usr/share/doc/$p
+    layout /usr "$ROOT" PACKAGES=$p ZSHDIR=/usr/share/zsh/vendor-completions
+    mkdir -p "$doc"
+    { # DEP-5, with the whole licence below: Debian wants it under this name
+      printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\n'
+      printf 'Copyright: the authors of gvtep\nLicense: Apache-2.0\n'
+      printf ' On Debian systems the licence is in /usr/share/common-licenses/Apache-2.0.\n'
+    } >"$doc/copyright"
+    gzip -9nc CHANGELOG.md >"$doc/changelog.gz"
+    nfpm deb $p
+  done
 }
 
 rpm() {
-  ROOT=$work/rpm-$ARCH
-  layout /usr "$ROOT"
-  install -D -m 0644 LICENSE "$ROOT/usr/share/licenses/gvtep/LICENSE"
-  install -m 0644 CHANGELOG.md "$ROOT/usr/share/doc/gvtep/CHANGELOG.md"
-  nfpm rpm
+  local p needs=${VERSION/-/\~}
+  NEEDS="gvtep >= ${needs//-/_}"
+  for p in gvtep gvtep-evpn; do
+    ROOT=$work/rpm-$ARCH-$p
+    layout /usr "$ROOT" PACKAGES=$p
+    install -D -m 0644 LICENSE "$ROOT/usr/share/licenses/$p/LICENSE"
+    install -D -m 0644 CHANGELOG.md "$ROOT/usr/share/doc/$p/CHANGELOG.md"
+    nfpm rpm $p
+  done
 }
 
 # To be unpacked by: tar -C /usr/local --strip-components=1 -xf FILE

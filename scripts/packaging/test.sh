@@ -25,7 +25,7 @@ same "two builds" "$work/a/SHA256SUMS" "$work/b/SHA256SUMS"
 same "SHA256SUMS" <(cd "$work/a" && find . -type f ! -name SHA256SUMS -printf '%P\n' | sort) <(cut -c67- "$work/a/SHA256SUMS" | sort)
 
 # The list: what "make install PREFIX=/usr" makes, and what each packager adds.
-BIN=bin/gvtep PREFIX=/usr DESTDIR=$work/usr scripts/packaging/layout.sh install
+PREFIX=/usr DESTDIR=$work/usr scripts/packaging/layout.sh install
 tree() { (cd "$1" && find . -type f -printf '-%m /%P\n' -o -mindepth 1 -type d -printf 'd%m /%P\n'); }
 # listing FORMAT: "-644 /path", with the owner where it is not root
 deblist() { dpkg-deb --fsys-tarfile "$1" | tar -tv --numeric-owner | awk '
@@ -37,8 +37,12 @@ rpmlist() { rpm -qp --qf '[%{FILEMODES:perms} %{FILENAMES} %{FILEUSERNAME}/%{FIL
   { print substr($1, 1, 1) digit(substr($1, 2)) digit(substr($1, 5)) digit(substr($1, 8)), $2 ($3 == "root/root" ? "" : " of " $3) }'; }
 etc='d755 /etc/gvtep
 -640 /etc/gvtep/example.toml'
+evpn='/usr/bin/gvtep-evpn|/usr/lib/systemd/system/gvtep-evpn@.service|/usr/share/man/man8/gvtep-evpn.8.gz'
 tree "$work/usr" | sort >"$work/installed"
-for f in bin/gvtep lib/systemd/system/gvtep@.service lib/sysusers.d/gvtep.conf share/bash-completion/completions/gvtep \
+grep -vE " ($evpn)\$" "$work/installed" >"$work/installed-gvtep"
+# Of directories those that are above its files.
+{ grep -E " ($evpn)\$" "$work/installed" && printf 'd755 %s\n' /usr{,/bin,/lib{,/systemd{,/system}},/share{,/man{,/man8}}}; } | sort >"$work/installed-gvtep-evpn"
+for f in bin/gvtep bin/gvtep-evpn lib/systemd/system/gvtep{,-evpn}@.service share/man/man8/gvtep{,-evpn}.8.gz lib/sysusers.d/gvtep.conf share/bash-completion/completions/gvtep \
   share/zsh/site-functions/_gvtep share/fish/vendor_completions.d/gvtep.fish share/doc/gvtep/examples/p2p.toml; do
   [ -s "$work/usr/usr/$f" ] || complain "make install: no $f"
 done
@@ -51,55 +55,82 @@ elf() { # elf FILE ARCH WHERE: one static program of this kind
 }
 
 for arch in amd64 arm64; do
-  deb=$work/a/gvtep_$version-1_$arch.deb
   case $arch in amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; esac
-  rpm=$work/a/gvtep-$version-1.$machine.rpm
-  tarball=$work/a/gvtep-$version-linux-$arch.tar.gz
+  for p in gvtep gvtep-evpn; do
+    if [ $p = gvtep ]; then
+      own=$etc conffiles=/etc/gvtep/example.toml above="d755 /etc"
+    else
+      own="" conffiles="" above=$(printf 'd755 %s\n' /usr/share/doc{,/$p})
+    fi
+    deb=$work/a/${p}_$version-1_$arch.deb
+    same "$arch $p deb, files" <({ sed 's|/share/zsh/site-functions|/share/zsh/vendor-completions|' "$work/installed-$p"
+      printf '%s\n' "$own" "$above" "-644 /usr/share/doc/$p/"{changelog.gz,copyright}; } | grep . | sort) <(deblist "$deb" | sort)
+    tree=$work/deb-$arch-$p control=$work/control-$arch-$p
+    dpkg-deb -x "$deb" "$tree"
+    elf "$tree/usr/bin/$p" $arch "$deb"
+    dpkg-deb -e "$deb" "$control"
+    same "$arch $p deb, control" <(printf '%s\n' "Package: $p" "Version: $version-1" "Architecture: $arch" "Section: net" "Priority: optional"
+      [ $p = gvtep ] || echo "Depends: gvtep (>= $version)") <(for k in Package Version Architecture Section Priority Depends; do grep "^$k:" "$control/control"; done)
+    same "$arch $p deb, conffiles" <(echo "$conffiles" | grep .) <(grep -s . "$control/conffiles")
+    (cd "$tree" && md5sum --quiet -c "$control/md5sums") || complain "$arch $p deb: md5sums are wrong"
+    for s in postinst prerm postrm; do
+      if [ ! -x "$control/$s" ] || ! sh -n "$control/$s"; then complain "$arch $p deb: $s is no program"; fi
+    done
+    # As lintian would have it: a synopsis under 80 characters that starts with no article, no line over 80.
+    awk '/^Description:/ { on = 1; if (length > 93 || /: (A|An|The) /) print "synopsis: " $0 } on && length > 81' "$control/control" |
+      grep . && complain "$arch $p deb: its description"
 
-  same "$arch deb, files" <({ sed 's|/share/zsh/site-functions|/share/zsh/vendor-completions|' "$work/installed"
-    printf '%s\n' "d755 /etc" "$etc" "-644 /usr/share/doc/gvtep/"{changelog.gz,copyright}; } | sort) <(deblist "$deb" | sort)
-  dpkg-deb -x "$deb" "$work/deb-$arch"
-  elf "$work/deb-$arch/usr/bin/gvtep" $arch "$deb"
-  dpkg-deb -e "$deb" "$work/control-$arch"
-  same "$arch deb, control" <(printf '%s\n' "Package: gvtep" "Version: $version-1" "Architecture: $arch" "Section: net" "Priority: optional") \
-    <(for k in Package Version Architecture Section Priority; do grep "^$k:" "$work/control-$arch/control"; done)
-  same "$arch deb, conffiles" <(echo /etc/gvtep/example.toml) "$work/control-$arch/conffiles"
-  (cd "$work/deb-$arch" && md5sum --quiet -c "$work/control-$arch/md5sums") || complain "$arch deb: md5sums are wrong"
-  for s in postinst prerm postrm; do
-    if [ ! -x "$work/control-$arch/$s" ] || ! sh -n "$work/control-$arch/$s"; then complain "$arch deb: $s is no program"; fi
+    rpm=$work/a/$p-$version-1.$machine.rpm
+    rpmlist "$rpm" | sort >"$work/rpm.list"
+    same "$arch $p rpm, files" <({ grep '^-' "$work/installed-$p"
+      printf '%s\n' "$own" "-644 /usr/share/doc/$p/CHANGELOG.md" "-644 /usr/share/licenses/$p/LICENSE"; } | grep . | sort) \
+      <(grep -e '^-' -e '/etc/gvtep$' "$work/rpm.list")
+    same "$arch $p rpm, header" <(echo "$p $version 1 $machine Apache-2.0 linux") \
+      <(rpm -qp --qf '%{NAME} %{VERSION} %{RELEASE} %{ARCH} %{LICENSE} %{OS}\n' "$rpm" 2>/dev/null)
+    same "$arch $p rpm, configuration" <(echo "$conffiles" | grep .) <(rpm -qpc "$rpm" 2>/dev/null)
+    same "$arch $p rpm, requires" <([ $p = gvtep ] || echo "gvtep >= $version") <(rpm -qpR "$rpm" 2>/dev/null | grep -v -e '^rpmlib(' -e '^/bin/sh$')
+    mkdir "$work/rpm-$arch-$p"
+    rpm -K --nosignature "$rpm" | grep -q "digests OK$" || complain "$arch $p rpm: digests"
+    rpm2cpio "$rpm" >"$work/cpio" || true # compares with a size that nfpm counts otherwise
+    (cd "$work/rpm-$arch-$p" && cpio -idm --no-absolute-filenames <"$work/cpio" 2>/dev/null)
+    cmp "$work/rpm-$arch-$p/usr/bin/$p" "$tree/usr/bin/$p" || complain "$arch: deb and rpm have different programs"
   done
-  # As lintian would have it: a synopsis under 80 characters that starts with no article, no line over 80.
-  awk '/^Description:/ { on = 1; if (length > 93 || /: (A|An|The) /) print "synopsis: " $0 } on && length > 81' "$work/control-$arch/control" |
-    grep . && complain "$arch deb: its description"
 
-  rpmlist "$rpm" | sort >"$work/rpm-$arch.list"
-  same "$arch rpm, files" <({ grep '^-' "$work/installed"
-    printf '%s\n' "$etc" "-644 /usr/share/doc/gvtep/CHANGELOG.md" "-644 /usr/share/licenses/gvtep/LICENSE"; } | sort) \
-    <(grep -e '^-' -e '/etc/gvtep$' "$work/rpm-$arch.list")
-  same "$arch rpm, header" <(echo "gvtep $version 1 $machine Apache-2.0 linux") \
-    <(rpm -qp --qf '%{NAME} %{VERSION} %{RELEASE} %{ARCH} %{LICENSE} %{OS}\n' "$rpm" 2>/dev/null)
-  same "$arch rpm, configuration" <(echo /etc/gvtep/example.toml) <(rpm -qpc "$rpm" 2>/dev/null)
-  mkdir "$work/rpm-$arch"
-  rpm -K --nosignature "$rpm" | grep -q "digests OK$" || complain "$arch rpm: digests"
-  rpm2cpio "$rpm" >"$work/cpio" || true # compares with a size that nfpm counts otherwise
-  (cd "$work/rpm-$arch" && cpio -idm --no-absolute-filenames <"$work/cpio" 2>/dev/null)
-  cmp "$work/rpm-$arch/usr/bin/gvtep" "$work/deb-$arch/usr/bin/gvtep" || complain "$arch: deb and rpm have different programs"
-
+  tarball=$work/a/gvtep-$version-linux-$arch.tar.gz
   tar -C "$work" -xf "$tarball"
   same "$arch tarball, files" <({ sed -n 's| /usr/| |p' "$work/installed"
     printf '%s\n' "-644 share/doc/gvtep/"{CHANGELOG.md,LICENSE}; } | sort) <(tree "$work/gvtep-$version-linux-$arch" | sed 's| /| |' | sort)
-  elf "$work/gvtep-$version-linux-$arch/bin/gvtep" $arch "$tarball"
-  grep -q '^ExecStart=/usr/local/bin/gvtep run ' "$work/gvtep-$version-linux-$arch/lib/systemd/system/gvtep@.service" ||
-    complain "$arch tarball: its unit starts another program"
+  for p in gvtep gvtep-evpn; do
+    elf "$work/gvtep-$version-linux-$arch/bin/$p" $arch "$tarball"
+    grep -q "^ExecStart=/usr/local/bin/$p run " "$work/gvtep-$version-linux-$arch/lib/systemd/system/$p@.service" ||
+      complain "$arch tarball: the unit of $p starts another program"
+  done
   [ "$(tar -tvf "$tarball" --numeric-owner --utc | awk '{ print $2, $4 }' | sort -u)" = "0/0 2023-11-14" ] || complain "$arch tarball: owners or times"
 done
-if [ "$("$work/deb-$(go env GOHOSTARCH)/usr/bin/gvtep" version -j | sed 's/.*"version":"\([^"]*\)".*/\1/')" != v$version ]; then
-  complain "the packaged program says another version"
-fi
+arch=$(go env GOHOSTARCH)
+for p in gvtep gvtep-evpn; do
+  [ "$("$work/deb-$arch-$p/usr/bin/$p" version -j | sed 's/.*"version":"\([^"]*\)".*/\1/')" = v$version ] || complain "the packaged $p says another version"
+done
+
+# dpkg configures the second only with the first, and the units are right where they are then.
+root=$work/root
+mkdir -p "$root/var/lib/dpkg/"{updates,info}
+: >"$root/var/lib/dpkg/status"
+installs() { dpkg --root="$root" "$@" >"$work/log" 2>&1; }
+unpack() { installs --unpack "$work/a/$1_$version-1_$arch.deb" || complain "dpkg does not take $1: $(cat "$work/log")"; }
+unpack gvtep-evpn
+if installs --no-act --configure -a || ! grep -q 'gvtep-evpn depends on gvtep (>= ' "$work/log"; then complain "gvtep-evpn installs without gvtep"; fi
+unpack gvtep
+installs --no-act --configure -a || complain "both do not install: $(cat "$work/log")"
+for p in gvtep gvtep-evpn; do
+  sed -e "s|/usr/bin/|$root&|" -e 's/^Documentation=man:/#&/' "$root/usr/lib/systemd/system/$p@.service" >"$work/$p@.service"
+  wrong=$(systemd-analyze verify "$work/$p@.service" 2>&1) || true
+  [ -z "$wrong" ] || complain "the unit of $p: $wrong"
+done
 
 # Versions sort as they should, and uninstall takes back what install brought.
 dpkg --compare-versions 1.2.3~0.20261122080509-33ef2f7a9ac5-1 lt 1.2.3-1 || complain "a version before 1.2.3 sorts after it"
-BIN=bin/gvtep PREFIX=/usr DESTDIR=$work/usr scripts/packaging/layout.sh uninstall
+PREFIX=/usr DESTDIR=$work/usr scripts/packaging/layout.sh uninstall
 if [ -n "$(find "$work/usr" -type f)" ] || [ -e "$work/usr/usr/share/doc/gvtep" ]; then complain "make uninstall leaves something behind"; fi
 
 [ $failed = 0 ] || exit 1

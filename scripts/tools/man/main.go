@@ -1,6 +1,7 @@
-// Man writes the manual pages gvtep.8 and gvtep.toml.5 into a directory:
+// Man writes the manual pages gvtep.8 and gvtep.toml.5, or gvtep-evpn.8, into a directory:
 //
 //	gvtep -j help | go run ./scripts/tools/man [-date 2026-01-02] DIR
+//	gvtep-evpn -j help | go run ./scripts/tools/man [-date 2026-01-02] DIR
 //
 // With -docs it writes the pages of docs that are made from tables, reference.md
 // and drops.md, and reads nothing:
@@ -8,7 +9,7 @@
 //	go run ./scripts/tools/man -docs docs
 //
 // Commands, flags and examples are what the program says of itself, keys and
-// their defaults are the tables of package config; only the prose between them
+// their defaults are the tables of packages config and evpn; only the prose between them
 // stands in the templates beside this file.
 package main
 
@@ -28,6 +29,7 @@ import (
 	"time"
 
 	"gvtep/config"
+	"gvtep/internal/evpn"
 )
 
 //go:embed *.tmpl
@@ -46,6 +48,17 @@ type flagOf struct {
 	Keyword                              bool
 }
 
+// pagesOf are the pages that are made of what a program says of itself, by the name that it gives.
+func pagesOf(program string) []string {
+	switch program {
+	case "":
+		return []string{"gvtep.8", "gvtep.toml.5"}
+	case "gvtep-evpn":
+		return []string{"gvtep-evpn.8"}
+	}
+	return nil
+}
+
 // page is what the templates can use.
 type page struct {
 	Date     string
@@ -60,7 +73,7 @@ func main() {
 	docs := flag.Bool("docs", false, "write the pages of docs instead")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: gvtep -j help | man [-date DATE] DIR, or man -docs DIR")
+		fmt.Fprintln(os.Stderr, "usage: gvtep|gvtep-evpn -j help | man [-date DATE] DIR, or man -docs DIR")
 		os.Exit(1)
 	}
 	do := func(dir string) error { return write(os.Stdin, dir, *date) }
@@ -100,6 +113,7 @@ func write(help io.Reader, dir, date string) error {
 		"text": text, "arg": arg, "prose": prose, "literal": literal, "blocks": blocks, "values": values, "keyword": keyword, "flag": flagLine, "use": use, "live": live, "initial": initial, "sentence": sentence,
 		"lines": func(s string) []string { return strings.Split(strings.Trim(s, "\n"), "\n") }, "ownFlags": ownFlags, "fileKeys": fileKeys,
 		"tunnelKeywords": config.TunnelKeywords, "peerKeywords": config.PeerKeywords, "entryKeywords": config.EntryKeywords, "processKeywords": processKeywords,
+		"settings": evpn.Settings, "setting": setting,
 	}).ParseFS(templates, "*.[58].tmpl")
 	if err != nil {
 		return err
@@ -107,7 +121,7 @@ func write(help io.Reader, dir, date string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"gvtep.8", "gvtep.toml.5"} {
+	for _, name := range pagesOf(p.Root.Name) {
 		var b strings.Builder
 		if err := t.ExecuteTemplate(&b, name+".tmpl", p); err != nil {
 			return err
@@ -307,6 +321,17 @@ func remarks(k config.Keyword) string {
 		s += " It may be repeated."
 	}
 	return s
+}
+
+// setting is a key of the configuration of gvtep-evpn.
+func setting(k evpn.Setting) string {
+	usage := sentence(k.Meaning)
+	if k.Must {
+		usage += " It must be there, such as " + k.Value + "."
+	} else {
+		usage += " Default: " + k.Value + "."
+	}
+	return ".It Cm " + arg(k.Name) + "\n" + prose(usage)
 }
 
 func onOff(v string) string { return map[string]string{"true": "on", "false": "off"}[v] }

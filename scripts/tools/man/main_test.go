@@ -10,23 +10,23 @@ import (
 	"testing"
 
 	"gvtep/config"
+	"gvtep/internal/evpn"
 )
 
-// pages makes the pages of the program as it is.
-func pages(t *testing.T) (dir string, root command) {
+// pages makes the pages of a program as it is, in dir.
+func pages(t *testing.T, program, dir string) (root command) {
 	t.Helper()
-	help, err := exec.Command("go", "run", "gvtep/cmd/gvtep", "-j", "help").Output()
+	help, err := exec.Command("go", "run", "gvtep/cmd/"+program, "-j", "help").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(help, &root); err != nil {
 		t.Fatal(err)
 	}
-	dir = t.TempDir()
 	if err := write(bytes.NewReader(help), dir, "2026-01-02"); err != nil {
 		t.Fatal(err)
 	}
-	return dir, root
+	return root
 }
 
 func read(t *testing.T, path string) string {
@@ -39,7 +39,8 @@ func read(t *testing.T, path string) string {
 }
 
 func TestPages(t *testing.T) {
-	dir, root := pages(t)
+	dir := t.TempDir()
+	root, agent := pages(t, "gvtep", dir), pages(t, "gvtep-evpn", dir)
 	t.Run("commands", func(t *testing.T) {
 		page := read(t, filepath.Join(dir, "gvtep.8"))
 		all := flat(root.Commands)
@@ -89,10 +90,40 @@ func TestPages(t *testing.T) {
 			}
 		}
 	})
+	t.Run("agent", func(t *testing.T) {
+		page := read(t, filepath.Join(dir, "gvtep-evpn.8"))
+		if len(agent.Commands) < 8 {
+			t.Errorf("only %d commands", len(agent.Commands))
+		}
+		for _, c := range agent.Commands {
+			if !strings.Contains(page, "\n.It Cm "+arg(c.Use)+"\n") {
+				t.Errorf("gvtep-evpn.8 lacks gvtep-evpn %s", c.Use)
+			}
+			for _, line := range strings.Split(c.Example, "\n") {
+				if c.Example == "" || !strings.Contains(page, "\n"+text(line)+"\n") {
+					t.Errorf("gvtep-evpn.8 lacks an example of gvtep-evpn %s: %q", c.Name, line)
+				}
+			}
+		}
+		for _, f := range agent.Flags {
+			if !strings.Contains(page, `Fl \-`+strings.ReplaceAll(f.Name, "-", `\-`)) {
+				t.Errorf("gvtep-evpn.8 lacks --%s", f.Name)
+			}
+		}
+		for _, k := range evpn.Settings() {
+			if !strings.Contains(page, "\n"+setting(k)+"\n") {
+				t.Errorf("gvtep-evpn.8 lacks %s", k.Name)
+			}
+		}
+	})
+	all, err := filepath.Glob(filepath.Join(dir, "*.[1-8]"))
+	if err != nil || len(all) != 3 {
+		t.Fatalf("the pages are %q, %v", all, err)
+	}
 	t.Run("mandoc", func(t *testing.T) {
 		need(t, "mandoc")
 		// That pages are not installed where they are made is no fault of theirs.
-		out, _ := exec.Command("mandoc", "-Tlint", "-Wstyle", filepath.Join(dir, "gvtep.8"), filepath.Join(dir, "gvtep.toml.5")).Output()
+		out, _ := exec.Command("mandoc", append([]string{"-Tlint", "-Wstyle"}, all...)...).Output()
 		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 			if line != "" && !strings.Contains(line, "referenced manual not found") {
 				t.Error(line)
@@ -101,9 +132,9 @@ func TestPages(t *testing.T) {
 	})
 	t.Run("groff", func(t *testing.T) {
 		need(t, "groff")
-		for _, name := range []string{"gvtep.8", "gvtep.toml.5"} {
+		for _, name := range all {
 			// As man --warnings does it.
-			out, err := exec.Command("groff", "-mandoc", "-ww", "-Tutf8", "-z", filepath.Join(dir, name)).CombinedOutput()
+			out, err := exec.Command("groff", "-mandoc", "-ww", "-Tutf8", "-z", name).CombinedOutput()
 			if err != nil || len(out) > 0 {
 				t.Errorf("%s: %v\n%s", name, err, out)
 			}
