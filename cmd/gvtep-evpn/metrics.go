@@ -42,7 +42,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		name, help string
 		of         func(segmentView) int
 	}{
-		{"vteps", "VTEPs in the flood list of a segment.", func(v segmentView) int { return v.VTEPs }},
+		{"vteps", "VTEPs of a segment that want what is flooded, or have networks.", func(v segmentView) int { return v.VTEPs }},
 		{"local_macs", "Stations of ours in a segment.", func(v segmentView) int { return v.LocalMAC }},
 		{"remote_macs", "Stations of others in a segment.", func(v segmentView) int { return v.Remote }},
 		{"duplicate_macs", "Stations that two places claim.", func(v segmentView) int { return v.Frozen }},

@@ -96,7 +96,7 @@ func (t *Table) All(dev string, yield func(Line)) {
 	})
 }
 
-// peer is a line of its own only where it says something new: it empties the networks of an L3 peer.
+// peer is a line only where it says something new. Of an L3 peer it says nothing of its networks, which stay.
 func (d *device) peer(addr netip.Addr, yield func(Line)) {
 	v := d.vteps[addr]
 	want := v.want()

@@ -79,7 +79,7 @@ type segment struct {
 	nets     map[netip.Prefix][]*route
 	bound    map[netip.Addr]packet.MAC // of local stations
 	own      map[netip.Prefix]bool     // announced as Prefix
-	floods   map[netip.Addr]int        // how many Multicast routes of a VTEP are there and not leaving
+	there    map[netip.Addr]int        // how many routes of a VTEP say that it is there, and are not leaving
 	dirtyMAC map[packet.MAC]bool
 	dirtyIP  map[netip.Addr]bool
 	dirtyNet map[netip.Prefix]bool
@@ -215,7 +215,7 @@ func same(a, b Segment) bool {
 func (t *Table) addSegment(s Segment) {
 	g := &segment{
 		Segment: s, stations: map[packet.MAC]*station{}, ips: map[netip.Addr][]*route{}, nets: map[netip.Prefix][]*route{},
-		bound: map[netip.Addr]packet.MAC{}, own: map[netip.Prefix]bool{}, floods: map[netip.Addr]int{},
+		bound: map[netip.Addr]packet.MAC{}, own: map[netip.Prefix]bool{}, there: map[netip.Addr]int{},
 		dirtyMAC: map[packet.MAC]bool{}, dirtyIP: map[netip.Addr]bool{}, dirtyNet: map[netip.Prefix]bool{},
 	}
 	g.number = t.freeNumber(s.VNI)
@@ -330,19 +330,25 @@ func (t *Table) Withdraw(k Key, now time.Time) {
 	default:
 		r.leaving = now
 		t.leaving[k] = r
-		if r.Kind == Multicast {
+		if r.presence() {
 			r.seg.count(r.NextHop, -1)
 		}
-		if r.Kind == MACIP { // another's goes before it
+		switch r.Kind { // another's goes before it
+		case MACIP:
 			r.seg.dirtyMAC[r.MAC] = true
 			r.seg.touchIP(r.IP)
+		case Prefix:
+			r.seg.dirtyNet[r.Net] = true
 		}
 	}
 }
 
+// presence reports whether a route says that its VTEP is there at all, and not where a station is.
+func (r *route) presence() bool { return r.Kind == Multicast || r.Kind == Prefix }
+
 func (s *segment) count(v netip.Addr, by int) {
-	if s.floods[v] += by; s.floods[v] <= 0 {
-		delete(s.floods, v)
+	if s.there[v] += by; s.there[v] <= 0 {
+		delete(s.there, v)
 	}
 }
 
@@ -384,10 +390,12 @@ func (t *Table) install(r *route) {
 	}
 	s := r.seg
 	v := t.vtep(s.Dev, r.NextHop)
+	if r.presence() {
+		s.count(r.NextHop, 1)
+	}
 	switch r.Kind {
 	case Multicast:
 		v.multicast++
-		s.count(r.NextHop, 1)
 		return
 	case MACIP:
 		st := s.station(r.MAC)
@@ -407,12 +415,12 @@ func (t *Table) install(r *route) {
 func (t *Table) uninstall(r *route) {
 	s := r.seg
 	v := t.vtep(s.Dev, r.NextHop)
+	if r.presence() && r.leaving.IsZero() {
+		s.count(r.NextHop, -1)
+	}
 	switch r.Kind {
 	case Multicast:
 		v.multicast--
-		if r.leaving.IsZero() {
-			s.count(r.NextHop, -1)
-		}
 	case MACIP:
 		v.others--
 		st := s.station(r.MAC)
@@ -489,8 +497,8 @@ func (t *Table) Tick(now time.Time, heard Heard) {
 	}
 }
 
-// vanished reports whether a VTEP went as a whole: it does not want what is flooded any more, either.
-func (t *Table) vanished(r *route) bool { return r.seg.floods[r.NextHop] == 0 }
+// vanished reports whether a VTEP went as a whole: it does not want what is flooded any more, and has no network.
+func (t *Table) vanished(r *route) bool { return r.seg.there[r.NextHop] == 0 }
 
 func stillHeard(heard Heard, r *route) bool {
 	ago, ever := heard(r.seg.Dev, r.NextHop)

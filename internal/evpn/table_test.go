@@ -383,6 +383,45 @@ func TestPrefix(t *testing.T) {
 	l.told(`{"peer":"10.88.0.1","del":true}`, `{"route":"172.20.1.0/24","dst":"10.88.0.3"}`)
 }
 
+// TestPrefixGrace: a network that one VTEP of two withdraws is the other's at once. The VTEP itself vanishes with
+// its last network: only then does it stay while it is heard.
+func TestPrefixGrace(t *testing.T) {
+	n1, n2 := netip.MustParsePrefix("172.20.1.0/24"), netip.MustParsePrefix("fd20:1::/64")
+	l := newLab(t, Segment{VNI: 100, Dev: "gnv0", Local: us, Encap: Geneve, L3: true, Targets: Targets{Auto: true}})
+	l.heard[a] = true
+	of := func(v netip.Addr, n netip.Prefix) Route { return from(v, Key{Kind: Prefix, Net: n}) }
+	for _, r := range []Route{of(a, n1), of(a, n2), of(b, n1)} {
+		l.Update(r, l.now)
+	}
+	l.told(`{"peer":"10.88.0.1","keywords":["routes","none"]}`, `{"peer":"10.88.0.3","keywords":["routes","none"]}`,
+		`{"route":"172.20.1.0/24","dst":"10.88.0.1"}`, `{"route":"fd20:1::/64","dst":"10.88.0.1"}`)
+	l.Segments(func(s SegmentState) bool {
+		if s.VTEPs != 2 || s.Networks != 2 {
+			t.Errorf("%d VTEPs with %d networks, want 2 and 2", s.VTEPs, s.Networks)
+		}
+		return true
+	})
+	l.Withdraw(of(a, n1).Key, l.now)
+	l.told(`{"route":"172.20.1.0/24","dst":"10.88.0.3"}`)
+	l.after(time.Second)
+	if n := len(l.leaving); n != 0 {
+		t.Errorf("%d withdrawals wait after a second: the VTEP has another network", n)
+	}
+	l.Changes("gnv0", func(Line) {})
+	l.Withdraw(of(a, n2).Key, l.now)
+	l.after(9 * time.Second)
+	if n := len(l.leaving); n != 1 {
+		t.Errorf("%d networks of a VTEP that is heard wait, want 1", n)
+	}
+	l.Changes("gnv0", func(Line) {})
+	l.Update(of(a, n2), l.now) // it is back
+	l.after(20 * time.Second)
+	l.told(`{"route":"fd20:1::/64","dst":"10.88.0.1"}`)
+	l.Withdraw(of(a, n2).Key, l.now)
+	l.after(11 * time.Second)
+	l.told(`{"peer":"10.88.0.1","del":true}`, `{"route":"fd20:1::/64","del":true}`)
+}
+
 // TestAll: after a restart of gvtep everything once more, without removals.
 func TestAll(t *testing.T) {
 	l := newLab(t)

@@ -95,14 +95,14 @@ type SegmentState struct {
 	Segment
 	RD                    RD
 	Local, Remote, Frozen int // stations
-	VTEPs                 int // that want what is flooded
+	VTEPs                 int // that want what is flooded, or have networks
 	Networks              int
 }
 
 // Segments yields all segments, in no order.
 func (t *Table) Segments(yield func(SegmentState) bool) {
 	for _, s := range t.segments {
-		x := SegmentState{Segment: s.Segment, RD: RDOf(t.rules.RouterID, s.number), VTEPs: len(s.floods), Networks: len(s.nets)}
+		x := SegmentState{Segment: s.Segment, RD: RDOf(t.rules.RouterID, s.number), VTEPs: len(s.there), Networks: len(s.nets)}
 		for _, st := range s.stations {
 			if st.local != nil {
 				x.Local++
