@@ -22,7 +22,7 @@ func Settings() []Setting {
 		{"bgp.stale", `"1h"`, false, "how long everything stays while there is no session at all"},
 		{"bgp.password-file", `none`, false, "a file with the password of TCP MD5 (RFC 2385), of all neighbours; its name is relative to the configuration"},
 		{"bgp.ttl-security", `false`, false, "packets of neighbours must come from the same link (RFC 5082)"},
-		{"bgp.max-routes", `1000000`, false, "a neighbour that sends more is cut off; 0: no limit"},
+		{"bgp.max-routes", `1000000`, false, "a neighbour that sends more is cut off until the agent is started anew; 0: no limit"},
 		{"evpn.instance", `"fabric"`, true, "the name of the gvtep instance, as gvtep ls shows it"},
 		{"evpn.tunnels", `all`, false, "a list of names; those in other network namespaces are left out"},
 		{"evpn.rt", `"auto"`, false, `route targets: "auto" is AS:VNI, "rfc8365" is derived as its section 5.1.2.1 says, and both take either form, of any AS; or a list such as ["65000:100"]`},

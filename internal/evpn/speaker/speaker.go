@@ -79,12 +79,12 @@ func peerOf(c *evpn.Config, n evpn.Neighbor) *api.Peer {
 			Enabled: true, RestartTime: uint32(c.Restart.Seconds()), DeferralTime: deferral, NotificationEnabled: true, LocalRestarting: true,
 		},
 		AfiSafis: []*api.AfiSafi{{
-			Config:            &api.AfiSafiConfig{Family: &api.Family{Afi: api.Family_AFI_L2VPN, Safi: api.Family_SAFI_EVPN}, Enabled: true},
+			Config:            &api.AfiSafiConfig{Family: evpnFamily(), Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
 		}},
 	}
 	if c.MaxRoutes > 0 {
-		p.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: p.AfiSafis[0].Config.Family, MaxPrefixes: c.MaxRoutes}
+		p.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: evpnFamily(), MaxPrefixes: c.MaxRoutes}
 	}
 	if c.TTLSecurity {
 		p.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
@@ -104,7 +104,7 @@ func (s *Speaker) watch(ctx context.Context, sink Sink) error {
 			}
 			st := e.Peer.State
 			up := st.SessionState == bgp.BGP_FSM_ESTABLISHED
-			why := st.DisconnectMessage
+			why := reasonOf(st.DisconnectMessage, st.AdminState)
 			s.mu.Lock()
 			if up {
 				delete(s.last, st.NeighborAddress)
@@ -115,6 +115,14 @@ func (s *Speaker) watch(ctx context.Context, sink Sink) error {
 			sink.Session(st.NeighborAddress, up, why)
 		},
 	}, server.WatchBestPath(true), server.WatchEor(true), server.WatchPeer())
+}
+
+// reasonOf is why a session ended. With graceful restart the engine says that alone of a neighbour that it has cut off.
+func reasonOf(said string, state api.PeerState_AdminState) string {
+	if state == api.PeerState_ADMIN_STATE_PFX_CT {
+		return "it sent more routes than bgp.max-routes: it stays cut off until the agent is started anew"
+	}
+	return said
 }
 
 // routes hands over a run of changes, in their order: of a route that is in it twice the last counts.
@@ -227,4 +235,8 @@ func stateName(s api.PeerState_SessionState) string {
 func (s *Speaker) Stop(back bool) {
 	s.server.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: back})
 	s.stop()
+}
+
+func evpnFamily() *api.Family {
+	return &api.Family{Afi: api.Family_AFI_L2VPN, Safi: api.Family_SAFI_EVPN}
 }
