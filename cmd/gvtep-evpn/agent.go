@@ -156,7 +156,8 @@ func (a *agent) completed(now time.Time) {
 	if a.complete || a.speaker == nil {
 		return
 	}
-	all := len(a.ribs) == len(a.cfg.Neighbors)
+	// What we ask for by its targets comes behind an End-of-RIB that came before we had asked.
+	all := len(a.ribs) == len(a.cfg.Neighbors) && !a.cfg.Constraint
 	late := !a.firstRIB.IsZero() && now.Sub(a.firstRIB) > others && !slices.ContainsFunc(a.cfg.Neighbors, func(n evpn.Neighbor) bool {
 		return a.up[n.Addr] && !a.ribs[n.Addr]
 	})

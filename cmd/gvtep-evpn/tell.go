@@ -115,6 +115,11 @@ func (a *agent) flush(ctx context.Context) {
 }
 
 func (a *agent) announce(s *speaker.Speaker, out evpn.Output) {
+	if a.cfg.Constraint && out.Wanted != nil {
+		if err := s.Want(out.Wanted); err != nil {
+			a.log.Warn("neighbours cannot be asked for routes by their targets", zap.Error(err))
+		}
+	}
 	for _, c := range out.Routes {
 		do, what := s.Announce, "route cannot be announced"
 		if c.Withdraw {

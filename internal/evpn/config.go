@@ -21,10 +21,12 @@ type Config struct {
 	Rules
 	Hold        time.Duration
 	Restart     time.Duration // graceful restart (RFC 4724)
+	LongLived   time.Duration // how long it goes on behind that (RFC 9494); 0: not at all
 	Neighbors   []Neighbor
 	Password    string // TCP MD5 (RFC 2385); "": none
 	TTLSecurity bool   // RFC 5082
 	MaxRoutes   uint32 // that a neighbour may send; 0: as many as it likes
+	Constraint  bool   // neighbours are asked for routes with our targets only (RFC 4684)
 
 	Instance string   // of gvtep
 	Tunnels  []string // nil: all
@@ -49,11 +51,13 @@ type file struct {
 		Port         uint16   `toml:"port"`
 		Hold         string   `toml:"hold"`
 		Restart      string   `toml:"restart"`
+		LongLived    string   `toml:"long-lived"`
 		Stale        string   `toml:"stale"`
 		Grace        string   `toml:"grace"`
 		PasswordFile string   `toml:"password-file"`
 		TTLSecurity  bool     `toml:"ttl-security"`
 		MaxRoutes    *uint32  `toml:"max-routes"`
+		Constraint   bool     `toml:"rt-constraint"`
 	} `toml:"bgp"`
 	EVPN struct {
 		Instance  string   `toml:"instance"`
@@ -146,7 +150,7 @@ func bgpOf(f *file, c *Config) (err error) {
 		}
 		c.Neighbors = append(c.Neighbors, n)
 	}
-	c.TTLSecurity = b.TTLSecurity
+	c.TTLSecurity, c.Constraint = b.TTLSecurity, b.Constraint
 	c.MaxRoutes = 1_000_000
 	if b.MaxRoutes != nil {
 		c.MaxRoutes = *b.MaxRoutes
@@ -161,7 +165,8 @@ func timersOf(f *file, c *Config) error {
 		to                   *time.Duration
 	}{
 		{"hold", f.BGP.Hold, "9s", 3 * time.Second, 65535 * time.Second, &c.Hold},
-		{"restart", f.BGP.Restart, "120s", time.Second, 4095 * time.Second, &c.Restart}, // 12 bits
+		{"restart", f.BGP.Restart, "120s", time.Second, 4095 * time.Second, &c.Restart},         // 12 bits
+		{"long-lived", f.BGP.LongLived, "0s", 0, 1<<24*time.Second - time.Second, &c.LongLived}, // 24 bits
 		{"stale", f.BGP.Stale, "1h", 0, 1 << 24 * time.Second, &c.Stale},
 		{"grace", f.BGP.Grace, "10s", 0, time.Hour, &c.Grace},
 	} {

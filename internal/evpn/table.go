@@ -1,6 +1,7 @@
 package evpn
 
 import (
+	"bytes"
 	"maps"
 	"net/netip"
 	"slices"
@@ -136,6 +137,8 @@ type Output struct {
 	Routes []Change // in this order: a route may be in it several times
 	Forget []Forget
 	Frozen []Duplicate
+	// Wanted are all targets that routes for us have, in order, if they changed; nil: they did not.
+	Wanted []Target
 }
 
 // Change is a route of ours that is to be announced, or withdrawn.
@@ -200,11 +203,21 @@ func (t *Table) SetSegments(list []Segment, now time.Time) {
 	if !changed {
 		return
 	}
+	t.out.Wanted = t.wanted()
 	for _, r := range t.routes {
 		if r.seg == nil {
 			t.install(r)
 		}
 	}
+}
+
+func (t *Table) wanted() []Target {
+	list := []Target{}
+	for _, s := range t.segments {
+		list = append(list, s.Targets.wanted(t.rules.AS, s.VNI)...)
+	}
+	slices.SortFunc(list, func(x, y Target) int { return bytes.Compare(x[:], y[:]) })
+	return slices.Compact(list)
 }
 
 func same(a, b Segment) bool {

@@ -458,6 +458,34 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// TestWanted: the targets of all segments, each once, whenever they change.
+func TestWanted(t *testing.T) {
+	segment := func(vni uint32, g Targets) Segment {
+		return Segment{VNI: vni, Dev: "gnv0", Local: us, Encap: Geneve, Targets: g}
+	}
+	l := newLab(t)
+	wants := func(want ...string) {
+		t.Helper()
+		out := l.Take()
+		have := []string{}
+		for _, x := range out.Wanted {
+			have = append(have, x.String())
+		}
+		if (out.Wanted == nil) != (want == nil) || !slices.Equal(have, want) {
+			t.Errorf("wanted %q, want %q", have, want)
+		}
+	}
+	list := Targets{List: []Target{TargetOf(65000, 7), TargetOf(65001, 7)}}
+	l.SetSegments([]Segment{segment(100, Targets{Auto: true}), segment(200, list), segment(300, list)}, l.now)
+	wants("65000:7", "65000:100", "65000:268435556", "65001:7")
+	l.SetSegments([]Segment{segment(100, Targets{Auto: true}), segment(200, list), segment(300, list)}, l.now)
+	if out := l.Take(); out.Wanted != nil {
+		t.Errorf("nothing changed, and %v is wanted", out.Wanted)
+	}
+	l.SetSegments(nil, l.now)
+	wants([]string{}...)
+}
+
 func TestNumbers(t *testing.T) {
 	segment := func(vni uint32) Segment { return Segment{VNI: vni, Dev: "gnv0", Local: us, Encap: Geneve} }
 	l := newLab(t, segment(100), segment(70000), segment(70001))

@@ -92,6 +92,14 @@ func (g Targets) export(as, vni uint32) []Target {
 	return g.List
 }
 
+// wanted are those that routes are asked for with. Of the automatic ones of other systems nobody knows the AS.
+func (g Targets) wanted(as, vni uint32) []Target {
+	if g.Auto {
+		return []Target{TargetOf(as, vni), TargetOf(as, vxlanSpace|vni)}
+	}
+	return g.List
+}
+
 // imports reports whether a route is for the segment.
 func (g Targets) imports(vni uint32, have []Target) bool {
 	for _, t := range have {

@@ -162,6 +162,21 @@ func nlriOf(r *evpn.Route) (bgp.NLRI, error) {
 	return nil, fmt.Errorf("no route of type %s is announced", r.Kind)
 }
 
+// membership is the route that asks for those with a target.
+func membership(as uint32, target evpn.Target) (*apiutil.Path, error) {
+	c, err := bgp.ParseExtended(target[:])
+	if err != nil {
+		return nil, err
+	}
+	nlri := bgp.NewRouteTargetMembershipNLRI(as, c)
+	reach, err := bgp.NewPathAttributeMpReachNLRI(bgp.RF_RTC_UC, []bgp.PathNLRI{{NLRI: nlri}}, netip.IPv4Unspecified())
+	if err != nil {
+		return nil, err
+	}
+	attrs := []bgp.PathAttributeInterface{bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP), reach}
+	return &apiutil.Path{Family: bgp.RF_RTC_UC, Nlri: nlri, Attrs: attrs, Age: time.Now().Unix()}, nil
+}
+
 func communitiesOf(r *evpn.Route) (bgp.PathAttributeInterface, error) {
 	var list []bgp.ExtendedCommunityInterface
 	for _, t := range r.Targets {

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -25,15 +26,28 @@ type reflector struct {
 	addr   netip.AddrPort
 }
 
-// newReflector listens at an address. Its peers are those that change makes of a client, one for each of clients.
+// newReflector listens at an address; if its port is 0, at one that nobody has. Its peers are those that change makes
+// of a client, one for each of clients.
 func newReflector(t testing.TB, at netip.AddrPort, clients []netip.Addr, change func(*api.Peer)) *reflector {
 	t.Helper()
-	r := &reflector{t, server.NewBgpServer(server.LoggerOption(slog.New(slog.NewTextHandler(io.Discard, nil)), new(slog.LevelVar))), at}
-	go r.server.Serve()
-	id := "10.88.0.254"
-	err := r.server.StartBgp(t.Context(), &api.StartBgpRequest{Global: &api.Global{Asn: 65000, RouterId: id, ListenPort: int32(at.Port()), ListenAddresses: []string{at.Addr().String()}}})
-	if err != nil {
-		t.Fatal(err)
+	const id = "10.88.0.254"
+	r := &reflector{t: t}
+	for try := 1; ; try++ { // another may be faster
+		r.addr = at
+		if at.Port() == 0 {
+			r.addr = netip.AddrPortFrom(at.Addr(), free(t))
+		}
+		r.server = server.NewBgpServer(server.LoggerOption(slog.New(slog.NewTextHandler(io.Discard, nil)), new(slog.LevelVar)))
+		go r.server.Serve()
+		err := r.server.StartBgp(context.Background(), &api.StartBgpRequest{Global: &api.Global{
+			Asn: 65000, RouterId: id, ListenPort: int32(r.addr.Port()), ListenAddresses: []string{r.addr.Addr().String()},
+		}})
+		if err == nil {
+			break
+		}
+		if try == 10 {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { r.server.StopBgp(context.Background(), &api.StopBgpRequest{}) })
 	for _, c := range clients {
@@ -57,15 +71,15 @@ func newReflector(t testing.TB, at netip.AddrPort, clients []netip.Addr, change 
 	return r
 }
 
-// local is a port of the loopback interface that nobody has.
-func local(t testing.TB) netip.AddrPort {
+// free is a port of the loopback interface that nobody has.
+func free(t testing.TB) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
 // says has the reflector announce routes, as if it had them of others.
@@ -176,8 +190,19 @@ func (r *reflector) config(change func(*evpn.Config)) *evpn.Config {
 	return c
 }
 
-// speak starts a speaker of ours.
+// speak starts a speaker of ours, with routes to announce.
 func speak(t testing.TB, c *evpn.Config, ours ...evpn.Route) (*Speaker, *heard) {
+	t.Helper()
+	return speakOf(t, c, func(s *Speaker) (err error) {
+		for _, r := range ours {
+			err = errors.Join(err, s.Announce(r))
+		}
+		return err
+	})
+}
+
+// speakOf has prepare done before the session begins.
+func speakOf(t testing.TB, c *evpn.Config, prepare func(*Speaker) error) (*Speaker, *heard) {
 	t.Helper()
 	h := &heard{routes: map[evpn.Key]evpn.Route{}}
 	s, err := Start(c, h)
@@ -185,10 +210,8 @@ func speak(t testing.TB, c *evpn.Config, ours ...evpn.Route) (*Speaker, *heard) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Stop(false) })
-	for _, r := range ours {
-		if err := s.Announce(r); err != nil {
-			t.Fatal(err)
-		}
+	if err := prepare(s); err != nil {
+		t.Fatal(err)
 	}
 	if err := s.Connect(c); err != nil {
 		t.Fatal(err)

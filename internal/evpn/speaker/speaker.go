@@ -34,15 +34,17 @@ type Speaker struct {
 	server *server.BgpServer
 	stop   context.CancelFunc
 
-	mu   sync.Mutex
-	last map[netip.Addr]string // why the session ended
+	as     uint32
+	mu     sync.Mutex
+	wanted map[evpn.Target]bool
+	last   map[netip.Addr]string // why the session ended
 }
 
 // Start starts the engine and the sessions. Events go to sink until Stop.
 func Start(c *evpn.Config, sink Sink) (*Speaker, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	s := &Speaker{server: server.NewBgpServer(server.LoggerOption(quiet, new(slog.LevelVar))), stop: stop, last: map[netip.Addr]string{}}
+	s := &Speaker{server: server.NewBgpServer(server.LoggerOption(quiet, new(slog.LevelVar))), stop: stop, as: c.AS, last: map[netip.Addr]string{}}
 	go s.server.Serve()
 	err := s.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: c.AS, RouterId: c.RouterID.String(), ListenPort: -1}})
 	if err != nil {
@@ -83,6 +85,13 @@ func peerOf(c *evpn.Config, n evpn.Neighbor) *api.Peer {
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
 		}},
 	}
+	if c.LongLived > 0 {
+		p.GracefulRestart.LonglivedEnabled = true
+		p.AfiSafis[0].LongLivedGracefulRestart = &api.LongLivedGracefulRestart{Config: &api.LongLivedGracefulRestartConfig{Enabled: true, RestartTime: uint32(c.LongLived.Seconds())}}
+	}
+	if c.Constraint {
+		p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: constraintFamily(), Enabled: true}})
+	}
 	if c.MaxRoutes > 0 {
 		p.AfiSafis[0].PrefixLimits = &api.PrefixLimit{Family: evpnFamily(), MaxPrefixes: c.MaxRoutes}
 	}
@@ -97,7 +106,11 @@ func peerOf(c *evpn.Config, n evpn.Neighbor) *api.Peer {
 func (s *Speaker) watch(ctx context.Context, sink Sink) error {
 	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) { s.routes(paths, sink) },
-		OnPathEor:  func(p *apiutil.Path, _ time.Time) { sink.EndOfRIB(p.PeerAddress) },
+		OnPathEor: func(p *apiutil.Path, _ time.Time) {
+			if p.Family == bgp.RF_EVPN {
+				sink.EndOfRIB(p.PeerAddress)
+			}
+		},
 		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 			if e.Type != apiutil.PEER_EVENT_STATE {
 				return
@@ -181,6 +194,45 @@ func (s *Speaker) Withdraw(r evpn.Route) error {
 	return s.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{p}})
 }
 
+// Want asks neighbours that know RFC 4684 for routes with one of these targets, and no others.
+func (s *Speaker) Want(targets []evpn.Target) error {
+	now := make(map[evpn.Target]bool, len(targets))
+	for _, t := range targets {
+		now[t] = true
+	}
+	s.mu.Lock()
+	was := s.wanted
+	s.wanted = now
+	s.mu.Unlock()
+	add, err := s.memberships(now, was)
+	if err == nil && len(add) > 0 {
+		_, err = s.server.AddPath(apiutil.AddPathRequest{Paths: add})
+	}
+	if err != nil {
+		return err
+	}
+	del, err := s.memberships(was, now)
+	if err == nil && len(del) > 0 {
+		err = s.server.DeletePath(apiutil.DeletePathRequest{Paths: del})
+	}
+	return err
+}
+
+// memberships are the routes of those targets of which others has none.
+func (s *Speaker) memberships(of, others map[evpn.Target]bool) (list []*apiutil.Path, err error) {
+	for t := range of {
+		if others[t] {
+			continue
+		}
+		p, err := membership(s.as, t)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
 // State is that of a session.
 type State struct {
 	Neighbor         netip.Addr
@@ -235,6 +287,10 @@ func stateName(s api.PeerState_SessionState) string {
 func (s *Speaker) Stop(back bool) {
 	s.server.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: back})
 	s.stop()
+}
+
+func constraintFamily() *api.Family {
+	return &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_ROUTE_TARGET_CONSTRAINTS}
 }
 
 func evpnFamily() *api.Family {
