@@ -125,6 +125,7 @@ type Table struct {
 	devices  map[string]*device
 	routes   map[Key]*route
 	leaving  map[Key]*route
+	numbers  map[uint16]bool // that segments have in their RD
 	out      Output
 	moves    uint64
 	swept    time.Time
@@ -168,7 +169,7 @@ type Duplicate struct {
 func New(r Rules, now time.Time) *Table {
 	return &Table{
 		rules: r, since: now, swept: now,
-		segments: map[uint32]*segment{}, devices: map[string]*device{}, routes: map[Key]*route{}, leaving: map[Key]*route{},
+		segments: map[uint32]*segment{}, devices: map[string]*device{}, routes: map[Key]*route{}, leaving: map[Key]*route{}, numbers: map[uint16]bool{},
 	}
 }
 
@@ -187,13 +188,14 @@ func (t *Table) SetSegments(list []Segment, now time.Time) {
 			want[s.VNI] = s
 		}
 	}
-	changed := false
+	gone := map[*segment]bool{}
 	for vni, s := range t.segments {
 		if w, ok := want[vni]; !ok || !same(w, s.Segment) {
-			t.removeSegment(s)
-			changed = true
+			gone[s] = true
 		}
 	}
+	t.removeSegments(gone)
+	changed := len(gone) > 0
 	for _, vni := range slices.Sorted(maps.Keys(want)) {
 		if t.segments[vni] == nil {
 			t.addSegment(want[vni])
@@ -246,18 +248,45 @@ func (t *Table) addSegment(s Segment) {
 
 // freeNumber is the VNI, if it fits into an RD, else one from above that no other segment has.
 func (t *Table) freeNumber(vni uint32) uint16 {
-	taken := map[uint16]bool{}
-	for _, s := range t.segments {
-		taken[s.number] = true
-	}
 	n := uint16(min(vni, 0xffff))
-	for taken[n] {
+	for t.numbers[n] {
 		n--
 	}
+	t.numbers[n] = true
 	return n
 }
 
-func (t *Table) removeSegment(s *segment) {
+func (t *Table) removeSegments(gone map[*segment]bool) {
+	if len(gone) == 0 {
+		return
+	}
+	for s := range gone {
+		t.withdrawSegment(s)
+	}
+	for k, r := range t.routes {
+		if !gone[r.seg] {
+			continue
+		}
+		t.uninstall(r)
+		r.why = NoSegment
+		if !r.leaving.IsZero() { // nothing waits for it any more
+			delete(t.leaving, k)
+			delete(t.routes, k)
+		}
+	}
+	for s := range gone {
+		delete(t.segments, s.VNI)
+		delete(t.numbers, s.number)
+	}
+	for name, d := range t.devices {
+		if d.segments = slices.DeleteFunc(d.segments, func(s *segment) bool { return gone[s] }); len(d.segments) == 0 {
+			delete(t.devices, name)
+		}
+	}
+}
+
+// withdrawSegment takes back all that was announced of a segment.
+func (t *Table) withdrawSegment(s *segment) {
 	for mac, st := range s.stations {
 		if st.local != nil {
 			t.withdrawStation(s, mac, st)
@@ -268,17 +297,6 @@ func (t *Table) removeSegment(s *segment) {
 	}
 	if !s.L3 {
 		t.withdraw(t.multicast(s))
-	}
-	for _, r := range t.routes {
-		if r.seg == s {
-			t.uninstall(r)
-			r.why = NoSegment
-		}
-	}
-	delete(t.segments, s.VNI)
-	d := t.devices[s.Dev]
-	if d.segments = slices.DeleteFunc(d.segments, func(o *segment) bool { return o == s }); len(d.segments) == 0 {
-		delete(t.devices, s.Dev)
 	}
 }
 

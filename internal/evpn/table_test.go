@@ -458,6 +458,25 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// TestLeavingSegment: a tunnel goes while withdrawals wait for it. What was withdrawn does not come back with the tunnel.
+func TestLeavingSegment(t *testing.T) {
+	l := newLab(t)
+	segment := l.segments[100].Segment
+	l.heard[a] = true
+	l.Update(imet(a), l.now)
+	l.Update(imet(b), l.now)
+	l.Update(mac(a, m1, station1, 0), l.now)
+	l.Withdraw(imet(a).Key, l.now)
+	l.Withdraw(mac(a, m1, station1, 0).Key, l.now)
+	l.SetSegments(nil, l.now)
+	l.after(20 * time.Second)
+	l.SetSegments([]Segment{segment}, l.now)
+	l.told(`{"peer":"10.88.0.3","keywords":["flood","on"]}`)
+	if len(l.leaving) != 0 || len(l.routes) != 1 {
+		t.Errorf("%d leaving, %d routes", len(l.leaving), len(l.routes))
+	}
+}
+
 // TestWanted: the targets of all segments, each once, whenever they change.
 func TestWanted(t *testing.T) {
 	segment := func(vni uint32, g Targets) Segment {
