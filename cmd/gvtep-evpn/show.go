@@ -26,7 +26,7 @@ var errUnreachable = errors.New("agent not reachable")
 
 // reasons are those that a route is not installed for.
 var reasons = []evpn.Reason{
-	evpn.NoSegment, evpn.NotImported, evpn.WrongEncap, evpn.BadNextHop, evpn.BadFlooding, evpn.BadStation, evpn.OtherMode, evpn.HasGateway, evpn.Ours,
+	evpn.NoSegment, evpn.NotImported, evpn.WrongEncap, evpn.BadNextHop, evpn.BadFlooding, evpn.BadStation, evpn.OtherMode, evpn.HasGateway, evpn.Ours, evpn.TooMany,
 }
 
 func decimal(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

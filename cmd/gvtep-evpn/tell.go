@@ -51,13 +51,13 @@ func (a *agent) tell(ctx context.Context, ready func()) {
 	}
 }
 
-// tick lets withdrawals that have waited end.
+// tick lets withdrawals that have waited end, and routes in that there is room for.
 func (a *agent) tick(ctx context.Context) {
 	a.mu.Lock()
 	a.completed(time.Now())
-	leaving := a.table.Leaving()
+	waiting := a.table.Waiting()
 	a.mu.Unlock()
-	if !leaving {
+	if !waiting {
 		return
 	}
 	heard := a.listen(ctx)

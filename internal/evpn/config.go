@@ -66,6 +66,7 @@ type file struct {
 		Announce  []string `toml:"announce"`
 		Prefixes  []string `toml:"prefixes"`
 		Duplicate string   `toml:"duplicate"`
+		MaxOfVTEP *uint32  `toml:"max-vtep-routes"`
 	} `toml:"evpn"`
 }
 
@@ -197,6 +198,9 @@ func evpnOf(f *file, c *Config) (err error) {
 			return fmt.Errorf("evpn.prefixes %q: want a network such as 10.1.0.0/16, without bits behind it", text)
 		}
 		c.Prefixes = append(c.Prefixes, p)
+	}
+	if c.MaxOfVTEP = 100_000; e.MaxOfVTEP != nil {
+		c.MaxOfVTEP = int(*e.MaxOfVTEP)
 	}
 	c.Moves, c.Window = 5, 180*time.Second // RFC 7432 15.1
 	if e.Duplicate == "" {

@@ -31,5 +31,6 @@ func Settings() []Setting {
 		{"evpn.announce", `["mac", "ip", "prefix"]`, false, "which of these are announced"},
 		{"evpn.prefixes", `[]`, false, "networks that tunnels of mode l3 announce"},
 		{"evpn.duplicate", `"5 in 180s"`, false, `moves that make a station a duplicate; or "off"`},
+		{"evpn.max-vtep-routes", `100000`, false, "how many routes of stations and networks a tunnel takes of one VTEP; others are counted, and wait for room; 0: no limit"},
 	}
 }

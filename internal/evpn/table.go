@@ -33,6 +33,8 @@ type Rules struct {
 	// Grace is how long a VTEP stays that vanished as a whole, but is still heard. Stale is how long
 	// anything stays while there is no session at all.
 	Grace, Stale time.Duration
+	// MaxOfVTEP is how many routes of stations or networks of one VTEP a tunnel takes; 0: any number.
+	MaxOfVTEP int
 }
 
 func (r *Rules) announces(k Kind) bool { return r.Announce == nil || slices.Contains(r.Announce, k) }
@@ -60,6 +62,7 @@ const (
 	OtherMode   Reason = "mode"    // a prefix for a tunnel with frames, or the reverse
 	HasGateway  Reason = "gateway" // a prefix behind a gateway, not interface-less
 	Ours        Reason = "ours"    // our own, come back
+	TooMany     Reason = "limit"   // its VTEP has as many as it may
 )
 
 // route is one that was received.
@@ -129,6 +132,8 @@ type Table struct {
 	out      Output
 	moves    uint64
 	swept    time.Time
+	limited  bool // some route is not installed because of TooMany
+	freed    bool // and since then some was removed
 	// since is when the last session ended; zero: there is one, and it has told all.
 	since time.Time
 }
@@ -341,11 +346,11 @@ func (t *Table) Update(r Route, now time.Time) {
 	old := t.routes[r.Key]
 	n := &route{Route: r}
 	t.routes[r.Key] = n
-	t.install(n)
 	if old != nil && old.seg != nil {
 		delete(t.leaving, r.Key)
 		t.uninstall(old)
 	}
+	t.install(n)
 	if n.seg != nil && n.Kind == MACIP {
 		t.contest(n, now)
 	}
@@ -411,12 +416,20 @@ func (t *Table) judge(r *Route) (*segment, Reason) {
 		return nil, BadStation
 	case r.Kind == Prefix && r.Gateway.IsValid():
 		return nil, HasGateway
+	case r.Kind != Multicast && t.full(s, r.NextHop):
+		return nil, TooMany
 	}
 	return s, Taken
 }
 
+func (t *Table) full(s *segment, addr netip.Addr) bool {
+	v := t.devices[s.Dev].vteps[addr]
+	return t.rules.MaxOfVTEP > 0 && v != nil && v.others >= t.rules.MaxOfVTEP
+}
+
 func (t *Table) install(r *route) {
 	if r.seg, r.why = t.judge(&r.Route); r.seg == nil {
+		t.limited = t.limited || r.why == TooMany
 		return
 	}
 	s := r.seg
@@ -468,6 +481,23 @@ func (t *Table) uninstall(r *route) {
 		s.dirtyNet[r.Net] = true
 	}
 	r.seg = nil
+	t.freed = true
+}
+
+// retry installs routes for which there was no room.
+func (t *Table) retry(now time.Time) {
+	if !t.limited || !t.freed {
+		return
+	}
+	t.limited, t.freed = false, false
+	for _, r := range t.routes {
+		if r.why != TooMany {
+			continue
+		}
+		if t.install(r); r.seg != nil && r.Kind == MACIP {
+			t.contest(r, now)
+		}
+	}
 }
 
 // vtep returns that of a device, which is about to change.
@@ -510,10 +540,10 @@ func (t *Table) Sessions(up bool, now time.Time) {
 // Heard says how long ago a tunnel heard a VTEP; false: never.
 type Heard func(dev string, addr netip.Addr) (time.Duration, bool)
 
-// Leaving reports whether withdrawals wait that a Tick may end.
-func (t *Table) Leaving() bool { return len(t.leaving) > 0 }
+// Waiting reports whether there is something for a Tick to do.
+func (t *Table) Waiting() bool { return len(t.leaving) > 0 || t.limited && t.freed }
 
-// Tick ends withdrawals that have waited for long enough.
+// Tick ends withdrawals that have waited for long enough, and installs routes that there is room for then.
 func (t *Table) Tick(now time.Time, heard Heard) {
 	t.sweep(now)
 	alone := !t.since.IsZero() && now.Sub(t.since) < t.rules.Stale
@@ -526,6 +556,7 @@ func (t *Table) Tick(now time.Time, heard Heard) {
 		delete(t.routes, k)
 		t.uninstall(r)
 	}
+	t.retry(now)
 }
 
 // vanished reports whether a VTEP went as a whole: it does not want what is flooded any more, and has no network.

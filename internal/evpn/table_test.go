@@ -314,7 +314,7 @@ func TestGrace(t *testing.T) {
 			// Announced again it is as it was, and nothing waits.
 			l.Update(imet(a), l.now)
 			l.Update(mac(a, m1, netip.Addr{}, 0), l.now)
-			if l.Leaving() && x.want {
+			if l.Waiting() && x.want {
 				t.Error("it still leaves")
 			}
 		})
@@ -455,6 +455,32 @@ func TestTargets(t *testing.T) {
 	}
 	if have := (Targets{Auto: true, Derive: true}).export(65000, 100)[0].String(); have != "65000:268435556" {
 		t.Errorf("derived: %s", have)
+	}
+}
+
+// TestMaxOfVTEP: a VTEP has as many stations as it may. The others wait for room; news of those that it has are taken.
+func TestMaxOfVTEP(t *testing.T) {
+	l := newLab(t)
+	l.rules.MaxOfVTEP = 2
+	station := func(n byte) packet.MAC { return packet.MAC{2, 0, 0, 0, 9, n} }
+	for n := range byte(3) {
+		l.Update(mac(a, station(n), netip.Addr{}, 0), l.now)
+	}
+	l.Update(imet(a), l.now) // that it is there at all is none of them
+	l.Update(mac(b, station(7), netip.Addr{}, 0), l.now)
+	last := mac(a, station(2), netip.Addr{}, 0)
+	if r := l.routes[last.Key]; r.why != TooMany {
+		t.Errorf("%q of one too many", r.why)
+	}
+	l.told(`{"peer":"10.88.0.1","keywords":["flood","on"]}`, `{"peer":"10.88.0.3","keywords":["flood","off"]}`,
+		`{"fdb":"02:00:00:00:09:00","dst":"10.88.0.1"}`, `{"fdb":"02:00:00:00:09:01","dst":"10.88.0.1"}`, `{"fdb":"02:00:00:00:09:07","dst":"10.88.0.3"}`)
+	l.Update(mac(a, station(0), netip.Addr{}, 5), l.now)
+	l.told(`{"fdb":"02:00:00:00:09:00","dst":"10.88.0.1","seq":5}`)
+	l.Withdraw(mac(a, station(1), netip.Addr{}, 0).Key, l.now)
+	l.after(time.Second)
+	l.told(`{"fdb":"02:00:00:00:09:01","del":true}`, `{"fdb":"02:00:00:00:09:02","dst":"10.88.0.1"}`)
+	if l.Waiting() {
+		t.Error("there is room, and something waits")
 	}
 }
 
