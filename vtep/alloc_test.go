@@ -1,6 +1,7 @@
 package vtep
 
 import (
+	"slices"
 	"testing"
 
 	"gvtep/internal/packet"
@@ -14,19 +15,23 @@ import (
 // packets go, alone, in trains and as super-frames.
 func TestNoAllocations(t *testing.T) {
 	for _, f := range encap.Formats() {
-		t.Run(f.String(), func(t *testing.T) { noAllocations(t, f, false) })
-		t.Run(f.String()+" captured", func(t *testing.T) { noAllocations(t, f, true) })
+		t.Run(f.String(), func(t *testing.T) { noAllocations(t, f, false, nil) })
+		t.Run(f.String()+" captured", func(t *testing.T) { noAllocations(t, f, true, nil) })
 	}
+	t.Run("match", func(t *testing.T) {
+		noAllocations(t, encap.Geneve, false, readMatch(t, "count any", "drop ff01:01", "vlan 7 any"))
+		noAllocations(t, encap.Geneve, false, readMatch(t, "drop ff01:01", "vni 0x123456 any"))
+	})
 	t.Run("send", func(t *testing.T) {
-		noAllocations(t, encap.Geneve, false, readSend(t, "src 10.0.0.0/24 then vni 3", "dst 10.99.0.0/16 proto udp then options ff01:01:@dscp,ff01:02:@src dscp 1", "proto tcp then options ff01:03:@dst")...)
+		noAllocations(t, encap.Geneve, false, nil, readSend(t, "src 10.0.0.0/24 then vni 3", "dst 10.99.0.0/16 proto udp then options ff01:01:@dscp,ff01:02:@src dscp 1", "proto tcp then options ff01:03:@dst")...)
 	})
 }
 
-func noAllocations(t *testing.T, f encap.Format, captured bool, send ...option.SendRule) {
+func noAllocations(t *testing.T, f encap.Format, captured bool, match []option.Rule, send ...option.SendRule) {
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 	cfg := testTunnel("gnv0", "192.0.2.2")
-	cfg.Encap, cfg.SendRules = f, send
+	cfg.Encap, cfg.OptionRules, cfg.SendRules = f, match, send
 	dev := h.add(cfg)
 	q := dev.queues[0]
 	q.discard = true
@@ -41,6 +46,7 @@ func noAllocations(t *testing.T, f encap.Format, captured bool, send ...option.S
 		train.Data = append(train.Data, in...)
 	}
 	train.Size = len(in)
+	wire := slices.Clone(train.Data) // a VLAN tag is written over it
 	frames := []memFrame{{bytes: out}, {bytes: super, hdr: hdr}}
 	// Unknown to any tunnel, so that drops are captured, too.
 	strange, _ := f.AppendHeader(nil, testVNI+1, packet.EtherTypeEthernet)
@@ -63,6 +69,7 @@ func noAllocations(t *testing.T, f encap.Format, captured bool, send ...option.S
 	rounds := 0
 	allocs := testing.AllocsPerRun(1000, func() {
 		q.feed(frames...)
+		copy(train.Data, wire)
 		r.mu.Lock()
 		r.queued = append(r.queued, train, refused)
 		r.wakeup.ring()

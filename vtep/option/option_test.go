@@ -159,7 +159,8 @@ func TestFill(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	r := custom(t)
-	for _, text := range []string{"accept ovn.ports", "drop ff01:07", "count my.pod:77", "drop any", "accept ff03:80:01020304/ffff0000", "count oxide.external"} {
+	for _, text := range []string{"accept ovn.ports", "drop ff01:07", "count my.pod:77", "drop any", "accept ff03:80:01020304/ffff0000", "count oxide.external",
+		"vlan 7 my.pod:77", "vni 0 any", "vni 16777215 ff01:07"} {
 		u, err := r.ParseRule(text)
 		if err != nil || r.RuleText(u) != text {
 			t.Errorf("%q is %q, error %v", text, r.RuleText(u), err)
@@ -168,6 +169,8 @@ func TestRules(t *testing.T) {
 	for text, wrong := range map[string]string{
 		"": "want accept", "allow any": "want accept", "accept": "CLASS:TYPE", "drop ff02:1:00": "multiple of 4", "drop ff01:9:00000000/ff": "want 4 bytes",
 		"drop ff01:9:00000000/zz": "want 4 bytes", "accept ff01:4:@vlan": "want data", "accept ovn.ports/ff": "CLASS:TYPE:DATA",
+		"accept ff01:09:00000000,ff01:0a:": "one option", "mark 7 any": "no mark", "vlan any": "up to 4094", "vlan 0 any": "up to 4094", "vlan 4095 any": "up to 4094", "vni 16777216 any": "up to 16777215",
+		"vni -1 any": "up to 16777215", "vlan 7": "CLASS:TYPE",
 	} {
 		if _, err := r.ParseRule(text); err == nil || !strings.Contains(err.Error(), wrong) {
 			t.Errorf("%q: error %v, want %q", text, err, wrong)
@@ -206,6 +209,9 @@ func TestPolicy(t *testing.T) {
 		{"", "my.known:00000000", Accept, nil},
 		{"", "my.critical:00000000", Unknown, nil},
 		{"drop my.known", "my.known:00000000", Drop, []uint64{1}},
+		{"count any; vlan 7 my.pod:77; drop any", "my.pod:77", Accept, []uint64{1, 1, 0}},
+		{"vni 7 ff01:80; drop any", "ff01:80:", Accept, []uint64{1, 0}}, // which it knows
+		{"vni 7 any", "ff01:80:", Unknown, []uint64{1}},
 	} {
 		var rules []Rule
 		for text := range strings.SplitSeq(c.rules, "; ") {
@@ -230,8 +236,12 @@ func TestPolicy(t *testing.T) {
 		p, hits := NewPolicy(rules), make([]atomic.Uint64, len(rules))
 		area := []byte(s.Set)
 		var got Verdict
-		if allocs := testing.AllocsPerRun(1, func() { got = p.Decide(r, area, hits) }); allocs != 0 {
+		var by *Rule
+		if allocs := testing.AllocsPerRun(1, func() { got, by = p.Decide(r, area, hits) }); allocs != 0 {
 			t.Errorf("%s: %v allocations", c.rules, allocs)
+		}
+		if by != nil && (by.Action == ActDrop || by.Action == ActCount) {
+			t.Errorf("%q on %q: %q let it in, which decides nothing", c.rules, c.options, r.RuleText(*by))
 		}
 		counted := make([]uint64, len(hits))
 		for i := range hits {

@@ -2,11 +2,14 @@ package option
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
+	"gvtep/internal/packet"
 	"gvtep/vtep/geneve"
 )
 
@@ -22,7 +25,7 @@ const (
 )
 
 // Actions are the words for what a rule does.
-var actions = []string{"accept", "drop", "count"}
+var actions = []string{"accept", "drop", "count", "vlan", "vni"}
 
 // Action is what a rule does with a packet that it matches.
 type Action uint8
@@ -32,9 +35,22 @@ const (
 	ActAccept Action = iota // it is let in; no later rule is asked
 	ActDrop                 // it is dropped; no later rule is asked
 	ActCount                // it is counted, and the next rule is asked
+	ActVLAN                 // it is let in, and gets a VLAN tag with the ID Rule.To
+	ActVNI                  // it is let in as if it had come with the VNI Rule.To
 )
 
 func (a Action) String() string { return actions[a] }
+
+// takes are the values that an action has: up to most; 0: it has none.
+func (a Action) takes() (most uint64) {
+	switch a {
+	case ActVLAN:
+		return 4094
+	case ActVNI:
+		return uint64(packet.MaxVNI)
+	}
+	return 0
+}
 
 // Rule matches packets by one option.
 type Rule struct {
@@ -45,6 +61,7 @@ type Rule struct {
 	// as the bits of Mask are set. "" matches every option of the kind.
 	Data, Mask string
 	Action     Action
+	To         uint32 // of ActVLAN and ActVNI
 }
 
 // matches reports whether an option is what a rule wants.
@@ -62,15 +79,16 @@ func (u *Rule) matches(opt geneve.Option) bool {
 
 // ParseRule reads a rule: ACTION CLASS:TYPE[:DATA[/MASK]], or ACTION any.
 func (r *Registry) ParseRule(text string) (u Rule, err error) {
-	action, what, _ := strings.Cut(strings.TrimSpace(text), " ")
-	i := slices.Index(actions, action)
-	if i < 0 {
-		return Rule{}, fmt.Errorf("rule %q: want accept, drop or count first", text)
+	what, err := u.action(text)
+	if err != nil {
+		return Rule{}, err
 	}
-	u.Action = Action(i)
-	if what = strings.TrimSpace(what); what == "any" {
+	if what == "any" {
 		u.Any = true
 		return u, nil
+	}
+	if strings.Contains(what, ",") {
+		return Rule{}, fmt.Errorf("%q: a rule is about one option", what)
 	}
 	what, mask, masked := strings.Cut(what, "/")
 	if u.ID, err = r.ID(what); err == nil && !masked {
@@ -79,9 +97,9 @@ func (r *Registry) ParseRule(text string) (u Rule, err error) {
 	sent, err := r.Parse(what)
 	switch {
 	case err != nil:
-		return Rule{}, fmt.Errorf("rule %q: %w", text, err)
+		return Rule{}, err
 	case sent.slots != "":
-		return Rule{}, fmt.Errorf("rule %q: want data, such as 00010002", text)
+		return Rule{}, fmt.Errorf("%q: want data, such as 00010002", what)
 	}
 	for opt := range geneve.Options(sent.Set).All() {
 		u.ID, u.Data = ID{opt.Class, opt.Type}, string(opt.Data)
@@ -90,11 +108,33 @@ func (r *Registry) ParseRule(text string) (u Rule, err error) {
 	if masked {
 		m, err := Hex.parse(mask, Variable)
 		if err != nil || len(m) != len(u.Data) {
-			return Rule{}, fmt.Errorf("rule %q: mask %q: want %d bytes in hexadecimal, as many as the data has", text, mask, len(u.Data))
+			return Rule{}, fmt.Errorf("mask %q: want %d bytes in hexadecimal, as many as the data has", mask, len(u.Data))
 		}
 		u.Mask = string(m)
 	}
 	return u, nil
+}
+
+// action reads what a rule does, and returns the rest of its words.
+func (u *Rule) action(text string) (rest string, err error) {
+	word, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+	if word == "mark" {
+		return "", errors.New("the kernel takes no mark with what is written to a device: use vlan VID, and mark by that")
+	}
+	i := slices.Index(actions, word)
+	if i < 0 {
+		return "", errors.New("want accept, drop, count, vlan VID or vni VNI first")
+	}
+	u.Action, rest = Action(i), strings.TrimSpace(rest)
+	if most := u.Action.takes(); most > 0 {
+		value, behind, _ := strings.Cut(rest, " ")
+		n, err := strconv.ParseUint(value, 0, 32)
+		if err != nil || n > most || n == 0 && u.Action == ActVLAN {
+			return "", fmt.Errorf("%s %q: want a number up to %d", word, value, most)
+		}
+		u.To, rest = uint32(n), strings.TrimSpace(behind)
+	}
+	return rest, nil
 }
 
 // exact is the mask that looks at all of n bytes.
@@ -102,8 +142,12 @@ func exact(n int) string { return string(bytes.Repeat([]byte{0xff}, n)) }
 
 // RuleText writes a rule as ParseRule reads it.
 func (r *Registry) RuleText(u Rule) string {
+	action := u.Action.String()
+	if u.Action.takes() > 0 {
+		action = fmt.Sprintf("%s %d", action, u.To)
+	}
 	if u.Any {
-		return u.Action.String() + " any"
+		return action + " any"
 	}
 	what := r.Name(u.ID)
 	if u.Data != "" {
@@ -112,7 +156,7 @@ func (r *Registry) RuleText(u Rule) string {
 	if u.Mask != exact(len(u.Data)) {
 		what += fmt.Sprintf("/%x", u.Mask)
 	}
-	return u.Action.String() + " " + what
+	return action + " " + what
 }
 
 // Policy decides about packets by their options. It is never changed once made. A nil one has no
@@ -158,12 +202,13 @@ func (p *Policy) Concerns(names *Registry, options bool) bool {
 }
 
 // Decide says what becomes of a packet with an option area, which is well formed, and counts
-// each rule that matched in hits, one for each rule. It does not allocate. A critical option is
-// known if a rule that accepts or counts names its kind, or names says so.
-func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64) Verdict {
+// each rule that matched in hits, one for each rule. by is the rule that let it in, nil if none did.
+// It does not allocate. A critical option is known if a rule that does not drop names its kind, or
+// names says so.
+func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64) (v Verdict, by *Rule) {
 	options := geneve.Options(area)
 	if p.malformed(names, options) {
-		return Malformed
+		return Malformed, nil
 	}
 	rules := p.Rules()
 	for i := range rules {
@@ -173,13 +218,14 @@ func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64) Verd
 		}
 		hits[i].Add(1)
 		switch u.Action {
+		case ActCount:
+			continue
 		case ActDrop:
-			return Drop
-		case ActAccept:
-			return p.critical(names, options)
+			return Drop, nil
 		}
+		return p.critical(names, options), u
 	}
-	return p.critical(names, options)
+	return p.critical(names, options), nil
 }
 
 // malformed finds an option of another length than its kind has: one of the registry's own, or a

@@ -23,6 +23,7 @@ func (c *checker) options() {
 		}
 		return
 	}
+	c.tags()
 	if !t.Device.L3 {
 		return
 	}
@@ -41,6 +42,24 @@ func (c *checker) options() {
 	for i, u := range t.SendRules {
 		if u.VLAN != 0 || noEthernet(u.Options) {
 			c.report("send", i, "send %s: a mode l3 packet has no VLAN and no MAC address", option.Default().SendText(u))
+		}
+	}
+}
+
+// tags finds rules for received packets that put a tag where there can be none.
+func (c *checker) tags() {
+	t := c.t
+	for i, u := range t.OptionRules {
+		if u.Action != option.ActVLAN {
+			continue
+		}
+		switch text := option.Default().RuleText(u); {
+		case t.Device.L3:
+			c.report("match", i, "match %s: a mode l3 packet has no VLAN", text)
+		case len(t.VLANs) > 0:
+			c.report("match", i, "match %s: the VLANs of a trunk have VNIs, choose by vni", text)
+		case t.VLANDrop:
+			c.report("match", i, "match %s: the tunnel drops frames with a VLAN tag (vlan_tags drop)", text)
 		}
 	}
 }

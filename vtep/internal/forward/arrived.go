@@ -82,21 +82,22 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 }
 
 // ByOptions says why a packet from a peer is dropped because of its options, or delivered. names
-// are the kinds that are known.
-func (s *Segment) ByOptions(worker int, names *option.Registry, area []byte) count.Reason {
+// are the kinds that are known. by is the rule that let it in, nil: none did.
+func (s *Segment) ByOptions(worker int, names *option.Registry, area []byte) (reason count.Reason, by *option.Rule) {
 	var hits []atomic.Uint64
 	if s.Options != nil {
 		hits = s.OptionHits[worker]
 	}
-	switch s.Options.Decide(names, area, hits) {
+	verdict, by := s.Options.Decide(names, area, hits)
+	switch verdict {
 	case option.Drop:
-		return count.DropOptionRule
+		return count.DropOptionRule, nil
 	case option.Unknown:
-		return count.DropCriticalOption
+		return count.DropCriticalOption, nil
 	case option.Malformed:
-		return count.DropBadOptions
+		return count.DropBadOptions, nil
 	}
-	return Delivered
+	return Delivered, by
 }
 
 // badEthernet says what is wrong with the Ethernet header of a frame from a peer; delivered if

@@ -10,6 +10,7 @@ import (
 	"gvtep/vtep/count"
 	"gvtep/vtep/encap"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 )
 
 // The way in, from the underlay to the device:
@@ -27,6 +28,8 @@ type admitted struct {
 	peer   *forward.Peer
 	seg    *forward.Segment
 	source packet.MAC // learned from it in this train
+	// rule is the one that let the last datagram in by its options, nil: none did.
+	rule *option.Rule
 
 	packets, bytes uint64 // not yet among the peer's
 }
@@ -37,6 +40,15 @@ type recent struct {
 	key  forward.Admission
 	peer *forward.Peer // nil: nobody admits it
 	seg  *forward.Segment
+}
+
+// find looks a sender up, unless it is that of the last lookup.
+func (r *recent) find(snap *view, key *forward.Admission) (*forward.Peer, *forward.Segment) {
+	if r.key != *key {
+		r.key = *key
+		r.peer, r.seg = snap.Admitted(key)
+	}
+	return r.peer, r.seg
 }
 
 // end publishes what was counted: the next datagram is admitted anew.
@@ -62,6 +74,7 @@ type joining struct {
 	seg    *forward.Segment
 	head   []byte        // the GENEVE header of the first piece
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
+	tagged bool          // the frame has got a VLAN tag
 	pieces int           // of the train of the first piece
 	device int32         // that the first piece came in by
 	copied [encap.MaxHeaderLen]byte
@@ -93,7 +106,7 @@ func (j *joining) end(w *worker) {
 	case w.snap.IsCard(j.device):
 		w.rest = packet.VirtioHdr{} // it is finished: whoever takes it in has to see whether rightly
 	default:
-		offload.Uncut(&w.rest, frame, j.joiner.Headers(), longest(from, seg), j.pieces)
+		offload.Uncut(&w.rest, frame, j.joiner.Headers(), longest(from, j.tagged), j.pieces)
 		w.writeUnfinished(p, frame, j.joiner.Headers())
 		return
 	}
@@ -202,11 +215,7 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	if a.train != t || a.vni != vni {
 		a.end(w.id, w.now)
 		key := s.Admission(vni, t.From)
-		if r := &w.recent; r.key != key {
-			r.key = key
-			r.peer, r.seg = w.snap.Admitted(&key)
-		}
-		from, seg := w.recent.peer, w.recent.seg
+		from, seg := w.recent.find(w.snap, &key)
 		if w.snap.Reinjected(t.Ifindex, from) {
 			return count.DropReinjected
 		}
@@ -222,13 +231,20 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 		}
 		a.train, a.vni, a.peer, a.seg = t, vni, from, seg
 	}
+	a.rule = nil
 	if critical || a.seg.Options.Concerns(w.snap.Names, length > encap.HeaderLen) {
-		reason := a.seg.ByOptions(w.id, w.snap.Names, encap.Options(datagram, length))
+		var reason count.Reason
+		reason, a.rule = a.seg.ByOptions(w.id, w.snap.Names, encap.Options(datagram, length))
 		if critical {
 			w.options.Count(encap.Options(datagram, length), reason == count.DropCriticalOption)
 		}
 		if reason != forward.Delivered {
 			return reason
+		}
+		if a.rule != nil && a.rule.Action == option.ActVNI {
+			if reason, moved := w.move(s, t, protocol, datagram); !moved {
+				return reason
+			}
 		}
 	}
 	if g := w.snap.Guard; g != nil && w.refuses(g, a.peer, frame) {
@@ -241,6 +257,25 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	a.bytes += uint64(len(frame))
 	w.deliver(datagram, length)
 	return forward.Delivered
+}
+
+// move takes a datagram over to the VNI that a rule says, as if it had come with that: its sender must
+// be one that may speak there. If it is not, or not yet, reason is what inbound says.
+func (w *worker) move(s *forward.Socket, t *packet.Train, protocol uint16, datagram []byte) (reason count.Reason, moved bool) {
+	rule := w.admitted.rule
+	key := s.Admission(packet.VNI(rule.To), t.From)
+	from, seg := w.moved.find(w.snap, &key)
+	switch {
+	case from == nil && !isPayload(protocol):
+		return count.DropBadProtocol, false
+	case from == nil:
+		return w.unknownSender(key, t, datagram), false
+	case w.snap.Reinjected(t.Ifindex, from):
+		return count.DropReinjected, false
+	}
+	w.admitted.end(w.id, w.now)
+	w.admitted = admitted{train: t, vni: key.VNI, peer: from, seg: seg, rule: rule}
+	return forward.Delivered, true
 }
 
 // refuses reports whether a frame from a peer must not be written to a device that shares
@@ -269,37 +304,41 @@ func isPayload(protocol uint16) bool {
 // and after it that it can be joined with. Pieces are joined only when their
 // GENEVE headers are the same to the byte (RFC 8926 section 4.6).
 func (w *worker) deliver(datagram []byte, headLen int) {
-	j, from, seg := &w.joining, w.admitted.peer, w.admitted.seg
+	j, from, seg, rule := &w.joining, w.admitted.peer, w.admitted.seg, w.admitted.rule
 	head, frame := datagram[:headLen], datagram[headLen:]
+	vid := seg.VID
+	if rule != nil && rule.Action == option.ActVLAN {
+		vid = uint16(rule.To)
+	}
 	same := j.peer == from && string(head) == string(j.head)
 	switch {
 	case same:
 		head = j.head
-	case seg.VID != 0:
+	case vid != 0:
 		head = append(j.copied[:0], head...)
 	}
-	if seg.VID != 0 {
+	if vid != 0 {
 		// The tag takes the room of the last bytes of the GENEVE header, which has done its work.
-		frame = forward.Tag(datagram[headLen-forward.TagLen:], seg.VID)
+		frame = forward.Tag(datagram[headLen-forward.TagLen:], vid)
 		forward.Tagged(&w.headers)
 	}
 	if !same || !j.joiner.Add(frame, &w.headers) {
 		j.end(w)
-		j.peer, j.seg, j.head = from, seg, head
+		j.peer, j.seg, j.head, j.tagged = from, seg, head, vid != 0
 		j.pieces, j.device = w.admitted.train.Pieces, w.admitted.train.Ifindex
 		j.joiner.Reset(packet.Offload(from.Tunnel.Offload.Load()))
 		j.joiner.Add(frame, &w.headers)
 	}
 	// The next datagram may follow without a look if inbound has nothing to do for each of
-	// them: count its flood. With a tag or options each would only be refused.
-	if seg.VID == 0 && len(head) == encap.HeaderLen && from.BUM.Interval == 0 && !seg.Options.Concerns(w.snap.Names, false) {
+	// them: count its flood, or ask rules. With a tag or options each would only be refused.
+	if vid == 0 && rule == nil && len(head) == encap.HeaderLen && from.BUM.Interval == 0 && !seg.Options.Concerns(w.snap.Names, false) {
 		j.train = w.admitted.train
 	}
 }
 
 // longest is the longest frame on the device that the path to a peer carries, as long as
-// the device lets it be.
-func longest(p *forward.Peer, seg *forward.Segment) int {
+// the device lets it be, and with the tag that it may have.
+func longest(p *forward.Peer, tagged bool) int {
 	n, link := int(p.Limit.Load()), forward.EthernetLen
 	if n == 0 {
 		n = forward.AssumedMTU - p.Outer
@@ -310,7 +349,7 @@ func longest(p *forward.Peer, seg *forward.Segment) int {
 	if p.Port().Mtu > 0 {
 		n = min(n, p.Port().Mtu+link)
 	}
-	if seg.VID != 0 {
+	if tagged {
 		n += forward.TagLen
 	}
 	return n

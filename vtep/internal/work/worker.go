@@ -58,6 +58,7 @@ type worker struct {
 
 	admitted admitted
 	recent   recent
+	moved    recent // as recent, of packets that a rule takes to another VNI
 	joining  joining
 
 	tap  *capture.Tap // of the turn; nil: nothing is captured
@@ -132,7 +133,7 @@ func (w *worker) run() {
 // time to stop.
 func (w *worker) adopt() bool {
 	if snap := w.pool.view.Load(); snap != w.snap {
-		w.snap, w.recent = snap, recent{}
+		w.snap, w.recent, w.moved = snap, recent{}, recent{}
 		if w.held != nil && snap.turn(w.held) == nil {
 			w.held = nil
 		}
