@@ -307,7 +307,7 @@ func TestTable(t *testing.T) {
 	}
 	testTable(t, tunnelKeywords(option.Default()), defaults())
 	testTable(t, peerKeywords(option.Default()), Peer{})
-	testTable(t, append(entryKeywords(), handKeywords()...), defaultEntry())
+	testTable(t, append(entryKeywords(option.Default()), handKeywords()...), defaultEntry())
 	testTable(t, socketKeywords(), defaultSocket())
 	testTable(t, logKeywords(), defaultLog())
 }
@@ -387,28 +387,31 @@ func TestParse(t *testing.T) {
 		mac + " dst 192.0.2.2 self permanent":               {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Permanent},
 		mac + " static dst 192.0.2.2 port 7 vni 0 via eth0": {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Static, Port: 7, HasVNI: true, Via: "eth0"},
 		mac + " dynamic sticky extern_learn dst 192.0.2.2":  {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Dynamic, Flags: fdb.Sticky | fdb.ExternLearn},
+		mac + " static dst 192.0.2.2 options ff01:01:0000004d options ff01:02:@vlan": {MAC: mac1, Remote: addr("192.0.2.2"), State: fdb.Static,
+			Options: sentOf(t, "ff01:01:0000004d,ff01:02:@vlan").Share()},
 		mac + " local":                    {MAC: mac1, State: fdb.Permanent, Local: true},
 		"00:00:00:00:00:00 dst 192.0.2.2": {Remote: addr("192.0.2.2"), State: fdb.Permanent},
 	} {
 		words := strings.Fields(line)
-		got, err := ParseEntry(words[0], words[1:])
+		got, err := ParseEntry(words[0], words[1:], option.Default())
 		if d := cmp.Diff(want, got, same); err != nil || d != "" {
 			t.Errorf("%s: %v\n%s", line, err, d)
 		}
 	}
 	for line, want := range map[string]string{
-		"02:00":                         "02:00: want an Ethernet address, such as 02:00:00:00:0a:01",
-		mac + " dts 192.0.2.2":          `unknown keyword "dts": did you mean dst?`,
-		mac + " static dynamic":         "dynamic and static exclude each other",
-		mac + " static permanent":       "state is given twice",
-		mac + " sticky dst 192.0.2.2":   "sticky and extern_learn are for dynamic entries: add dynamic",
-		mac + " local dst 192.0.2.2":    "local and dst exclude each other",
-		mac + " dst 239.1.1.1":          "dst 239.1.1.1: a multicast address, want that of one host",
-		mac + " dst 192.0.2.2 port 0":   "port 0: a UDP port is 1 to 65535",
-		mac + " dst 192.0.2.2 frobnics": `unknown keyword "frobnics": gvtep fdb --help lists them`,
+		"02:00":                             "02:00: want an Ethernet address, such as 02:00:00:00:0a:01",
+		mac + " dts 192.0.2.2":              `unknown keyword "dts": did you mean dst?`,
+		mac + " static dynamic":             "dynamic and static exclude each other",
+		mac + " static permanent":           "state is given twice",
+		mac + " sticky dst 192.0.2.2":       "sticky and extern_learn are for dynamic entries: add dynamic",
+		mac + " local dst 192.0.2.2":        "local and dst exclude each other",
+		mac + " dst 239.1.1.1":              "dst 239.1.1.1: a multicast address, want that of one host",
+		mac + " dst 192.0.2.2 port 0":       "port 0: a UDP port is 1 to 65535",
+		mac + " dst 192.0.2.2 options ff01": `options ff01: option "ff01": want CLASS:TYPE:DATA, such as 0102:80:00010002, or NAME:DATA`,
+		mac + " dst 192.0.2.2 frobnics":     `unknown keyword "frobnics": gvtep fdb --help lists them`,
 	} {
 		words := strings.Fields(line)
-		if _, err := ParseEntry(words[0], words[1:]); err == nil || err.Error() != want {
+		if _, err := ParseEntry(words[0], words[1:], option.Default()); err == nil || err.Error() != want {
 			t.Errorf("%s\n got  %v\n want %s", line, err, want)
 		}
 	}
@@ -513,4 +516,14 @@ func completed(t *Tunnel) error {
 		return p.Err()
 	}
 	return nil
+}
+
+// sentOf reads options.
+func sentOf(t *testing.T, text string) option.Sent {
+	t.Helper()
+	s, err := option.Default().Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -226,8 +226,10 @@ func (l *loader) entries(f *file, v *node, t *Tunnel, at map[string][]span) {
 				}
 			case e == nil:
 				l.fault(f, n.key, "unknown key %s: %s", plain(key), l.tables.fdb.hint(key))
+			case e.Kind == List:
+				assign(l, f, e, entry, n)
 			default:
-				assignOne(l, f, e, entry, n) // none is a List
+				assignOne(l, f, e, entry, n)
 			}
 		}
 		switch {

@@ -96,7 +96,7 @@ func Diff(from, to Config) Changes {
 
 	// The peers have a form of their own below.
 	tunnels := slices.DeleteFunc(tunnelKeywords(to.Names), func(e entry[Tunnel]) bool { return e.Kind == Short || e.Name == "remote" })
-	peers, entries := peerKeywords(to.Names), entryKeywords()
+	peers, entries := peerKeywords(to.Names), entryKeywords(to.Names)
 	old := make(map[string]*Tunnel, len(from.Tunnels))
 	for i := range from.Tunnels {
 		old[from.Tunnels[i].Device.Name] = &from.Tunnels[i]

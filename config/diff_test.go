@@ -68,6 +68,8 @@ func TestDiff(t *testing.T) {
 			[]string{`~ a peer 192.0.2.2: {flood = true} > {name = "x", flood = false}`}},
 		{one, one + "locked = true\naccept = [\"any\"]\n[[tunnel.fdb]]\nlladdr = \"02:00:00:00:00:01\"\ndst = \"192.0.2.1\"\n",
 			[]string{`~ a accept:  > "any"`, "~ a locked: false > true", `~ a fdb 02:00:00:00:00:01:  > {dst = "192.0.2.1", state = "permanent"}`}},
+		{one + "[[tunnel.fdb]]\nlladdr = \"02:00:00:00:00:01\"\ndst = \"192.0.2.1\"\n", one + "[[tunnel.fdb]]\nlladdr = \"02:00:00:00:00:01\"\ndst = \"192.0.2.1\"\noptions = [\"ovn.ports:00010002\", \"ff01:01:@src\"]\n",
+			[]string{`~ a fdb 02:00:00:00:00:01: {dst = "192.0.2.1", state = "permanent"} > {dst = "192.0.2.1", state = "permanent", options = ["ovn.ports:00010002", "ff01:01:@src"]}`}},
 		{one, one + "local = \"192.0.2.9\"\ndev = \"eth9\"\n", []string{`! a local:  > "192.0.2.9"`, `! a dev:  > "eth9"`}},
 		{one, strings.Replace(one, `["192.0.2.1", "192.0.2.2"]`, `"2001:db8::1"`, 1),
 			[]string{"~ a peer 2001:db8::1:  > {flood = true}", "~ a peer 192.0.2.1: {flood = true} > ", "~ a peer 192.0.2.2: {flood = true} > "}},

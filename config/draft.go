@@ -238,8 +238,9 @@ func ParsePeer(p Peer, addr string, words []string, names *option.Registry) (_ P
 
 // ParseEntry reads an entry of a forwarding table in the words of bridge(8),
 // "LLADDR [local|static|dynamic|permanent] [sticky] [extern_learn] [dst ADDR]
-// [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]". The zero address is the flood list.
-func ParseEntry(addr string, words []string) (Entry, error) {
+// [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV] [options CLASS:TYPE:DATA]". The zero
+// address is the flood list. Without names options are not looked at.
+func ParseEntry(addr string, words []string, names *option.Registry) (Entry, error) {
 	e := defaultEntry()
 	var err error
 	if addr == zeroAddress {
@@ -248,7 +249,7 @@ func ParseEntry(addr string, words []string) (Entry, error) {
 		return e, fmt.Errorf("%s: %w", plain(addr), err)
 	}
 	words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "self" }) // as bridge prints it
-	d := newWords(append(entryKeywords(), handKeywords()...), &e, "gvtep fdb --help")
+	d := newWords(append(entryKeywords(names), handKeywords()...), &e, "gvtep fdb --help")
 	if err := d.Words(words); err != nil {
 		return e, err
 	}

@@ -156,7 +156,7 @@ func tunnelKeywords(names *option.Registry) []entry[Tunnel] {
 			getAccept),
 		optionsKeyword(names, false, "GENEVE options that every packet carries, in the words of geneve_opts of ip route",
 			"Some have names, such as ovn.ports:00010002. @vlan, @dscp, @src and @dst in the place of DATA stand for what each packet has. The automatic MTU leaves room for them.",
-			func(t *Tunnel) *option.Sent { return &t.Options }),
+			func(t *Tunnel) option.Sent { return t.Options }, func(t *Tunnel, s option.Sent) { t.Options = s }),
 		matchKeyword(names),
 		sendKeyword(names),
 		text(Keyword{Name: "dev", Arg: "DEVICE", Usage: "underlay device to bind to (any: the route decides)"},
@@ -356,7 +356,7 @@ func peerKeywords(names *option.Registry) []entry[Peer] {
 				return prefixTexts(p.Routes)
 			}),
 		optionsKeyword(names, true, "GENEVE options of packets to the peer, in the place of the tunnel's", "",
-			func(p *Peer) *option.Sent { return &p.Options }),
+			func(p *Peer) option.Sent { return p.Options }, func(p *Peer, s option.Sent) { p.Options = s }),
 		custom(Keyword{Name: "bfd", Arg: wantsBFD, Values: []string{"off", "on"}, Live: true, Usage: "find out by BFD whether the peer is dead (the tunnel's)", Text: true},
 			func(p *Peer, v string) (err error) {
 				p.BFD, err = parseBFD(v)
@@ -385,7 +385,7 @@ func peerKeywords(names *option.Registry) []entry[Peer] {
 }
 
 // entryKeywords are the keys of [[tunnel.fdb]] beside lladdr.
-func entryKeywords() []entry[Entry] {
+func entryKeywords(names *option.Registry) []entry[Entry] {
 	return []entry[Entry]{
 		custom(Keyword{Name: "dst", Arg: "ADDR", Live: true, Usage: "address of the VTEP that the MAC address is behind"},
 			func(e *Entry, v string) (err error) {
@@ -432,6 +432,8 @@ func entryKeywords() []entry[Entry] {
 			}),
 		text(Keyword{Name: "via", Arg: "DEVICE", Live: true, Usage: "underlay device to send through (the route decides)"},
 			func(e *Entry) *string { return &e.Via }, deviceName),
+		optionsKeyword(names, true, "GENEVE options of packets to the MAC address, in the place of those of tunnel and peer", "",
+			func(e *Entry) option.Sent { return e.Options.Sent() }, func(e *Entry, s option.Sent) { e.Options = s.Share() }),
 	}
 }
 

@@ -107,7 +107,7 @@ func newTables(names *option.Registry) tables {
 	return tables{
 		tunnel:  newIndex(tunnelKeywords(names), "name", "peer", "fdb"),
 		peer:    newIndex(peerKeywords(names), "remote"),
-		fdb:     newIndex(entryKeywords(), "lladdr"),
+		fdb:     newIndex(entryKeywords(names), "lladdr"),
 		socket:  newIndex(socketKeywords()),
 		log:     newIndex(logKeywords()),
 		metrics: newIndex(metricsKeywords()),

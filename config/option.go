@@ -12,24 +12,24 @@ import (
 
 // The keywords for GENEVE options: those that are sent, and rules for those that arrive.
 
-// optionsKeyword is the keyword of a tunnel, and of a peer. Without names the value is not looked
+// optionsKeyword is the keyword of a tunnel, a peer and an entry. Without names the value is not looked
 // at: a client does not know those of the daemon that it is for.
-func optionsKeyword[T any](names *option.Registry, live bool, usage, more string, at func(*T) *option.Sent) entry[T] {
+func optionsKeyword[T any](names *option.Registry, live bool, usage, more string, get func(*T) option.Sent, set func(*T, option.Sent)) entry[T] {
 	return custom(Keyword{Name: "options", Aliases: []string{"geneve_opts"}, Kind: List, Arg: "CLASS:TYPE:DATA[,...]", Live: live, Usage: usage, More: more},
 		func(t *T, v string) error {
 			if names == nil {
 				return nil
 			}
-			if before := names.Words(*at(t)); len(before) > 0 {
+			if before := names.Words(get(t)); len(before) > 0 {
 				v = strings.Join(before, ",") + "," + v
 			}
 			sent, err := names.Parse(v)
 			if err == nil {
-				*at(t) = sent
+				set(t, sent)
 			}
 			return err
 		},
-		func(t *T) []string { return names.Words(*at(t)) })
+		func(t *T) []string { return names.Words(get(t)) })
 }
 
 // matchKeyword is the keyword of a tunnel for rules.

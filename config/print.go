@@ -15,7 +15,7 @@ func Print(cfg Config, all bool) string {
 	if cfg.Instance != "" {
 		fmt.Fprintf(&b, "instance = %s\n", quote(cfg.Instance))
 	}
-	log, socket, tunnel, peer, fdb := logKeywords(), socketKeywords(), tunnelKeywords(cfg.Names), peerKeywords(cfg.Names), entryKeywords()
+	log, socket, tunnel, peer, fdb := logKeywords(), socketKeywords(), tunnelKeywords(cfg.Names), peerKeywords(cfg.Names), entryKeywords(cfg.Names)
 	section(&b, "[log]", log, cfg.Log, defaultLog(), all)
 	section(&b, "[socket]", socket, cfg.Socket, defaultSocket(), all)
 	section(&b, "[metrics]", metricsKeywords(), cfg.Metrics, defaultMetrics(), all)

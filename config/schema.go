@@ -27,7 +27,7 @@ func Schema() []byte {
 	peer := properties(peerKeywords(nil))
 	peer["remote"] = object{"type": "string", "description": "address of the peer"}
 	tunnel["name"] = object{"type": "string", "minLength": 1, "maxLength": 15, "description": "name of the tunnel's device; with %d for a range of ids"}
-	fdb := properties(entryKeywords())
+	fdb := properties(entryKeywords(nil))
 	fdb["lladdr"] = object{"type": "string", "description": "MAC address of the entry"}
 	half := func(description string) object {
 		return object{"type": []string{"integer", "string"}, "description": description}

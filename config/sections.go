@@ -26,7 +26,7 @@ func Sections() []Section {
 			Keyword{Name: "name", Arg: "DEVICE", Text: true, Usage: "name of the tunnel's device, at most 15 bytes; with %d in it, and a range such as \"1000-1999\" as id, it stands for as many tunnels"}),
 		of("[[tunnel.peer]]", "A peer of the tunnel above it, for which remote is not enough.", keywordsOf(peerKeywords(nil)),
 			Keyword{Name: "remote", Arg: "ADDR", Text: true, Live: true, Usage: "address of the peer"}),
-		of("[[tunnel.fdb]]", "An entry of the forwarding table of the tunnel above it.", keywordsOf(entryKeywords()),
+		of("[[tunnel.fdb]]", "An entry of the forwarding table of the tunnel above it.", keywordsOf(entryKeywords(nil)),
 			Keyword{Name: "lladdr", Arg: "LLADDR", Text: true, Live: true, Usage: "MAC address of the entry"}),
 	}
 }
@@ -46,7 +46,7 @@ func TunnelKeywords() []Keyword { return keywordsOf(tunnelKeywords(nil)) }
 func PeerKeywords() []Keyword { return keywordsOf(peerKeywords(nil)) }
 
 // EntryKeywords are the words after the address of a forwarding entry.
-func EntryKeywords() []Keyword { return keywordsOf(append(entryKeywords(), handKeywords()...)) }
+func EntryKeywords() []Keyword { return keywordsOf(append(entryKeywords(nil), handKeywords()...)) }
 
 // Switched reports whether a file has true or false for it.
 func (k *Keyword) Switched() bool { return k.isSwitch() }

@@ -152,6 +152,7 @@ func (t *tunnel) entryDestination(e Entry) forward.Destination {
 			d.VNI, d.HasVNI = e.VNI, true
 		}
 	}
+	d.Options = e.Options
 	return d
 }
 
@@ -207,8 +208,12 @@ func checkEntry(cfg *Tunnel, entry *Entry) error {
 		return spec.NoSegment(entry.VLAN)
 	case entry.Local && r.IsValid():
 		return spec.Wrong("local and dst exclude each other")
+	case entry.Local && !entry.Options.IsZero():
+		return spec.Wrong("local and options exclude each other: nothing is sent")
 	case entry.Local:
 		return nil
+	case !entry.Options.IsZero() && !cfg.Encap.HasOptions():
+		return spec.Wrong("options: encap %s has none", cfg.Encap)
 	case !r.IsValid() || r.IsUnspecified():
 		return spec.Wrong("dst is missing: want the address of a VTEP")
 	case cfg.Local.IsValid() && cfg.Local.Is4() != r.Is4():
@@ -420,8 +425,8 @@ func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
 // setFlood is SetEntry for the zero address.
 func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 	return e.Update(name, func(cfg *Tunnel) error {
-		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 {
-			return spec.Wrong("local, vni, vlan, src_vni and via are not for the flood list, which is one for the tunnel")
+		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 || !entry.Options.IsZero() {
+			return spec.Wrong("local, vni, vlan, src_vni, via and options are not for the flood list, which is one for the tunnel")
 		}
 		if err := checkEntry(cfg, &entry); err != nil {
 			return err
@@ -594,6 +599,7 @@ func (t *tunnel) describe(d *domain, entry fdb.Entry) iter.Seq[FDBEntry] {
 				fe.VNI = p.Dest.VNI
 			}
 			fe.OtherVNI, fe.OtherPort = p.Dest.HasVNI, p.Dest.Remote.Port() != t.config.DstPort
+			fe.Options = p.Dest.Options
 			if !yield(fe) {
 				return
 			}

@@ -6,10 +6,13 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
+	"gvtep/fdb"
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
+	"gvtep/vtep/encap"
 	"gvtep/vtep/option"
 )
 
@@ -195,5 +198,123 @@ func TestMatchAccept(t *testing.T) {
 	arrives(t, dev, plain)
 	if peers := h.State().Tunnels[1].Peers; len(peers) != 1 || !peers[0].Dynamic {
 		t.Errorf("peers %+v, want the new one", peers)
+	}
+}
+
+// TestEntryOptions: frames to an address carry the options of its entry, in the place of those of tunnel
+// and peer, and others do not; the device's MTU and the path have room for them, as long as there are any.
+func TestEntryOptions(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+	h.underlay.keep = true
+	sent := func(text string) option.Sent {
+		s, err := option.Default().Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.Options = sent("ff01:01:00000001")
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.2"), State: fdb.Static, Options: sent("ff01:81:@dscp,ff01:02:0000000000000000").Share()}}
+	dev := h.add(cfg)
+	wantMTU := func(options int) {
+		t.Helper()
+		if got := dev.State().MTU; got != 1500-50-options {
+			t.Errorf("MTU %d, want %d: the longest options are %d bytes", got, 1500-50-options, options)
+		}
+	}
+	heads := func(dst packet.MAC, size int) (all []string) {
+		t.Helper()
+		dev.queues[0].feed(memFrame{bytes: frame(dst, macA, 0x0800, ipv4(0xb8, "10.99.0.1", "10.99.0.2", 1, 2, strings.Repeat("x", size)))})
+		h.step()
+		for _, d := range h.underlay.sent {
+			all = append(all, hex.EncodeToString(d.bytes[:8+4*int(d.bytes[0]&0x3f)]))
+		}
+		h.underlay.sent = nil
+		return all
+	}
+	const own, tunnels = "0540655812345600" + "ff018101" + "0000002e" + "ff010202" + "0000000000000000", "0200655812345600" + "ff010101" + "00000001"
+	wantMTU(20)
+	if got := heads(macB, 10); !slices.Equal(got, []string{own}) {
+		t.Errorf("to the entry %v, want %s", got, own)
+	}
+	if got := heads(macC, 10); !slices.Equal(got, []string{tunnels, tunnels}) {
+		t.Errorf("flooded %v, want two of %s", got, tunnels)
+	}
+	// The longest frame that the path carries with these options, and one byte more.
+	if got := heads(macB, 1450-20-28); len(got) != 1 {
+		t.Errorf("as long as the path: %v, want one", got)
+	}
+	before := h.State().Tunnels[0].Drops.Tx[count.DropTooBig]
+	if got := heads(macB, 1450-20-28+1); len(got) != 0 || h.State().Tunnels[0].Drops.Tx[count.DropTooBig] != before+1 {
+		t.Errorf("a byte longer than the path: %v, want none, and a drop", got)
+	}
+	super, hdr := tcpSuper(10, 1000) // to macB
+	dev.queues[0].feed(memFrame{bytes: super, hdr: hdr})
+	h.step()
+	for _, d := range h.underlay.sent {
+		if got := hex.EncodeToString(d.bytes[:28]); got != strings.Replace(own, "0000002e", "00000000", 1) {
+			t.Errorf("a piece begins with %s, want the options", got)
+		}
+	}
+	if len(h.underlay.sent) != 10 {
+		t.Errorf("%d pieces, want 10", len(h.underlay.sent))
+	}
+	h.underlay.sent = nil
+
+	// By hand: a longer set, beside the first; what is asked for shows it; and a group of two.
+	set := func(verb Verb, e Entry) {
+		t.Helper()
+		if err := h.SetEntry("gnv0", verb, e); err != nil {
+			t.Fatal(err)
+		}
+		h.step()
+	}
+	long := sent("ff01:03:" + strings.Repeat("00", 60)).Share()
+	set(EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.2"), Options: long})
+	wantMTU(64)
+	all, err := h.Entry("gnv0", macC)
+	if err != nil || len(all) != 1 || all[0].Options != long {
+		t.Errorf("the entry is %+v, error %v", all, err)
+	}
+	set(EntryAdd, Entry{MAC: mcast, Remote: addr("192.0.2.2"), Options: sent("ff01:04:").Share()})
+	set(EntryAppend, Entry{MAC: mcast, Remote: addr("192.0.2.3")})
+	if got := heads(mcast, 10); !slices.Equal(got, []string{"0100655812345600" + "ff010400", tunnels}) {
+		t.Errorf("to the group %v, want one with each set", got)
+	}
+
+	// Another process goes on with it.
+	next := newHost(t, new(memWire), 1, "192.0.2.1")
+	next.add(cfg)
+	next.Recall(keep(h.Memory()), 0)
+	if all, err := next.Entry("gnv0", macC); err != nil || len(all) != 1 || all[0].Options != long {
+		t.Errorf("after a restart the entry is %+v, error %v", all, err)
+	}
+
+	if err := h.DeleteEntry("gnv0", Entry{MAC: macC}); err != nil {
+		t.Fatal(err)
+	}
+	h.step()
+	wantMTU(20)
+	cfg.Entries = nil
+	if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	h.step()
+	wantMTU(8)
+
+	// Where nothing has options, or nothing is sent.
+	if err := h.SetEntry("gnv0", EntryAdd, Entry{MAC: macC, Local: true, Options: long}); err == nil {
+		t.Error("an entry here has options")
+	}
+	if err := h.SetEntry("gnv0", EntryAppend, Entry{Remote: addr("192.0.2.9"), Options: long}); err == nil {
+		t.Error("an entry of the flood list has options of its own")
+	}
+	vxlan := testTunnel("gnv1", "192.0.2.2")
+	vxlan.Encap, vxlan.VNI, vxlan.DstPort = encap.VXLAN, 7, 4789
+	h.add(vxlan)
+	if err := h.SetEntry("gnv1", EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.2"), Options: long}); err == nil {
+		t.Error("an entry of VXLAN has options")
 	}
 }

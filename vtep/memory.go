@@ -14,6 +14,7 @@ import (
 	"gvtep/internal/packet"
 	"gvtep/vtep/count"
 	"gvtep/vtep/internal/forward"
+	"gvtep/vtep/option"
 )
 
 // Memory is what an endpoint was told and has heard while it ran, for another
@@ -39,10 +40,12 @@ type DestinationMemory struct {
 	HasVNI bool
 	Via    string
 	NoPeer bool // it was set by hand, to where no peer is
+	// Options are those of an entry.
+	Options option.Shared `json:",omitzero"`
 }
 
 func (d *DestinationMemory) destination() forward.Destination {
-	return forward.Destination{Remote: d.Remote, VNI: d.VNI, HasVNI: d.HasVNI, Via: d.Via}
+	return forward.Destination{Remote: d.Remote, VNI: d.VNI, HasVNI: d.HasVNI, Via: d.Via, Options: d.Options}
 }
 
 // LocalDestination is Learned.To of what is behind our own device.
@@ -104,7 +107,7 @@ func (t *tunnel) remember(e *Endpoint) (tm *TunnelMemory, at map[fdb.Nexthop]int
 		}
 		if pointed[p.Nexthop] {
 			at[p.Nexthop] = len(tm.Destinations)
-			tm.Destinations = append(tm.Destinations, DestinationMemory{p.Dest.Remote, p.Dest.VNI, p.Dest.HasVNI, p.Dest.Via, p.implicit()})
+			tm.Destinations = append(tm.Destinations, DestinationMemory{p.Dest.Remote, p.Dest.VNI, p.Dest.HasVNI, p.Dest.Via, p.implicit(), p.Dest.Options})
 		}
 	}
 	return tm, at, e.clock()

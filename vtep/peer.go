@@ -112,7 +112,7 @@ func (t *tunnel) wanted(old *tunnel) iter.Seq[wish] {
 		point := func(d forward.Destination) bool {
 			kept := old.byDestination[d]
 			return kept != nil && kept.version == t.version || t.byDestination[d] != nil ||
-				yield(wish{config: Peer{Remote: d.Remote.Addr()}, dest: d})
+				yield(wish{config: Peer{Remote: d.Remote.Addr(), Options: d.Options.Sent()}, dest: d})
 		}
 		for d := range t.entries.to {
 			if !point(d) {

@@ -138,6 +138,8 @@ type FDBEntry struct {
 	Seq   uint32
 	// Whether port and VNI are other than the tunnel's and the segment's.
 	OtherPort, OtherVNI bool
+	// Options are its own, in the place of those of tunnel and peer.
+	Options option.Shared
 }
 
 // State returns the endpoint as it is now.

@@ -27,7 +27,7 @@ const fdbFilter = "[dev NAME] [dst ADDR] [vni VNI] [vlan VID] [state STATE] [dyn
 
 func (a *app) fdbVerbs() []verb {
 	const (
-		to    = "[dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV]"
+		to    = "[dst ADDR] [port PORT] [vni VNI] [vlan VID] [src_vni VNI] [via DEV] [options CLASS:TYPE:DATA[,...]]"
 		entry = "LLADDR dev NAME {local|static|dynamic|permanent} [sticky] [extern_learn] " + to
 		is    = "[[no]permanent] [[no]static] [[no]dynamic] [[no]sticky] [[no]extern_learn]"
 	)
@@ -39,7 +39,7 @@ func (a *app) fdbVerbs() []verb {
 			read:     a.readFDBShow, words: filterWords,
 		}, {
 			names: "add", args: entry, short: "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list",
-			examples: "fdb add 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static",
+			examples: "fdb add 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static\nfdb add 02:00:00:00:02:11 dev gnv0 dst 192.0.2.2 static options ff01:01:0000004d",
 			read:     readEntry("add", (*control.Client).FDBSet), at: known, words: entryWords,
 		}, {
 			names: "append", args: entry, short: "add a destination to a group address or to the flood list",
@@ -72,7 +72,7 @@ func readEntry(verb string, send func(*control.Client, context.Context, string, 
 	return func(args []string) (ask, error) {
 		mac, dev, rest, err := target(args, wantLLADDR)
 		if err == nil {
-			_, err = config.ParseEntry(mac, rest)
+			_, err = config.ParseEntry(mac, rest, nil)
 		}
 		return func(ctx context.Context, c *control.Client) error {
 			return about(mac, send(c, ctx, dev, control.FDBWrite{Verb: verb, MAC: mac, Keywords: rest}))
@@ -95,7 +95,7 @@ func (a *app) readFDBGet(args []string) (ask, error) {
 	if err != nil {
 		return nil, err
 	}
-	of, err := config.ParseEntry(mac, rest)
+	of, err := config.ParseEntry(mac, rest, nil)
 	return func(ctx context.Context, c *control.Client) error {
 		entries, err := c.FDBGet(ctx, dev, mac)
 		if err != nil {
@@ -357,6 +357,9 @@ func (a *app) fdbLine(e control.FDBEntry, dev bool) string {
 	}
 	if e.Via != "" {
 		words = append(words, "via", e.Via)
+	}
+	if e.Gvtep != nil && len(e.Gvtep.Options) > 0 {
+		words = append(words, "options", strings.Join(e.Gvtep.Options, ","))
 	}
 	if e.Used != nil && e.Updated != nil {
 		words = append(words, fmt.Sprintf("used %d/%d", *e.Used, *e.Updated))

@@ -311,18 +311,22 @@ func (f fakeSource) FDB(filter control.FDBFilter) (iter.Seq[control.FDBEntry], e
 	entry := func(mac byte, state fdb.State) fdb.Entry {
 		return fdb.Entry{MAC: packet.MAC{2, 0, 0, 0, 2, mac}, State: state, Used: 3 * time.Second, Updated: 4 * time.Second}
 	}
+	options, err := option.Default().Parse("ovn.ports:00010002,ff01:01:@vlan")
+	if err != nil {
+		return nil, err
+	}
 	sticky := entry(0x12, fdb.Dynamic)
 	sticky.Flags = fdb.Sticky | fdb.ExternLearn
 	flood := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv0", ID: gnv0.VNI, Flood: true, Remote: remote}
 	v6 := vtep.FDBEntry{Entry: fdb.Entry{State: fdb.Permanent}, Tunnel: "gnv3", ID: gnv3.VNI, Flood: true, Remote: netip.MustParseAddrPort("[2001:db8::9]:6082")}
 	all := []control.FDBEntry{
-		view.Entry(&flood, gnv0),
-		view.Entry(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", ID: gnv0.VNI, Remote: other}, gnv0),
-		view.Entry(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1"}, gnv0),
-		view.Entry(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
-		view.Entry(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0),
-		view.Entry(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Local: true}, gnv0),
-		view.Entry(&v6, gnv3),
+		view.Entry(&flood, gnv0, option.Default()),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0x10, fdb.Static), Tunnel: "gnv0", ID: gnv0.VNI, Remote: other}, gnv0, option.Default()),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0x13, fdb.Permanent), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote, VNI: 7, OtherVNI: true, Via: "eth1", Options: options.Share()}, gnv0, option.Default()),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0x11, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0, option.Default()),
+		view.Entry(&vtep.FDBEntry{Entry: sticky, Tunnel: "gnv0", ID: gnv0.VNI, Remote: remote}, gnv0, option.Default()),
+		view.Entry(&vtep.FDBEntry{Entry: entry(0xaa, fdb.Dynamic), Tunnel: "gnv0", ID: gnv0.VNI, Local: true}, gnv0, option.Default()),
+		view.Entry(&v6, gnv3, option.Default()),
 	}
 	return slices.Values(slices.DeleteFunc(all, func(e control.FDBEntry) bool {
 		return filter.Dev != "" && filter.Dev != e.Ifname || filter.VNI != nil && *filter.VNI != *e.Gvtep.ID || filter.Dst.IsValid() && filter.Dst.String() != e.Dst

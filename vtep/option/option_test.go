@@ -306,3 +306,30 @@ func FuzzDecide(f *testing.F) {
 		r.Describe(area)
 	})
 }
+
+// TestShared: equal sets are equal, and another process reads what one has written, but nothing else.
+func TestShared(t *testing.T) {
+	r := custom(t)
+	if !(Sent{}).Share().IsZero() || !(Shared{}).Sent().IsZero() {
+		t.Error("nothing is something")
+	}
+	for _, text := range []string{"my.pod:77", "ff02:00:01020304,ff02:01:@vlan,ff02:02:@src,ff02:83:"} {
+		s, err := r.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, _ := r.Parse(text)
+		written, err := s.Share().MarshalText()
+		var read Shared
+		if err != nil || read.UnmarshalText(written) != nil || read != s.Share() || read != again.Share() || read.Sent() != s {
+			t.Errorf("%s: written as %s it is %v, error %v", text, written, read.Sent(), err)
+		}
+	}
+	for _, text := range []string{"0", "ff010101", "ff01010100000001/0", "ff01010100000001/01", "ff01010100000001/0103", "ff01010100000001/0908", "ff01010100000001/0304", "zz/",
+		strings.Repeat("ff010100", 64)} {
+		var read Shared
+		if err := read.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%.40q is %v, want an error", text, read.Sent())
+		}
+	}
+}

@@ -45,7 +45,7 @@ type Slot struct {
 // Sent is what a tunnel sends: a set, and what of it each packet fills in. It can be compared.
 type Sent struct {
 	Set   Set
-	slots string // three bytes for each: source, offset in the set
+	slots string // two bytes for each: source, offset in the set
 }
 
 // IsZero reports whether nothing is sent.

@@ -284,6 +284,8 @@ func CheckEntries(t *Tunnel) []Problem {
 		case !there.add(e):
 			c.report("fdb", i, "fdb %s is given twice", e.MAC)
 		case e.Local:
+		case !e.Options.IsZero() && !t.Encap.HasOptions():
+			c.report("fdb", i, "options: encap %s has none, encap %s has", t.Encap, encap.Geneve)
 		case first.IsValid() && t.Local.IsValid() && e.Remote.Is4() != first.Is4():
 			c.report("fdb", i, "dst %s and %s %s are of different families", e.Remote, word, first)
 		case linkLocal(e.Remote) && t.Dev == "" && e.Via == "":

@@ -222,6 +222,8 @@ type Entry struct {
 	VNI    packet.VNI
 	HasVNI bool
 	Via    string
+	// Options of packets to it, in the place of those of tunnel and peer.
+	Options option.Shared `json:",omitzero"`
 	// SrcVNI is another way to say VLAN, for those who write an entry: by the VNI
 	// that the VLAN has. It is resolved before the endpoint sees the entry.
 	SrcVNI    packet.VNI `json:"-"`

@@ -428,6 +428,8 @@ type FDBDetail struct {
 	// Owner is that of the batch that wrote it. Seq is as the owner gave it.
 	Owner string `json:"owner,omitempty"`
 	Seq   uint32 `json:"seq,omitempty"`
+	// Options are its own, as "CLASS:TYPE:DATA" or "NAME:DATA".
+	Options []string `json:"options,omitempty"`
 }
 
 // TunnelWrite is a tunnel to be added, or changed.

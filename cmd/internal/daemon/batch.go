@@ -81,6 +81,7 @@ type batchLine struct {
 	VLAN     uint16   `json:"vlan"`
 	SrcVNI   *uint32  `json:"src_vni"`
 	Via      string   `json:"via"`
+	Options  string   `json:"options"`
 	Seq      uint32   `json:"seq"`
 }
 
@@ -138,13 +139,13 @@ func (g *gatherer) take(n int, text []byte) error {
 
 // stray refuses keys that say nothing about what a line is about.
 func (l *batchLine) stray() error {
-	fdbOnly := l.State != "" || l.Sticky || l.Local || l.Port != 0 || l.VNI != nil || l.Via != ""
+	fdbOnly := l.State != "" || l.Sticky || l.Local || l.Port != 0 || l.VNI != nil || l.Via != "" || l.Options != ""
 	placed := l.VLAN != 0 || l.SrcVNI != nil || l.Seq != 0
 	var wrong bool
 	var what, want string
 	switch {
 	case l.FDB != "":
-		what, want = "fdb", "dst, port, vni, via, local, state, sticky, vlan, src_vni, seq or del"
+		what, want = "fdb", "dst, port, vni, via, options, local, state, sticky, vlan, src_vni, seq or del"
 		wrong = len(l.Keywords) > 0 || l.LLAddr != ""
 	case l.Peer != "":
 		what, want = "peer", "keywords or del"
@@ -189,6 +190,13 @@ func (g *gatherer) fdb(n int) error {
 		if e.Remote, err = g.addr("dst", l.Dst); err != nil {
 			return err
 		}
+	}
+	if l.Options != "" {
+		sent, err := g.names.Parse(l.Options)
+		if err != nil {
+			return err
+		}
+		e.Options = sent.Share()
 	}
 	if err := g.place(&e); err != nil {
 		return err

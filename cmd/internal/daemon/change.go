@@ -245,7 +245,7 @@ func (r changer) FDBSet(dev string, w control.FDBWrite) error {
 	if !ok {
 		return usage(fmt.Errorf("verb %q: want add, append or replace", w.Verb))
 	}
-	e, err := config.ParseEntry(w.MAC, w.Keywords)
+	e, err := config.ParseEntry(w.MAC, w.Keywords, r.endpoint.Names())
 	if err != nil {
 		return usage(err)
 	}
@@ -272,7 +272,7 @@ func place(t *config.Tunnel, e *config.Entry) error {
 }
 
 func (r changer) FDBDelete(dev string, w control.FDBWrite) error {
-	e, err := config.ParseEntry(w.MAC, w.Keywords)
+	e, err := config.ParseEntry(w.MAC, w.Keywords, r.endpoint.Names())
 	if err != nil {
 		return usage(err)
 	}
@@ -357,7 +357,7 @@ func (r *reloader) entriesOf(dev string, of config.Entry, via string) (all []con
 		if f.State == fdb.Dynamic || f.Local || f.VLAN != of.VLAN {
 			continue
 		}
-		e := config.Entry{MAC: of.MAC, VLAN: of.VLAN, Remote: f.Remote.Addr().WithZone(""), State: f.State}
+		e := config.Entry{MAC: of.MAC, VLAN: of.VLAN, Remote: f.Remote.Addr().WithZone(""), State: f.State, Options: f.Options}
 		if f.OtherPort {
 			e.Port = f.Remote.Port()
 		}

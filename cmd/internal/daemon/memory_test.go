@@ -18,6 +18,7 @@ import (
 	"gvtep/internal/netio"
 	"gvtep/internal/packet"
 	"gvtep/vtep"
+	"gvtep/vtep/option"
 )
 
 // remembered is a memory as a value.
@@ -51,12 +52,17 @@ func differ(want, got []remembered) string {
 
 func twoTunnels() []remembered {
 	far := netip.MustParseAddrPort("[2001:db8::1]:6081")
+	sent, err := option.Default().Parse("ovn.ports:00010002,ff01:01:@src")
+	if err != nil {
+		panic(err) // they are well formed
+	}
 	return []remembered{
 		{
 			vtep.TunnelMemory{
 				Device: netio.DeviceOptions{Name: "gnv0", MTU: 1450}, VNI: 42,
 				Peers:        []vtep.PeerMemory{{Remote: far, Silent: time.Second, Dynamic: true}},
-				Destinations: []vtep.DestinationMemory{{Remote: far}, {Remote: far, VNI: 7, HasVNI: true, Via: "eth0", NoPeer: true}},
+				Destinations: []vtep.DestinationMemory{{Remote: far}, {Remote: far, VNI: 7, HasVNI: true, Via: "eth0", NoPeer: true, Options: sent.Share()}},
+				ByHand:       []vtep.Entry{{MAC: packet.MAC{2, 0, 0, 0, 0, 2}, Remote: far.Addr(), State: fdb.Static, Options: sent.Share()}},
 			},
 			[]vtep.Learned{
 				{MAC: packet.MAC{2, 0, 0, 0, 0, 1}, Segment: 42, To: vtep.LocalDestination, Updated: time.Second, Used: time.Minute},

@@ -110,12 +110,13 @@ func (s *source) FDB(f control.FDBFilter) (iter.Seq[control.FDBEntry], error) {
 		}
 		names = []string{f.Dev}
 	}
+	options := s.endpoint.Names()
 	return func(yield func(control.FDBEntry) bool) {
 		for t, e := range s.endpoint.FDB(names...) {
 			if f.VNI != nil && !concerns(&e, t, *f.VNI) || f.VLAN != 0 && f.VLAN != e.VLAN || f.Dst.IsValid() && f.Dst != e.Remote.Addr().WithZone("") {
 				continue
 			}
-			if !yield(view.Entry(&e, t)) {
+			if !yield(view.Entry(&e, t, options)) {
 				return
 			}
 		}
@@ -149,7 +150,7 @@ func (s *source) FDBGet(dev, mac string) ([]control.FDBEntry, error) {
 	}
 	entries := make([]control.FDBEntry, len(found))
 	for i := range found {
-		entries[i] = view.Entry(&found[i], &t)
+		entries[i] = view.Entry(&found[i], &t, s.endpoint.Names())
 	}
 	return entries, nil
 }

@@ -232,8 +232,8 @@ func peerOf(p *vtep.PeerState, t *vtep.TunnelState, now time.Time) control.Peer 
 	return out
 }
 
-// Entry is one entry of the forwarding table of a tunnel.
-func Entry(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
+// Entry is one entry of the forwarding table of a tunnel. names are those of its options.
+func Entry(e *vtep.FDBEntry, t *vtep.Tunnel, names *option.Registry) control.FDBEntry {
 	out := control.FDBEntry{
 		MAC: e.MAC.String(), Ifname: e.Tunnel, VLAN: e.VLAN, Flags: []string{"self"},
 		Gvtep: &control.FDBDetail{Local: e.Local, Origin: "config", Seq: e.Seq},
@@ -259,6 +259,7 @@ func Entry(e *vtep.FDBEntry, t *vtep.Tunnel) control.FDBEntry {
 		if e.Via != t.Dev {
 			out.Via = e.Via
 		}
+		out.Gvtep.Options = names.Words(e.Options.Sent())
 	}
 	if e.State == fdb.Dynamic {
 		// What was learned has no word in bridge's output.

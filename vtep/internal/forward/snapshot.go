@@ -162,6 +162,8 @@ type Destination struct {
 	VNI    packet.VNI // 0 unless hasVNI
 	HasVNI bool       // not that of the frame's segment
 	Via    string     // underlay device; "": as the route says
+	// Options are those of an entry, in the place of what tunnel and peer have.
+	Options option.Shared
 }
 
 // Peer is a remote VTEP of one segment.
