@@ -113,6 +113,7 @@ var (
 	offloads      = gauge("offload_enabled", "Whether an offload is in use by all devices or sockets that it is meant for.", "offload")
 	optionPackets = counter("option_packets", "Received packets with an option of a class: ignored, or the packet dropped for it.", "class", "action")
 	optionRules   = counter("option_rule_packets", "Packets that a rule of match has matched, by its place in the list.", "device", "vni", "place", "rule")
+	sendRules     = counter("send_rule_packets", "Packets from the device that a rule of send was for, pieces counted one by one, by its place in the list.", "device", "vni", "place", "rule")
 	logMessages   = counter("log_messages", "Messages logged.", "level")
 	logDropped    = counter("log_dropped", "Messages dropped because the log was not read fast enough, or could not be written.")
 
@@ -129,7 +130,7 @@ var all = []family{
 	tunnelInfo, tunnelUp, tunnelMTU, receivePackets, receiveBytes, transmitPackets, transmitBytes, tooBig, dropped,
 	peerReceive, peerTransmit, peerLast, peerState, peerBFD, peerDead, peerDowns, peerMTU, peersHidden,
 	fdbEntries, fdbMax, fdbLearned, fdbMoved, fdbAged, fdbEvicted, fdbRejected, oddECN,
-	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, optionRules, logMessages, logDropped,
+	udpReceive, udpTransmit, udpOverflows, udpBuffer, offloads, optionPackets, optionRules, sendRules, logMessages, logDropped,
 	fastActive, fastPackets, fastPunts,
 }
 
@@ -286,6 +287,9 @@ func (o output) tunnel(t *vtep.TunnelState) {
 	o.put(fdbRejected, float64(table.Own), device, vni, "own_address")
 	for i, rule := range cfg.OptionRules {
 		o.put(optionRules, float64(t.OptionHits[i]), device, vni, fmt.Sprint(i+1), t.Names.RuleText(rule))
+	}
+	for i, rule := range cfg.SendRules {
+		o.put(sendRules, float64(t.SendHits[i]), device, vni, fmt.Sprint(i+1), t.Names.SendText(rule))
 	}
 }
 

@@ -46,6 +46,7 @@ func full() Snapshot {
 	id := option.ID{Class: 0x0102, Type: 0x80}
 	t.Config.OptionRules = []option.Rule{{Any: true, Action: option.ActCount}, {ID: id}, {Any: true, Action: option.ActCount}}
 	t.OptionHits, t.Names = []uint64{26, 27, 28}, option.Default()
+	t.Config.SendRules, t.SendHits = []option.SendRule{{Proto: 6, OuterDSCP: 10}, {Proto: -1, OuterDSCP: -1, HasOptions: true}}, []uint64{31, 32}
 	s := vtep.State{
 		Workers: 2, Stuck: []int{1}, Started: at, Tunnels: []vtep.TunnelState{t},
 		Sockets:   []vtep.SocketState{{Local: netip.MustParseAddrPort("192.0.2.1:6081"), Received: 12, Overflows: 13, Rcvbuf: 14, GRO: true}},
@@ -143,15 +144,17 @@ func TestPeerLimit(t *testing.T) {
 	}
 }
 
-// TestOptionRules: each rule of a tunnel has a series with the words of show, also one that stands there twice.
-func TestOptionRules(t *testing.T) {
+// TestRules: each rule of a tunnel has a series with the words of show, also one that stands there twice.
+func TestRules(t *testing.T) {
 	text := scrape(t, full())
 	for _, want := range []string{
-		`{device="gnv0",place="1",rule="count any",vni="200"} 26`,
-		`{device="gnv0",place="2",rule="accept ovn.ports",vni="200"} 27`,
-		`{device="gnv0",place="3",rule="count any",vni="200"} 28`,
+		`gvtep_option_rule_packets_total{device="gnv0",place="1",rule="count any",vni="200"} 26`,
+		`gvtep_option_rule_packets_total{device="gnv0",place="2",rule="accept ovn.ports",vni="200"} 27`,
+		`gvtep_option_rule_packets_total{device="gnv0",place="3",rule="count any",vni="200"} 28`,
+		`gvtep_send_rule_packets_total{device="gnv0",place="1",rule="proto tcp then dscp 10",vni="200"} 31`,
+		`gvtep_send_rule_packets_total{device="gnv0",place="2",rule="any then options none",vni="200"} 32`,
 	} {
-		if !strings.Contains(text, "gvtep_option_rule_packets_total"+want+"\n") {
+		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s", want)
 		}
 	}
