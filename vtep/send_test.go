@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"gvtep/internal/packet"
+	"gvtep/vtep/capture"
 	"gvtep/vtep/count"
 	"gvtep/vtep/option"
 )
@@ -163,4 +164,21 @@ func TestOwnOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("own options", none, count.DropBadOptions, none)
+}
+
+// TestSendCaptured: a capture finds the frame in each piece behind the options of a rule.
+func TestSendCaptured(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
+	cfg := testTunnel("gnv0", "192.0.2.2")
+	cfg.SendRules = readSend(t, "proto tcp then options ff01:03:@src", "proto udp then options ff01:04:")
+	dev := h.add(cfg)
+	super, hdr := tcpSuper(10, 1000)
+	got, _ := h.captured(t, capture.Options{Points: capture.Of(capture.OuterOut), Filter: parsed(t, []string{"host", "10.99.0.2"})}, func() {
+		dev.queues[0].feed(memFrame{bytes: super, hdr: hdr}, memFrame{bytes: frame(macB, macA, 0x0800, ipv4(0, "10.99.0.1", "10.99.0.2", 1, 2, "out"))})
+		h.step()
+	})
+	if len(got) != 11 {
+		t.Errorf("%d datagrams to the inner host were captured, want 10 pieces and one: %q", len(got), got)
+	}
 }

@@ -74,13 +74,13 @@ func (w *worker) seeInner(r *capture.Record, p *forward.Port, frame []byte) {
 	w.tap.Add(w.id, r, frame, nil, frame, &w.seen)
 }
 
-// seeSent shows datagrams of that size, of which the last may be shorter, on their way to a peer.
-func (w *worker) seeSent(f *outgoing, to *forward.Peer, path *packet.Path, run []byte, size int) {
+// seeSent shows the datagrams that a super-frame became, on their way to a peer.
+func (w *worker) seeSent(f *outgoing, to *forward.Peer, path *packet.Path, c *cut) {
 	r, ok := w.sent(f, to, path)
-	for ok && len(run) > 0 {
-		piece := run[:min(size, len(run))]
+	for run := c.run; ok && len(run) > 0; {
+		piece := run[:min(c.size, len(run))]
 		run = run[len(piece):]
-		w.tap.Add(w.id, &r, piece, nil, piece[len(to.Headers[0]):], &w.seen)
+		w.tap.Add(w.id, &r, piece, nil, piece[c.header:], &w.seen)
 	}
 }
 

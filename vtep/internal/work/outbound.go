@@ -208,7 +208,7 @@ func (w *worker) sendSuper(f *outgoing, to *forward.Peer) {
 	tos, ttl := f.seg.Outer(&w.headers, f.rule)
 	w.sender.AddRun(path, f.hash, tos, ttl, c.run, c.size)
 	if w.tap != nil {
-		w.seeSent(f, to, path, c.run, c.size)
+		w.seeSent(f, to, path, &c)
 	}
 	w.countOut(f, to, c.pieces, len(f.bytes)+(c.pieces-1)*c.inner)
 }
