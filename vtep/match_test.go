@@ -17,7 +17,7 @@ import (
 )
 
 // readMatch reads rules for what arrives.
-func readMatch(t *testing.T, texts ...string) (rules []option.Rule) {
+func readMatch(t testing.TB, texts ...string) (rules []option.Rule) {
 	t.Helper()
 	for _, text := range texts {
 		u, err := option.Default().ParseRule(text)
@@ -316,5 +316,78 @@ func TestEntryOptions(t *testing.T) {
 	h.add(vxlan)
 	if err := h.SetEntry("gnv1", EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.2"), Options: long}); err == nil {
 		t.Error("an entry of VXLAN has options")
+	}
+}
+
+// BenchmarkOptions is what three options in each packet cost: a super-frame of ten pieces out, and its pieces in.
+func BenchmarkOptions(b *testing.B) {
+	parse := func(text string) option.Sent {
+		s, err := option.Default().Parse(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s
+	}
+	const three = "ff01:01:0000004d,ff01:02:@dscp,ff01:03:@src"
+	for _, c := range []struct {
+		name string
+		edit func(*Tunnel)
+	}{
+		{"none", func(*Tunnel) {}},
+		{"sent", func(c *Tunnel) { c.Options = parse(three) }},
+		{"by rule", func(c *Tunnel) {
+			c.SendRules = readSend(b, "src 10.0.0.0/24 then options none", "proto tcp dport 2000 then options "+three)
+		}},
+		{"matched", func(c *Tunnel) {
+			c.Options, c.OptionRules = parse(three), readMatch(b, "drop ff01:01:0000004e", "count ff01:02", "accept ff01:03", "drop any")
+		}},
+	} {
+		open := func(local string, cfg Tunnel) (*Endpoint, *memQueue, *memUnderlay) {
+			devices, underlay := &memDevices{t: b, offload: packet.OffloadCsum | packet.OffloadTSO4}, newMemUnderlay(b, new(memWire), local)
+			e, err := New(Config{Workers: 1, Devices: devices, Underlay: underlay})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { e.Close() })
+			c.edit(&cfg)
+			if err := e.Add(cfg); err != nil {
+				b.Fatal(err)
+			}
+			return e, devices.opened[0].queues[0], underlay
+		}
+		super, hdr := tcpSuper(10, 1000)
+		from, q, sent := open("192.0.2.1", testTunnel("gnv0", "192.0.2.2"))
+		cfg := testTunnel("gnv0", "192.0.2.1")
+		cfg.Device.LLAddr = macB
+		to, device, underlay := open("192.0.2.2", cfg)
+		sent.keep = true
+		q.feed(memFrame{bytes: super, hdr: hdr})
+		from.pool.Step()
+		train := packet.Train{From: addr("192.0.2.1"), Ifindex: 2, Size: len(sent.sent[0].bytes)}
+		for _, d := range sent.sent {
+			train.Data = append(train.Data, d.bytes...)
+		}
+		sent.keep, sent.sent, sent.forget, device.discard = false, nil, true, true
+		b.Run("out/"+c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				q.feed(memFrame{bytes: super, hdr: hdr})
+				from.pool.Step()
+			}
+		})
+		b.Run("in/"+c.name, func(b *testing.B) {
+			r := underlay.listeners[0].receivers[0]
+			b.ReportAllocs()
+			for b.Loop() {
+				r.mu.Lock()
+				r.queued = append(r.queued, train)
+				r.wakeup.ring()
+				r.mu.Unlock()
+				to.pool.Step()
+			}
+			if s := to.State().Tunnels[0]; s.Stats.RxPackets == 0 || s.Drops != (count.Drops{}) {
+				b.Errorf("%d packets, drops %v", s.Stats.RxPackets, s.Drops)
+			}
+		})
 	}
 }

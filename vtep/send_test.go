@@ -13,7 +13,7 @@ import (
 )
 
 // readSend reads rules for what is sent.
-func readSend(t *testing.T, texts ...string) (rules []option.SendRule) {
+func readSend(t testing.TB, texts ...string) (rules []option.SendRule) {
 	t.Helper()
 	for _, text := range texts {
 		u, err := option.Default().ParseSendRule(text)

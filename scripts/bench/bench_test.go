@@ -22,7 +22,7 @@ func TestParseOptions(t *testing.T) {
 		{args: "--only scale,ping", want: "scale is measured by itself"},
 		{args: "--only tcp2", want: "--only tcp2: want some of tcp1,"},
 		{args: "--labs air", want: "--labs air: want some of veth,wire,nic"},
-		{args: "--contenders ipsec", want: "want some of gvtep,gvtep-vxlan,fast,busypoll,relay,vxlan,raw,wireguard"},
+		{args: "--contenders ipsec", want: "want some of gvtep,gvtep-vxlan,options,fast,busypoll,relay,vxlan,raw,wireguard"},
 		{args: "--runs 0", want: "want at least 1"},
 		{args: "tcp1", want: `unexpected word "tcp1"`},
 	}

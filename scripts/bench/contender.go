@@ -18,9 +18,10 @@ import (
 const wireguardGo = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
 
 // contenderNames are all that there are. "busypoll" is gvtep, told to look for
-// packets that long before it sleeps, "gvtep-vxlan" is gvtep with VXLAN's header, and "fast" gvtep with the fast path on.
+// packets that long before it sleeps, "gvtep-vxlan" is gvtep with VXLAN's header, "fast" gvtep with the fast path on, and "options" gvtep
+// with three options in each packet and a rule about each where it arrives.
 // "relay" is no tunnel, but what one in a process cannot do without (relay.go).
-var contenderNames = []string{"gvtep", "gvtep-vxlan", "fast", "busypoll", "relay", "vxlan", "raw", "wireguard"}
+var contenderNames = []string{"gvtep", "gvtep-vxlan", "options", "fast", "busypoll", "relay", "vxlan", "raw", "wireguard"}
 
 // contender is one way between two hosts.
 type contender struct {
@@ -44,7 +45,7 @@ type contender struct {
 func build(ctx context.Context, dir string, o options) (out []contender, program string, err error) {
 	program = o.gvtep
 	ours := func(name string) bool {
-		return name == "gvtep" || name == "gvtep-vxlan" || name == "fast" || name == "busypoll"
+		return name == "gvtep" || name == "gvtep-vxlan" || name == "options" || name == "fast" || name == "busypoll"
 	}
 	if program == "" && slices.ContainsFunc(o.contenders, ours) {
 		program = filepath.Join(dir, "gvtep")
@@ -63,6 +64,11 @@ func build(ctx context.Context, dir string, o options) (out []contender, program
 		case "gvtep-vxlan":
 			c := gvtep(name, program, append(slices.Clone(o.extra), "--encap", "vxlan"))
 			c.second, c.many, c.upMany = nil, nil, nil // as with GENEVE
+			out = append(out, c)
+		case "options":
+			c := gvtep(name, program, append(slices.Clone(o.extra), "--options", "ff01:01:0000004d,ff01:02:@dscp,ff01:03:@src",
+				"--match", "drop ff01:01:0000004e", "--match", "count ff01:02", "--match", "accept ff01:03", "--match", "drop any"))
+			c.second, c.many, c.upMany = nil, nil, nil // as without
 			out = append(out, c)
 		case "fast":
 			c := gvtep(name, program, append(slices.Clone(o.extra), "--fastpath", "on"))

@@ -77,6 +77,7 @@ type column struct {
 var columns = []column{
 	{"gvtep", "gvtep", false},
 	{"gvtep-vxlan", "gvtep-vxlan", false},
+	{"options", "gvtep, 3 options", false},
 	{"fast", "gvtep --fastpath on", false},
 	{"busypoll", "gvtep --busypoll 3ms", false},
 	{"relay", "bare relay", true},
@@ -88,13 +89,16 @@ var columns = []column{
 // comparison is one column of ratios.
 type comparison struct{ ours, rival, title string }
 
-// comparisons are those that there are figures for: gvtep with each rival, and with VXLAN's
-// header with the kernel's VXLAN.
+// comparisons are those that there are figures for: gvtep with each rival, with options to without,
+// and with VXLAN's header with the kernel's VXLAN.
 func (t *table) comparisons(columns []column) (all []comparison) {
 	for _, c := range columns {
 		if c.rival && t.has("gvtep") {
 			all = append(all, comparison{"gvtep", c.contender, "to " + c.title})
 		}
+	}
+	if t.has("options") && t.has("gvtep") {
+		all = append(all, comparison{"options", "gvtep", "3 options to none"})
 	}
 	if t.has("gvtep-vxlan") && t.has("vxlan") {
 		all = append(all, comparison{"gvtep-vxlan", "vxlan", "gvtep-vxlan to VXLAN"})
