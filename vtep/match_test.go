@@ -120,25 +120,46 @@ func TestMatchTrain(t *testing.T) {
 	}
 }
 
-// TestMatchEvery: a rule about any packet is asked for each piece of a flow, though they are joined.
+// TestMatchEvery: rules are asked, and options counted, for each piece of a flow, though they are joined.
 func TestMatchEvery(t *testing.T) {
 	for _, c := range []struct {
-		rule   string
-		device int
-		tag    bool
-	}{{"vni 1193047 any", 1, false}, {"vlan 7 any", 0, true}, {"accept any", 0, false}} {
+		options, rules string
+		device         int // that the flow is delivered on, -1: on none
+		tag            bool
+		hits           []uint64
+	}{
+		{"", "vni 1193047 any", 1, false, []uint64{10}},
+		{"", "vlan 7 any", 0, true, []uint64{10}},
+		{"", "accept any", 0, false, []uint64{10}},
+		{"", "count any; drop ff01:01", 0, false, []uint64{10, 0}},
+		{"ff01:01:00000001", "", 0, false, nil},
+		{"ff01:01:00000001", "drop ff01:02", 0, false, []uint64{0}},
+		{"ff01:01:00000001", "count ff01:01; count any; accept ff01:01:00000001; drop any", 0, false, []uint64{10, 10, 10, 0}},
+		{"ff01:01:00000001,ff01:81:", "drop ff01:01:00000002; accept ff01:81", 0, false, []uint64{0, 10}},
+		{"ff01:01:00000001", "vni 1193047 ff01:01", 1, false, []uint64{10}},
+		{"ff01:01:00000001", "vlan 7 ff01:01", 0, true, []uint64{10}},
+		{"ff01:01:00000001", "drop ff01:01", -1, false, []uint64{10}},
+	} {
 		h := newHost(t, new(memWire), 1, "192.0.2.1")
 		h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 		first, second := testTunnel("gnv0", "192.0.2.2"), testTunnel("gnv1", "192.0.2.2")
 		second.VNI = otherVNI
 		first.Device.LLAddr, second.Device.LLAddr = macB, macB
-		first.OptionRules = readMatch(t, c.rule)
+		if c.rules != "" {
+			first.OptionRules = readMatch(t, strings.Split(c.rules, "; ")...)
+		}
 		devices := []*memDevice{h.add(first), h.add(second)}
 		// The pieces, as another of us sends them.
-		wire := new(memWire)
-		from := newHost(t, wire, 1, "192.0.2.2")
+		from := newHost(t, new(memWire), 1, "192.0.2.2")
 		from.devices.offload, from.underlay.keep = h.devices.offload, true
-		dev := from.add(testTunnel("gnv0", "192.0.2.1"))
+		cfg := testTunnel("gnv0", "192.0.2.1")
+		if c.options != "" {
+			var err error
+			if cfg.Options, err = option.Default().Parse(c.options); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dev := from.add(cfg)
 		super, hdr := tcpSuper(10, 1000)
 		dev.queues[0].feed(memFrame{bytes: slices.Clone(super), hdr: hdr})
 		from.step()
@@ -148,16 +169,27 @@ func TestMatchEvery(t *testing.T) {
 		}
 		h.underlay.inject(addr("192.0.2.2"), 6081, 0, 2, len(from.underlay.sent[0].bytes), train)
 		h.step()
-		got := devices[c.device].queues[0].take()
-		want := len(super)
+		want := slices.Clone(super)
 		if c.tag {
-			want += 4
+			want = withTag(want, 0x8100, 7)
 		}
-		if len(got) != 1 || len(got[0].bytes) != want || c.tag != (string(got[0].bytes[12:16]) == "\x81\x00\x00\x07") {
-			t.Errorf("%s: %d frames on %s, want one of %d bytes", c.rule, len(got), devices[c.device].Name(), want)
+		for i, dev := range devices {
+			got := dev.queues[0].take()
+			if i != c.device && len(got) > 0 || i == c.device && (len(got) != 1 || !bytes.Equal(got[0].bytes[:12], want[:12]) || len(got[0].bytes) != len(want) || !bytes.Equal(got[0].bytes[len(want)-10000:], want[len(want)-10000:])) {
+				t.Errorf("%q with %q: %d frames on %s, want one of %d bytes on device %d", c.rules, c.options, len(got), dev.Name(), len(want), c.device)
+			}
 		}
-		if hits := h.State().Tunnels[0].OptionHits; !slices.Equal(hits, []uint64{10}) {
-			t.Errorf("%s: matched %v packets, want 10", c.rule, hits)
+		s := h.State()
+		if hits := s.Tunnels[0].OptionHits; !slices.Equal(hits, c.hits) {
+			t.Errorf("%q with %q: matched %v packets, want %v", c.rules, c.options, hits, c.hits)
+		}
+		if c.device >= 0 {
+			if got := s.Tunnels[c.device].Stats; got.RxPackets != 10 || got.RxBytes != uint64(len(super)+9*54) {
+				t.Errorf("%q with %q: %d packets of %d bytes, want 10 of %d", c.rules, c.options, got.RxPackets, got.RxBytes, len(super)+9*54)
+			}
+		}
+		if c.options != "" && (len(s.Options) != 1 || s.Options[0].Class != 0xff01 || s.Options[0].Ignored != 10) {
+			t.Errorf("%q with %q: options of %+v, want 10 packets of class ff01", c.rules, c.options, s.Options)
 		}
 	}
 }

@@ -23,17 +23,17 @@ type OptionState struct {
 // OptionCounters counts options of received packets. One worker writes.
 type OptionCounters struct {
 	used    atomic.Int32 // of classes, the last is for all others
-	packets uint64       // with options, so far
+	packets uint64       // calls of Count so far
 	classes [maxOptionClasses + 1]struct {
 		class            uint16 // set before used counts it
-		packet           uint64 // the last one it was counted for
+		packet           uint64 // the last call that it was counted in
 		ignored, dropped atomic.Uint64
 	}
 }
 
-// Count counts the options of one packet. If it is dropped because of an
+// Count counts the options that each of n packets has. If they are dropped because of an
 // option, only the critical ones count: the others had no chance.
-func (o *OptionCounters) Count(options geneve.Options, critical bool) {
+func (o *OptionCounters) Count(options geneve.Options, critical bool, n uint64) {
 	o.packets++
 	for opt := range options.All() {
 		if critical && !opt.Critical() {
@@ -41,13 +41,13 @@ func (o *OptionCounters) Count(options geneve.Options, critical bool) {
 		}
 		c := &o.classes[o.find(opt.Class)]
 		if c.packet == o.packets {
-			continue // a packet counts once
+			continue // packets count once
 		}
 		c.packet = o.packets
 		if critical {
-			c.dropped.Add(1)
+			c.dropped.Add(n)
 		} else {
-			c.ignored.Add(1)
+			c.ignored.Add(n)
 		}
 	}
 }

@@ -237,7 +237,7 @@ func TestPolicy(t *testing.T) {
 		area := []byte(s.Set)
 		var got Verdict
 		var by *Rule
-		if allocs := testing.AllocsPerRun(1, func() { got, by = p.Decide(r, area, hits) }); allocs != 0 {
+		if allocs := testing.AllocsPerRun(1, func() { got, by = p.Decide(r, area, hits, 1) }); allocs != 0 {
 			t.Errorf("%s: %v allocations", c.rules, allocs)
 		}
 		if by != nil && (by.Action == ActDrop || by.Action == ActCount) {
@@ -302,7 +302,7 @@ func FuzzDecide(f *testing.F) {
 	p, hits := NewPolicy(rules), make([]atomic.Uint64, len(rules))
 	f.Add([]byte{1, 2, 0x80, 1, 0, 1, 0, 2})
 	f.Fuzz(func(t *testing.T, area []byte) {
-		p.Decide(r, area, hits)
+		p.Decide(r, area, hits, 1)
 		r.Describe(area)
 	})
 }

@@ -201,11 +201,11 @@ func (p *Policy) Concerns(names *Registry, options bool) bool {
 	return p != nil || len(names.Own()) > 0
 }
 
-// Decide says what becomes of a packet with an option area, which is well formed, and counts
-// each rule that matched in hits, one for each rule. by is the rule that let it in, nil if none did.
+// Decide says what becomes of n packets with an option area, which is well formed, and counts them
+// for each rule that matched in hits, one for each rule. by is the rule that let it in, nil if none did.
 // It does not allocate. A critical option is known if a rule that does not drop names its kind, or
 // names says so.
-func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64) (v Verdict, by *Rule) {
+func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64, n uint64) (v Verdict, by *Rule) {
 	options := geneve.Options(area)
 	if p.malformed(names, options) {
 		return Malformed, nil
@@ -216,7 +216,7 @@ func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64) (v V
 		if !u.Any && !u.found(options) {
 			continue
 		}
-		hits[i].Add(1)
+		hits[i].Add(n)
 		switch u.Action {
 		case ActCount:
 			continue

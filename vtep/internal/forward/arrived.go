@@ -81,14 +81,14 @@ func (s *Segment) FromPeer(from *Peer, protocol uint16, frame []byte, h *packet.
 	return Delivered
 }
 
-// ByOptions says why a packet from a peer is dropped because of its options, or delivered. names
-// are the kinds that are known. by is the rule that let it in, nil: none did.
-func (s *Segment) ByOptions(worker int, names *option.Registry, area []byte) (reason count.Reason, by *option.Rule) {
+// ByOptions says why n packets from a peer are dropped because of their options, or delivered, and
+// counts them for rules. names are the kinds that are known. by is the rule that let it in, nil: none did.
+func (s *Segment) ByOptions(worker int, names *option.Registry, area []byte, n uint64) (reason count.Reason, by *option.Rule) {
 	var hits []atomic.Uint64
 	if s.Options != nil {
 		hits = s.OptionHits[worker]
 	}
-	verdict, by := s.Options.Decide(names, area, hits)
+	verdict, by := s.Options.Decide(names, area, hits, n)
 	switch verdict {
 	case option.Drop:
 		return count.DropOptionRule, nil

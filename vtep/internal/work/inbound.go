@@ -74,6 +74,7 @@ type joining struct {
 	seg    *forward.Segment
 	head   []byte        // the GENEVE header of the first piece
 	train  *packet.Train // that the last piece came in, if the next one may just follow; nil: it may not
+	alike  uint64        // pieces with options that have just followed
 	tagged bool          // the frame has got a VLAN tag
 	pieces int           // of the train of the first piece
 	device int32         // that the first piece came in by
@@ -84,14 +85,34 @@ type joining struct {
 // piece, and joins it if so: what inbound has decided about the piece before it then holds
 // for it, too. Nothing else was admitted since.
 func (j *joining) follows(t *packet.Train, a *admitted, datagram []byte) bool {
-	return t == j.train && j.peer == a.peer && j.seg == a.seg && len(datagram) >= encap.HeaderLen &&
-		string(datagram[:encap.HeaderLen]) == string(j.head) && j.joiner.Extend(datagram[encap.HeaderLen:])
+	n := len(j.head)
+	if t != j.train || j.peer != a.peer || j.seg != a.seg || len(datagram) < n || string(datagram[:n]) != string(j.head) || !j.joiner.Extend(datagram[n:]) {
+		return false
+	}
+	if n > encap.HeaderLen {
+		j.alike++
+	}
+	return true
+}
+
+// countAlike counts the options of pieces that have just followed, and the rules that they match:
+// those of the first piece, to the byte.
+func (j *joining) countAlike(w *worker) {
+	area := encap.Options(j.head, len(j.head))
+	w.options.Count(area, false, j.alike)
+	if j.seg.Options != nil {
+		j.seg.ByOptions(w.id, w.snap.Names, area, j.alike)
+	}
+	j.alike = 0
 }
 
 // end writes the frame, if there is one, to the device.
 func (j *joining) end(w *worker) {
 	if j.peer == nil {
 		return
+	}
+	if j.alike > 0 {
+		j.countAlike(w)
 	}
 	from, seg, p := j.peer, j.seg, j.peer.Port()
 	j.peer, j.seg, j.head, j.train = nil, nil, nil, nil
@@ -159,7 +180,7 @@ func (w *worker) socketTurn(s *forward.Socket, i int) (did outcome) {
 			}
 			if w.joining.follows(t, &w.admitted, datagram) {
 				w.admitted.packets++
-				w.admitted.bytes += uint64(len(datagram) - encap.HeaderLen)
+				w.admitted.bytes += uint64(len(datagram) - len(w.joining.head))
 			} else if reason := w.inbound(s, t, datagram); reason != forward.Delivered {
 				w.refuse(s, t.From, datagram, reason)
 			}
@@ -208,7 +229,7 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 		return w.control(s, t, datagram, vni, protocol, length)
 	}
 	if length > encap.HeaderLen && !critical {
-		w.options.Count(encap.Options(datagram, length), false)
+		w.options.Count(encap.Options(datagram, length), false, 1)
 	}
 	frame := datagram[length:]
 	a := &w.admitted
@@ -220,7 +241,7 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 			return count.DropReinjected
 		}
 		if critical && from == nil {
-			w.options.Count(encap.Options(datagram, length), true)
+			w.options.Count(encap.Options(datagram, length), true, 1)
 			return count.DropCriticalOption
 		}
 		if from == nil {
@@ -234,9 +255,9 @@ func (w *worker) inbound(s *forward.Socket, t *packet.Train, datagram []byte) co
 	a.rule = nil
 	if critical || a.seg.Options.Concerns(w.snap.Names, length > encap.HeaderLen) {
 		var reason count.Reason
-		reason, a.rule = a.seg.ByOptions(w.id, w.snap.Names, encap.Options(datagram, length))
+		reason, a.rule = a.seg.ByOptions(w.id, w.snap.Names, encap.Options(datagram, length), 1)
 		if critical {
-			w.options.Count(encap.Options(datagram, length), reason == count.DropCriticalOption)
+			w.options.Count(encap.Options(datagram, length), reason == count.DropCriticalOption, 1)
 		}
 		if reason != forward.Delivered {
 			return reason
@@ -329,9 +350,11 @@ func (w *worker) deliver(datagram []byte, headLen int) {
 		j.joiner.Reset(packet.Offload(from.Tunnel.Offload.Load()))
 		j.joiner.Add(frame, &w.headers)
 	}
-	// The next datagram may follow without a look if inbound has nothing to do for each of
-	// them: count its flood, or ask rules. With a tag or options each would only be refused.
-	if vid == 0 && rule == nil && len(head) == encap.HeaderLen && from.BUM.Interval == 0 && !seg.Options.Concerns(w.snap.Names, false) {
+	// The next datagram may follow without a look if inbound has nothing to do for each of them but to
+	// count: not its flood, and no rule that takes it elsewhere or is about packets without options. With
+	// a tag each would only be refused.
+	if vid == 0 && from.BUM.Interval == 0 && (rule == nil || rule.Action == option.ActAccept) &&
+		(len(head) > encap.HeaderLen || !seg.Options.Concerns(w.snap.Names, false)) {
 		j.train = w.admitted.train
 	}
 }
