@@ -34,7 +34,7 @@ func optionsKeyword[T any](names *option.Registry, live bool, usage, more string
 
 // matchKeyword is the keyword of a tunnel for rules.
 func matchKeyword(names *option.Registry) entry[Tunnel] {
-	return custom(Keyword{Name: "match", Kind: List, Arg: "RULE", Usage: "rule for the GENEVE options of packets that arrive: \"accept|drop|count|vlan VID|vni VNI CLASS:TYPE[:DATA[/MASK]]\", or any for every packet",
+	return custom(Keyword{Name: "match", Kind: List, Arg: "RULE", Usage: "rule for the GENEVE options of packets that arrive: \"accept|drop|count|vlan VID|vni VNI CLASS:TYPE[:DATA[/MASK]] [and ...]\", or any for every packet",
 		More: "The rules are asked in their order; the first that does more than count decides, and what none matches is accepted. vlan gives the frame a VLAN tag, vni takes the packet as if it had come with that VNI. Packets with a critical option are dropped unless a rule that lets in or counts names it."},
 		func(t *Tunnel, v string) error {
 			if names == nil {

@@ -160,7 +160,8 @@ func TestFill(t *testing.T) {
 func TestRules(t *testing.T) {
 	r := custom(t)
 	for _, text := range []string{"accept ovn.ports", "drop ff01:07", "count my.pod:77", "drop any", "accept ff03:80:01020304/ffff0000", "count oxide.external",
-		"vlan 7 my.pod:77", "vni 0 any", "vni 16777215 ff01:07"} {
+		"vlan 7 my.pod:77", "vni 0 any", "drop my.pod:77 and my.host:10.0.0.1 and ff03:80:01020304/ffff0000 and ovn.ports",
+		"accept my.text:a-b and my.text:0x612f6200", "vni 16777215 ff01:07"} {
 		u, err := r.ParseRule(text)
 		if err != nil || r.RuleText(u) != text {
 			t.Errorf("%q is %q, error %v", text, r.RuleText(u), err)
@@ -169,7 +170,8 @@ func TestRules(t *testing.T) {
 	for text, wrong := range map[string]string{
 		"": "want accept", "allow any": "want accept", "accept": "CLASS:TYPE", "drop ff02:1:00": "multiple of 4", "drop ff01:9:00000000/ff": "want 4 bytes",
 		"drop ff01:9:00000000/zz": "want 4 bytes", "accept ff01:4:@vlan": "want data", "accept ovn.ports/ff": "CLASS:TYPE:DATA",
-		"accept ff01:09:00000000,ff01:0a:": "one option", "mark 7 any": "no mark", "vlan any": "up to 4094", "vlan 0 any": "up to 4094", "vlan 4095 any": "up to 4094", "vni 16777216 any": "up to 16777215",
+		"accept ff01:09:00000000,ff01:0a:": "write and between", "drop any and ff01:01": "CLASS:TYPE", "drop ff01:01 and": "CLASS:TYPE", "drop ff01:01 and  and ff01:02": "CLASS:TYPE",
+		"drop ff01:01 and ff01:02 and ff01:03 and ff01:04 and ff01:05": "at most", "mark 7 any": "no mark", "vlan any": "up to 4094", "vlan 0 any": "up to 4094", "vlan 4095 any": "up to 4094", "vni 16777216 any": "up to 16777215",
 		"vni -1 any": "up to 16777215", "vlan 7": "CLASS:TYPE",
 	} {
 		if _, err := r.ParseRule(text); err == nil || !strings.Contains(err.Error(), wrong) {
@@ -212,6 +214,12 @@ func TestPolicy(t *testing.T) {
 		{"count any; vlan 7 my.pod:77; drop any", "my.pod:77", Accept, []uint64{1, 1, 0}},
 		{"vni 7 ff01:80; drop any", "ff01:80:", Accept, []uint64{1, 0}}, // which it knows
 		{"vni 7 any", "ff01:80:", Unknown, []uint64{1}},
+		// Pairs of labels: a pod in a namespace.
+		{"drop mizar.pod_label:0000004d and mizar.namespace_label:00000001; count any", "mizar.pod_label:0000004d,mizar.namespace_label:00000001", Drop, []uint64{1, 0}},
+		{"drop mizar.pod_label:0000004d and mizar.namespace_label:00000001; count any", "mizar.namespace_label:00000001,mizar.pod_label:0000004d", Drop, []uint64{1, 0}},
+		{"drop mizar.pod_label:0000004d and mizar.namespace_label:00000001; count any", "mizar.pod_label:0000004d,mizar.namespace_label:00000002", Accept, []uint64{0, 1}},
+		{"drop mizar.pod_label:0000004d and mizar.namespace_label:00000001; count any", "mizar.namespace_label:00000001", Accept, []uint64{0, 1}},
+		{"accept ff01:80 and ff01:81", "ff01:80:,ff01:81:", Accept, []uint64{1}},
 	} {
 		var rules []Rule
 		for text := range strings.SplitSeq(c.rules, "; ") {

@@ -52,67 +52,112 @@ func (a Action) takes() (most uint64) {
 	return 0
 }
 
-// Rule matches packets by one option.
-type Rule struct {
+// Want is an option that a rule asks for.
+type Want struct {
 	ID
-	// Any matches every packet, without an option as well.
-	Any bool
-	// Data and Mask are as long as each other: an option matches whose data begins with Data, as far
-	// as the bits of Mask are set. "" matches every option of the kind.
+	// Data and Mask are as long as each other: an option is wanted whose data begins with Data, as far
+	// as the bits of Mask are set. "" wants every option of the kind.
 	Data, Mask string
-	Action     Action
-	To         uint32 // of ActVLAN and ActVNI
 }
 
-// matches reports whether an option is what a rule wants.
-func (u *Rule) matches(opt geneve.Option) bool {
-	if u.Class != opt.Class || u.Type != opt.Type || len(opt.Data) < len(u.Data) {
+// MaxWants is how many options a rule can ask for together: the two labels of a pair, and more.
+const MaxWants = 4
+
+// Rule matches packets by their options. It can be compared. The zero value accepts every packet.
+type Rule struct {
+	Action Action
+	To     uint32 // of ActVLAN and ActVNI
+	wants  [MaxWants]Want
+	n      uint8 // of wants
+}
+
+// Wants are the options that a packet must have, all of them. Without any the rule matches every packet.
+func (u *Rule) Wants() []Want { return u.wants[:u.n] }
+
+// is reports whether an option is the one that is wanted.
+func (w *Want) is(opt geneve.Option) bool {
+	if w.Class != opt.Class || w.Type != opt.Type || len(opt.Data) < len(w.Data) {
 		return false
 	}
-	for i := range len(u.Data) {
-		if (opt.Data[i]^u.Data[i])&u.Mask[i] != 0 {
+	for i := range len(w.Data) {
+		if (opt.Data[i]^w.Data[i])&w.Mask[i] != 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// ParseRule reads a rule: ACTION CLASS:TYPE[:DATA[/MASK]], or ACTION any.
+// found reports whether one of the options is the one that is wanted.
+func (w *Want) found(options geneve.Options) bool {
+	for opt := range options.All() {
+		if w.is(opt) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports whether options are what a rule wants.
+func (u *Rule) matches(options geneve.Options) bool {
+	wants := u.Wants()
+	for i := range wants {
+		if !wants[i].found(options) {
+			return false
+		}
+	}
+	return true
+}
+
+// and stands between the options of a rule.
+const and = " and "
+
+// ParseRule reads a rule: "ACTION WANT [and WANT]..." or "ACTION any". WANT is
+// CLASS:TYPE[:DATA[/MASK]].
 func (r *Registry) ParseRule(text string) (u Rule, err error) {
 	what, err := u.action(text)
-	if err != nil {
-		return Rule{}, err
+	if err != nil || what == "any" {
+		return u, err
 	}
-	if what == "any" {
-		u.Any = true
-		return u, nil
+	for word := range strings.SplitSeq(what, and) {
+		if u.n == MaxWants {
+			return Rule{}, fmt.Errorf("a rule asks for %d options at most", MaxWants)
+		}
+		if u.wants[u.n], err = r.want(strings.TrimSpace(word)); err != nil {
+			return Rule{}, err
+		}
+		u.n++
 	}
-	if strings.Contains(what, ",") {
-		return Rule{}, fmt.Errorf("%q: a rule is about one option", what)
+	return u, nil
+}
+
+// want reads CLASS:TYPE[:DATA[/MASK]].
+func (r *Registry) want(text string) (w Want, err error) {
+	if strings.Contains(text, ",") {
+		return w, fmt.Errorf("%q: write and between two options, not a comma", text)
 	}
-	what, mask, masked := strings.Cut(what, "/")
-	if u.ID, err = r.ID(what); err == nil && !masked {
-		return u, nil
+	what, mask, masked := strings.Cut(text, "/")
+	if w.ID, err = r.ID(what); err == nil && !masked {
+		return w, nil
 	}
 	sent, err := r.Parse(what)
 	switch {
 	case err != nil:
-		return Rule{}, err
+		return w, err
 	case sent.slots != "":
-		return Rule{}, fmt.Errorf("%q: want data, such as 00010002", what)
+		return w, fmt.Errorf("%q: want data, such as 00010002", what)
 	}
 	for opt := range geneve.Options(sent.Set).All() {
-		u.ID, u.Data = ID{opt.Class, opt.Type}, string(opt.Data)
+		w.ID, w.Data = ID{opt.Class, opt.Type}, string(opt.Data)
 	}
-	u.Mask = exact(len(u.Data))
+	w.Mask = exact(len(w.Data))
 	if masked {
 		m, err := Hex.parse(mask, Variable)
-		if err != nil || len(m) != len(u.Data) {
-			return Rule{}, fmt.Errorf("mask %q: want %d bytes in hexadecimal, as many as the data has", mask, len(u.Data))
+		if err != nil || len(m) != len(w.Data) {
+			return w, fmt.Errorf("mask %q: want %d bytes in hexadecimal, as many as the data has", mask, len(w.Data))
 		}
-		u.Mask = string(m)
+		w.Mask = string(m)
 	}
-	return u, nil
+	return w, nil
 }
 
 // action reads what a rule does, and returns the rest of its words.
@@ -146,17 +191,29 @@ func (r *Registry) RuleText(u Rule) string {
 	if u.Action.takes() > 0 {
 		action = fmt.Sprintf("%s %d", action, u.To)
 	}
-	if u.Any {
+	if u.n == 0 {
 		return action + " any"
 	}
-	what := r.Name(u.ID)
-	if u.Data != "" {
-		what = r.word(geneve.Option{Class: u.Class, Type: u.Type, Data: []byte(u.Data)}, "")
+	var words []string
+	for _, w := range u.Wants() {
+		words = append(words, r.wantText(w))
 	}
-	if u.Mask != exact(len(u.Data)) {
-		what += fmt.Sprintf("/%x", u.Mask)
+	return action + " " + strings.Join(words, and)
+}
+
+func (r *Registry) wantText(w Want) string {
+	text := r.Name(w.ID)
+	if w.Data != "" {
+		word := r.word(geneve.Option{Class: w.Class, Type: w.Type, Data: []byte(w.Data)}, "")
+		if strings.Contains(word, "/") { // in a label, where it is no mask
+			word = fmt.Sprintf("%s:0x%x", text, w.Data)
+		}
+		text = word
 	}
-	return action + " " + what
+	if w.Mask != exact(len(w.Data)) {
+		text += fmt.Sprintf("/%x", w.Mask)
+	}
+	return text
 }
 
 // Policy decides about packets by their options. It is never changed once made. A nil one has no
@@ -184,11 +241,13 @@ func NewPolicy(rules []Rule) *Policy {
 	}
 	p := &Policy{rules: slices.Clone(rules)}
 	known := Default()
-	for _, u := range rules {
-		if k, ok := known.Find(u.ID); ok && !u.Any && k.Len != Variable {
-			p.builtin = append(p.builtin, k)
+	for i := range rules {
+		for _, w := range rules[i].Wants() {
+			if k, ok := known.Find(w.ID); ok && k.Len != Variable {
+				p.builtin = append(p.builtin, k)
+			}
 		}
-		p.any = p.any || u.Any
+		p.any = p.any || rules[i].n == 0
 	}
 	return p
 }
@@ -213,7 +272,7 @@ func (p *Policy) Decide(names *Registry, area []byte, hits []atomic.Uint64, n ui
 	rules := p.Rules()
 	for i := range rules {
 		u := &rules[i]
-		if !u.Any && !u.found(options) {
+		if !u.matches(options) {
 			continue
 		}
 		hits[i].Add(n)
@@ -254,16 +313,6 @@ func (p *Policy) malformed(names *Registry, options geneve.Options) bool {
 	return false
 }
 
-// found reports whether one of the options is what a rule wants.
-func (u *Rule) found(options geneve.Options) bool {
-	for opt := range options.All() {
-		if u.matches(opt) {
-			return true
-		}
-	}
-	return false
-}
-
 // critical is the verdict on a packet that no rule drops.
 func (p *Policy) critical(names *Registry, options geneve.Options) Verdict {
 	for opt := range options.All() {
@@ -277,8 +326,13 @@ func (p *Policy) critical(names *Registry, options geneve.Options) Verdict {
 func (p *Policy) knows(id ID) bool {
 	rules := p.Rules()
 	for i := range rules {
-		if u := &rules[i]; !u.Any && u.ID == id && u.Action != ActDrop {
-			return true
+		if rules[i].Action == ActDrop {
+			continue
+		}
+		for _, w := range rules[i].Wants() {
+			if w.ID == id {
+				return true
+			}
 		}
 	}
 	return false

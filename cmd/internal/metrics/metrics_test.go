@@ -43,8 +43,11 @@ func full() Snapshot {
 	t.Fast = vtep.FastState{Wanted: spec.FastOn, RxPackets: 22, TxPackets: 23, FastState: netio.FastState{Devices: []netio.FastDevice{{Name: "eth0", Bulk: true}}}}
 	t.OddECN = 23
 	// The first rule stands there twice.
-	id := option.ID{Class: 0x0102, Type: 0x80}
-	t.Config.OptionRules = []option.Rule{{Any: true, Action: option.ActCount}, {ID: id}, {Any: true, Action: option.ActCount}}
+	ovn, err := option.Default().ParseRule("accept ovn.ports")
+	if err != nil {
+		panic(err) // it is one of the built-in ones
+	}
+	t.Config.OptionRules = []option.Rule{{Action: option.ActCount}, ovn, {Action: option.ActCount}}
 	t.OptionHits, t.Names = []uint64{26, 27, 28}, option.Default()
 	t.Config.SendRules, t.SendHits = []option.SendRule{{Proto: 6, OuterDSCP: 10}, {Proto: -1, OuterDSCP: -1, HasOptions: true}}, []uint64{31, 32}
 	s := vtep.State{
