@@ -182,3 +182,33 @@ func TestSendCaptured(t *testing.T) {
 		t.Errorf("%d datagrams to the inner host were captured, want 10 pieces and one: %q", len(got), got)
 	}
 }
+
+// TestSendRoutes: on a mode l3 tunnel a rule about a prefix is for the network behind a peer, of either
+// IP version; limits have room for it.
+func TestSendRoutes(t *testing.T) {
+	h := newHost(t, new(memWire), 1, "192.0.2.1")
+	h.underlay.keep = true
+	cfg := l3Tunnel([]string{"10.0.0.0/8", "fd00::/16"}, []string{"10.1.0.0/16", "fd00:1::/32"})
+	cfg.SendRules = readSend(t, "dst 10.1.7.0/24 then options ff01:01:@dscp", "dst fd00:1:7::/48 then options ff01:02:0000000000000002", "dst 10.1.0.0/16 then options ff01:03:")
+	dev := h.add(cfg)
+	if got := dev.State().MTU; got != 1500-36-12 {
+		t.Errorf("MTU %d, want %d", got, 1500-36-12)
+	}
+	for _, c := range []struct{ src, dst, to, head string }{
+		{"10.9.0.1", "10.1.7.2", "192.0.2.3", "0200080012345600" + "ff010101" + "00000000"},
+		{"fd00:9::1", "fd00:1:7::2", "192.0.2.3", "030086dd12345600" + "ff010202" + "0000000000000002"},
+		{"10.9.0.1", "10.1.8.2", "192.0.2.3", "0100080012345600" + "ff010300"},
+		{"10.9.0.1", "10.2.0.2", "192.0.2.2", "0000080012345600"},
+	} {
+		dev.queues[0].feed(memFrame{bytes: innerIP(addr(c.src), addr(c.dst))})
+		h.step()
+		if len(h.underlay.sent) != 1 {
+			t.Fatalf("to %s: %d datagrams, want 1", c.dst, len(h.underlay.sent))
+		}
+		d := h.underlay.sent[0]
+		h.underlay.sent = nil
+		if got := hex.EncodeToString(d.bytes[:8+4*int(d.bytes[0]&0x3f)]); got != c.head || d.to.Addr() != addr(c.to) {
+			t.Errorf("to %s: header %s to %s, want %s to %s", c.dst, got, d.to, c.head, c.to)
+		}
+	}
+}
