@@ -233,121 +233,143 @@ func TestMatchAccept(t *testing.T) {
 	}
 }
 
-// TestEntryOptions: frames to an address carry the options of its entry, in the place of those of tunnel
-// and peer, and others do not; the device's MTU and the path have room for them, as long as there are any.
-func TestEntryOptions(t *testing.T) {
+// sharedOf reads options of an entry.
+func sharedOf(t testing.TB, text string) option.Shared {
+	t.Helper()
+	s, err := option.Default().Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Share()
+}
+
+// The headers of datagrams with the options of an entry, and with those of the tunnel.
+const (
+	entryHead  = "0540655812345600" + "ff018101" + "0000002e" + "ff010202" + "0000000000000000"
+	tunnelHead = "0200655812345600" + "ff010101" + "00000001"
+)
+
+// optionLab is a tunnel with options, and an entry for macB that has its own.
+func optionLab(t *testing.T) (*lab, Tunnel) {
+	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
+	cfg.Options = sharedOf(t, "ff01:01:00000001").Sent()
+	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.2"), State: fdb.Static, Options: sharedOf(t, "ff01:81:@dscp,ff01:02:0000000000000000")}}
 	h := newHost(t, new(memWire), 1, "192.0.2.1")
 	h.devices.offload = packet.OffloadCsum | packet.OffloadTSO4
 	h.underlay.keep = true
-	sent := func(text string) option.Sent {
-		s, err := option.Default().Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
+	return &lab{host: h, dev: h.add(cfg)}, cfg
+}
+
+// heads are the headers with which a packet of that many bytes goes out.
+func (l *lab) heads(dst packet.MAC, size int) (all []string) {
+	l.t.Helper()
+	l.dev.queues[0].feed(memFrame{bytes: frame(dst, macA, 0x0800, ipv4(0xb8, "10.99.0.1", "10.99.0.2", 1, 2, strings.Repeat("x", size-28)))})
+	l.step()
+	for _, d := range l.underlay.sent {
+		all = append(all, hex.EncodeToString(d.bytes[:8+4*int(d.bytes[0]&0x3f)]))
 	}
-	cfg := testTunnel("gnv0", "192.0.2.2", "192.0.2.3")
-	cfg.Options = sent("ff01:01:00000001")
-	cfg.Entries = []Entry{{MAC: macB, Remote: addr("192.0.2.2"), State: fdb.Static, Options: sent("ff01:81:@dscp,ff01:02:0000000000000000").Share()}}
-	dev := h.add(cfg)
-	wantMTU := func(options int) {
-		t.Helper()
-		if got := dev.State().MTU; got != 1500-50-options {
-			t.Errorf("MTU %d, want %d: the longest options are %d bytes", got, 1500-50-options, options)
-		}
+	l.underlay.sent = nil
+	return all
+}
+
+// wantRoom wants the MTU to leave room for options of that many bytes.
+func (l *lab) wantRoom(options int) {
+	l.t.Helper()
+	if got := l.dev.State().MTU; got != 1500-50-options {
+		l.t.Errorf("MTU %d, want %d: the longest options are %d bytes", got, 1500-50-options, options)
 	}
-	heads := func(dst packet.MAC, size int) (all []string) {
-		t.Helper()
-		dev.queues[0].feed(memFrame{bytes: frame(dst, macA, 0x0800, ipv4(0xb8, "10.99.0.1", "10.99.0.2", 1, 2, strings.Repeat("x", size)))})
-		h.step()
-		for _, d := range h.underlay.sent {
-			all = append(all, hex.EncodeToString(d.bytes[:8+4*int(d.bytes[0]&0x3f)]))
-		}
-		h.underlay.sent = nil
-		return all
+}
+
+// TestEntryOptions: frames to an address carry the options of its entry, in the place of those of tunnel
+// and peer, and others do not; the device's MTU and the path have room for them, as long as there are any.
+func TestEntryOptions(t *testing.T) {
+	l, cfg := optionLab(t)
+	l.wantRoom(20)
+	if got := l.heads(macB, 38); !slices.Equal(got, []string{entryHead}) {
+		t.Errorf("to the entry %v, want %s", got, entryHead)
 	}
-	const own, tunnels = "0540655812345600" + "ff018101" + "0000002e" + "ff010202" + "0000000000000000", "0200655812345600" + "ff010101" + "00000001"
-	wantMTU(20)
-	if got := heads(macB, 10); !slices.Equal(got, []string{own}) {
-		t.Errorf("to the entry %v, want %s", got, own)
+	if got := l.heads(macC, 38); !slices.Equal(got, []string{tunnelHead, tunnelHead}) {
+		t.Errorf("flooded %v, want two of %s", got, tunnelHead)
 	}
-	if got := heads(macC, 10); !slices.Equal(got, []string{tunnels, tunnels}) {
-		t.Errorf("flooded %v, want two of %s", got, tunnels)
-	}
-	// The longest frame that the path carries with these options, and one byte more.
-	if got := heads(macB, 1450-20-28); len(got) != 1 {
+	if got := l.heads(macB, 1450-20); len(got) != 1 {
 		t.Errorf("as long as the path: %v, want one", got)
 	}
-	before := h.State().Tunnels[0].Drops.Tx[count.DropTooBig]
-	if got := heads(macB, 1450-20-28+1); len(got) != 0 || h.State().Tunnels[0].Drops.Tx[count.DropTooBig] != before+1 {
+	before := l.State().Tunnels[0].Drops.Tx[count.DropTooBig]
+	if got := l.heads(macB, 1450-20+1); len(got) != 0 || l.State().Tunnels[0].Drops.Tx[count.DropTooBig] != before+1 {
 		t.Errorf("a byte longer than the path: %v, want none, and a drop", got)
 	}
 	super, hdr := tcpSuper(10, 1000) // to macB
-	dev.queues[0].feed(memFrame{bytes: super, hdr: hdr})
-	h.step()
-	for _, d := range h.underlay.sent {
-		if got := hex.EncodeToString(d.bytes[:28]); got != strings.Replace(own, "0000002e", "00000000", 1) {
+	l.dev.queues[0].feed(memFrame{bytes: super, hdr: hdr})
+	l.step()
+	for _, d := range l.underlay.sent {
+		if got := hex.EncodeToString(d.bytes[:28]); got != strings.Replace(entryHead, "0000002e", "00000000", 1) {
 			t.Errorf("a piece begins with %s, want the options", got)
 		}
 	}
-	if len(h.underlay.sent) != 10 {
-		t.Errorf("%d pieces, want 10", len(h.underlay.sent))
+	if len(l.underlay.sent) != 10 {
+		t.Errorf("%d pieces, want 10", len(l.underlay.sent))
 	}
-	h.underlay.sent = nil
+	l.underlay.sent = nil
+	cfg.Entries = nil
+	if err := l.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
+		t.Fatal(err)
+	}
+	l.step()
+	l.wantRoom(8)
+	if got := l.heads(macB, 38); !slices.Equal(got, []string{tunnelHead, tunnelHead}) {
+		t.Errorf("without the entry %v, want two of %s", got, tunnelHead)
+	}
+}
 
-	// By hand: a longer set, beside the first; what is asked for shows it; and a group of two.
+// TestEntryOptionsByHand: the same of entries that are set while it runs, of stations and of a group;
+// another process goes on with them.
+func TestEntryOptionsByHand(t *testing.T) {
+	l, cfg := optionLab(t)
 	set := func(verb Verb, e Entry) {
 		t.Helper()
-		if err := h.SetEntry("gnv0", verb, e); err != nil {
+		if err := l.SetEntry("gnv0", verb, e); err != nil {
 			t.Fatal(err)
 		}
-		h.step()
+		l.step()
 	}
-	long := sent("ff01:03:" + strings.Repeat("00", 60)).Share()
+	long := sharedOf(t, "ff01:03:"+strings.Repeat("00", 60))
 	set(EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.2"), Options: long})
-	wantMTU(64)
-	all, err := h.Entry("gnv0", macC)
-	if err != nil || len(all) != 1 || all[0].Options != long {
-		t.Errorf("the entry is %+v, error %v", all, err)
+	l.wantRoom(64)
+	has := func(e *Endpoint) bool {
+		all, err := e.Entry("gnv0", macC)
+		return err == nil && len(all) == 1 && all[0].Options == long
 	}
-	set(EntryAdd, Entry{MAC: mcast, Remote: addr("192.0.2.2"), Options: sent("ff01:04:").Share()})
+	if !has(l.Endpoint) {
+		t.Error("the entry does not have its options")
+	}
+	set(EntryAdd, Entry{MAC: mcast, Remote: addr("192.0.2.2"), Options: sharedOf(t, "ff01:04:")})
 	set(EntryAppend, Entry{MAC: mcast, Remote: addr("192.0.2.3")})
-	if got := heads(mcast, 10); !slices.Equal(got, []string{"0100655812345600" + "ff010400", tunnels}) {
+	if got := l.heads(mcast, 38); !slices.Equal(got, []string{"0100655812345600" + "ff010400", tunnelHead}) {
 		t.Errorf("to the group %v, want one with each set", got)
 	}
-
-	// Another process goes on with it.
 	next := newHost(t, new(memWire), 1, "192.0.2.1")
 	next.add(cfg)
-	next.Recall(keep(h.Memory()), 0)
-	if all, err := next.Entry("gnv0", macC); err != nil || len(all) != 1 || all[0].Options != long {
-		t.Errorf("after a restart the entry is %+v, error %v", all, err)
+	next.Recall(keep(l.Memory()), 0)
+	if !has(next.Endpoint) {
+		t.Error("after a restart the entry does not have its options")
 	}
-
-	if err := h.DeleteEntry("gnv0", Entry{MAC: macC}); err != nil {
+	if err := l.DeleteEntry("gnv0", Entry{MAC: macC}); err != nil {
 		t.Fatal(err)
 	}
-	h.step()
-	wantMTU(20)
-	cfg.Entries = nil
-	if err := h.Apply(Change{Set: []Tunnel{cfg}}); err != nil {
-		t.Fatal(err)
-	}
-	h.step()
-	wantMTU(8)
+	l.step()
+	l.wantRoom(20)
 
 	// Where nothing has options, or nothing is sent.
-	if err := h.SetEntry("gnv0", EntryAdd, Entry{MAC: macC, Local: true, Options: long}); err == nil {
-		t.Error("an entry here has options")
-	}
-	if err := h.SetEntry("gnv0", EntryAppend, Entry{Remote: addr("192.0.2.9"), Options: long}); err == nil {
-		t.Error("an entry of the flood list has options of its own")
-	}
 	vxlan := testTunnel("gnv1", "192.0.2.2")
 	vxlan.Encap, vxlan.VNI, vxlan.DstPort = encap.VXLAN, 7, 4789
-	h.add(vxlan)
-	if err := h.SetEntry("gnv1", EntryAdd, Entry{MAC: macC, Remote: addr("192.0.2.2"), Options: long}); err == nil {
-		t.Error("an entry of VXLAN has options")
+	l.add(vxlan)
+	for name, e := range map[string]Entry{
+		"local": {MAC: macC, Local: true, Options: long}, "of the flood list": {Remote: addr("192.0.2.9"), Options: long}, "of VXLAN": {MAC: macC, Remote: addr("192.0.2.2"), Options: long},
+	} {
+		dev := map[bool]string{true: "gnv1", false: "gnv0"}[name == "of VXLAN"]
+		if err := l.SetEntry(dev, EntryAppend, e); err == nil || !strings.Contains(err.Error(), "options") {
+			t.Errorf("an entry %s has options of its own: error %v", name, err)
+		}
 	}
 }
 

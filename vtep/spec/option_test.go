@@ -39,3 +39,20 @@ func TestTags(t *testing.T) {
 		}
 	}
 }
+
+// TestEntryOptions: an entry of VXLAN has no options.
+func TestEntryOptions(t *testing.T) {
+	sent, err := option.Default().Parse("ff01:01:00000001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := good()
+	cfg.Entries = []Entry{{MAC: [6]byte{2, 0, 0, 0, 0, 1}, Remote: cfg.Peers[0].Remote, Options: sent.Share()}}
+	if found := CheckEntries(cfg); len(found) != 0 {
+		t.Errorf("GENEVE: %v, want nothing", found)
+	}
+	cfg.Encap = encap.VXLAN
+	if found := CheckEntries(cfg); len(found) != 1 || found[0].Text != "options: encap vxlan has none, encap geneve has" {
+		t.Errorf("VXLAN: %v, want that it has no options", found)
+	}
+}
