@@ -299,6 +299,23 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// FuzzRule: what is read can be written, and read again as the same rule.
+func FuzzRule(f *testing.F) {
+	for _, s := range []string{"drop any", "vlan 7 my.pod:77 and my.mac:02:00:00:00:00:0a", "vni 0x10 ff03:80:01020304/ffff0000 and my.text:a-b", "count my.host:10.0.0.1/ffffff00", "accept my.text:0x612f6200"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r := custom(t)
+		u, err := r.ParseRule(text)
+		if err != nil {
+			return
+		}
+		if again, err := r.ParseRule(r.RuleText(u)); err != nil || again != u {
+			t.Fatalf("%q: written as %q it is %+v, error %v; was %+v", text, r.RuleText(u), again, err, u)
+		}
+	})
+}
+
 // FuzzDecide: no area makes a policy fail, not even one that is not well formed.
 func FuzzDecide(f *testing.F) {
 	r := Default()
