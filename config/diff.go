@@ -62,6 +62,53 @@ func keepFixed[T any](table []entry[T], to, old *T) {
 	}
 }
 
+// TakeBack returns before, from which a change made after, with the peers and entries that
+// others have added to now, removed from it or changed since then.
+func TakeBack(now, before, after Tunnel) Tunnel {
+	before.Peers = takeBack(now.Peers, before.Peers, after.Peers, Peer.Equal, func(p *Peer) netip.Addr { return p.Remote })
+	before.Entries = takeBack(now.Entries, before.Entries, after.Entries, func(a, b Entry) bool { return a == b }, (*Entry).ID)
+	return before
+}
+
+// takeBack is TakeBack of peers, or entries, by their key.
+func takeBack[T any, K comparable](now, before, after []T, equal func(T, T) bool, key func(*T) K) []T {
+	if sameArray(before, after) {
+		return now
+	}
+	was, is := make(map[K]*T, len(before)), make(map[K]*T, len(after))
+	for i := range before {
+		was[key(&before[i])] = &before[i]
+	}
+	for i := range after {
+		is[key(&after[i])] = &after[i]
+	}
+	left, there := make([]T, 0, len(now)), make(map[K]bool, len(now))
+	for i := range now {
+		k := key(&now[i])
+		old, new := was[k], is[k]
+		switch {
+		case old == nil && new != nil: // it came with the change
+			continue
+		case old != nil && new != nil && !equal(*old, *new):
+			left = append(left, *old)
+		default:
+			left = append(left, now[i])
+		}
+		there[k] = true
+	}
+	for i := range before {
+		if k := key(&before[i]); is[k] == nil && !there[k] {
+			left = append(left, before[i])
+		}
+	}
+	return left
+}
+
+// sameArray reports whether two lists are one, without a look at their elements.
+func sameArray[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
 // KeepProcess is to as a process that runs from can have it without a restart, but
 // for the tunnels, of which Diff tells.
 func KeepProcess(from, to Config) Config {
@@ -162,8 +209,7 @@ func changedItems[T any, K interface {
 	comparable
 	fmt.Stringer
 }](prefix string, table []entry[T], from, to []T, equal func(T, T) bool, key func(*T) K) (keys []KeyChange) {
-	one := len(from) == len(to) && len(to) > 0 && &from[0] == &to[0] // as of a million entries that nobody touched
-	if one || slices.EqualFunc(from, to, equal) {
+	if sameArray(from, to) || slices.EqualFunc(from, to, equal) {
 		return nil
 	}
 	// Only what differs is put into words: of a million entries often one.

@@ -2,7 +2,7 @@ package config
 
 import (
 	"fmt"
-	"gvtep/vtep/option"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"gvtep/internal/packet"
+	"gvtep/vtep/option"
 	"gvtep/vtep/spec"
 )
 
@@ -161,5 +163,24 @@ func TestDiffKeywords(t *testing.T) {
 		if got := e.get(&c.Changed[0].Now); !slices.Equal(got, e.get(want)) {
 			t.Errorf("%s (live %t): %q now, want %q", e.Name, e.Live, got, e.get(want))
 		}
+	}
+}
+
+// TestTakeBack: what a change did to peers and entries is undone, and what others did since then is
+// not. Settings are those from before.
+func TestTakeBack(t *testing.T) {
+	peer := func(last byte, name string) Peer { return Peer{Name: name, Remote: netip.AddrFrom4([4]byte{192, 0, 2, last})} }
+	entry := func(last byte, port uint16) Entry { return Entry{MAC: packet.MAC{2, 0, 0, 0, 0, last}, Port: port} }
+	before := Tunnel{TTL: 64, Peers: []Peer{peer(1, "stays"), peer(2, "old"), peer(3, "went")}, Entries: []Entry{entry(1, 0), entry(2, 1), entry(3, 0)}}
+	after := Tunnel{TTL: 7, Peers: []Peer{peer(1, "stays"), peer(2, "new"), peer(4, "came")}, Entries: []Entry{entry(1, 0), entry(2, 2), entry(4, 0)}}
+	now := after
+	now.Peers = []Peer{peer(1, "renamed since"), peer(2, "new"), peer(4, "came"), peer(9, "since")}
+	now.Entries = []Entry{entry(2, 2), entry(4, 0), entry(9, 0)} // the first was removed since
+	want := Tunnel{TTL: 64, Peers: []Peer{peer(1, "renamed since"), peer(2, "old"), peer(9, "since"), peer(3, "went")}, Entries: []Entry{entry(2, 1), entry(9, 0), entry(3, 0)}}
+	if d := cmp.Diff(want, TakeBack(now, before, after), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Error(d)
+	}
+	if got := TakeBack(before, before, before); !sameArray(got.Entries, before.Entries) {
+		t.Error("a list that nothing has touched is copied")
 	}
 }

@@ -162,6 +162,30 @@ func (e *Endpoint) WithOwned(cfg Tunnel) Tunnel {
 	return cfg
 }
 
+// WithoutOwned returns the configuration of a tunnel that runs without the peers and routes that
+// owners have.
+func (e *Endpoint) WithoutOwned(cfg Tunnel) Tunnel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.tunnels[cfg.Device.Name]
+	if t == nil || len(t.owned.peers)+len(t.owned.routes) == 0 {
+		return cfg
+	}
+	owned := func(r netip.Prefix) bool { _, is := t.owned.routes[r]; return is }
+	peers := make([]Peer, 0, len(cfg.Peers))
+	for _, p := range cfg.Peers {
+		if _, is := t.owned.peers[p.Remote]; is {
+			continue
+		}
+		if slices.ContainsFunc(p.Routes, owned) {
+			p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), owned)
+		}
+		peers = append(peers, p)
+	}
+	cfg.Peers = peers
+	return cfg
+}
+
 // settleOwned gives the tables that neigh_suppress answers from what owners have written, where
 // a table, or what the configuration says, is another than before.
 func (t *tunnel) settleOwned(old *tunnel, now int64) {

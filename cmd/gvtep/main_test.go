@@ -250,6 +250,7 @@ func (f fakeSource) Status(details bool) control.Status {
 	s.PID = 4242
 	if details {
 		s.Config, s.Go = "/etc/gvtep/p1.toml", &control.Runtime{HeapObjects: 12345, Goroutines: 7}
+		s.Trial = &control.Trial{Config: "/etc/gvtep/new.toml", Deadline: begin, Error: "gnv9: device or resource busy"}
 	}
 	return s
 }
@@ -278,6 +279,18 @@ func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
 	out := view.Reload("/etc/gvtep/p1.toml", changes, cfg, drift)
 	out.Applied = !req.DryRun
 	return out, nil
+}
+
+func (f fakeSource) ReloadTrial(q control.TrialRequest) (control.Reload, error) {
+	out, err := f.Reload(control.ReloadRequest{Config: q.Config})
+	out.Reverts = q.After
+	return out, err
+}
+
+func (fakeSource) ReloadKeep() error { return nil }
+
+func (f fakeSource) ReloadRevert() (control.Reload, error) {
+	return control.Reload{}, errors.New("no reload is on trial")
 }
 
 func (f fakeSource) Tunnels() (out []control.Tunnel) {

@@ -15,9 +15,9 @@ func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "show whether the daemon is ready; exit 0 only when it is",
-		Long: `Show whether the daemon is ready, and if not, why, how many peers are heard, its
-sockets, and the drops of packets that belong to no tunnel. -d adds the configuration and the number of
-objects in its heap.`,
+		Long: `Show whether the daemon is ready, and if not, why, how many peers are heard, a reload
+that is on trial, its sockets, and the drops of packets that belong to no tunnel. -d adds
+the configuration and the number of objects in its heap.`,
 		Example:           "  gvtep status\n  gvtep -j status | jq .ready",
 		Args:              atMost(0),
 		ValidArgsFunction: a.completing(),
@@ -47,6 +47,13 @@ func (a *app) statusLines(s control.Status) []string {
 	lines := []string{fmt.Sprintf("%s  %s  pid %d  version %s  up %s  %d %s  %d %s", s.Instance, state, s.PID, s.Version,
 		age(s.Uptime), s.Workers, plural(s.Workers, "worker"), s.Tunnels, plural(s.Tunnels, "tunnel"))}
 	lines = append(lines, "  peers "+peersText(s.Peers))
+	if t := s.Trial; t != nil {
+		line := fmt.Sprintf("  reload of %s on trial: taken back in %s, unless gvtep reload --keep", t.Config, age(t.Left))
+		if t.Error != "" {
+			line = fmt.Sprintf("  reload of %s on trial, which is over: %s (tried again)", t.Config, t.Error)
+		}
+		lines = append(lines, a.paint(yellow, line))
+	}
 	if s.Config != "" && a.details {
 		lines = append(lines, "  config "+s.Config)
 	}

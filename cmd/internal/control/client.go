@@ -181,6 +181,21 @@ func (c *Client) Reload(ctx context.Context, req ReloadRequest) (Reload, error) 
 	return call[Reload](ctx, c, "POST", "/v1/reload?"+q.Encode(), nil)
 }
 
+// ReloadTrial is a Reload that is taken back after a time, unless ReloadKeep comes before.
+func (c *Client) ReloadTrial(ctx context.Context, q TrialRequest) (Reload, error) {
+	return call[Reload](ctx, c, "POST", "/v1/reload/trial", q)
+}
+
+// ReloadKeep makes the reload that is on trial last.
+func (c *Client) ReloadKeep(ctx context.Context) error {
+	return c.tell(ctx, "POST", "/v1/reload/keep", nil)
+}
+
+// ReloadRevert takes the reload that is on trial back now.
+func (c *Client) ReloadRevert(ctx context.Context) (Reload, error) {
+	return call[Reload](ctx, c, "POST", "/v1/reload/revert", nil)
+}
+
 // Tunnels asks for all tunnels.
 func (c *Client) Tunnels(ctx context.Context) ([]Tunnel, error) {
 	return call[[]Tunnel](ctx, c, "GET", "/v1/tunnels", nil)

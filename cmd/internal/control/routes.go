@@ -124,6 +124,10 @@ var routes = []route{
 		q := r.URL.Query()
 		return s.Reload(ReloadRequest{Config: q.Get("config"), DryRun: q.Has("dry_run")})
 	})},
+	// Paths of their own: an older daemon must not take them for reloads that last.
+	{"POST", "/v1/reload/trial", owner, asks(func(s Source, _ *http.Request, q TrialRequest) (any, error) { return s.ReloadTrial(q) })},
+	{"POST", "/v1/reload/keep", owner, does(func(s Source, _ *http.Request) (any, error) { return done, s.ReloadKeep() })},
+	{"POST", "/v1/reload/revert", owner, does(func(s Source, _ *http.Request) (any, error) { return s.ReloadRevert() })},
 	{"PUT", "/v1/log/level", owner, takes(func(s Source, _ *http.Request, w LogLevelWrite) error { return s.SetLogLevel(w) })},
 	{"POST", "/v1/tunnels", owner, takes(func(s Source, _ *http.Request, w TunnelWrite) error { return s.TunnelAdd(w) })},
 	{"PATCH", "/v1/tunnels/{dev}", owner, takes(func(s Source, r *http.Request, w TunnelWrite) error {

@@ -28,6 +28,11 @@ type Source interface {
 	// Reload loads the configuration anew, all of it or nothing. Errors that
 	// are not an *InvalidError mean that it cannot be done now.
 	Reload(ReloadRequest) (Reload, error)
+	// ReloadTrial is a reload that is taken back after a time, unless ReloadKeep is called before.
+	// There is one at a time, and no other reload while it lasts. ReloadRevert takes it back now.
+	ReloadTrial(TrialRequest) (Reload, error)
+	ReloadKeep() error
+	ReloadRevert() (Reload, error)
 
 	// What changes things. An error that is a *UsageError means that the words
 	// are wrong, others that it cannot be done.

@@ -51,8 +51,10 @@ type Status struct {
 	// ICMP says whether ICMP errors about what is sent are seen; without CAP_NET_RAW they are not.
 	ICMP bool `json:"icmp_seen"`
 	// Config is the file or directory that a reload reads, if there is one.
-	Config string   `json:"config,omitempty"`
-	Go     *Runtime `json:"go,omitempty"`
+	Config string `json:"config,omitempty"`
+	// Trial is the reload that is to be kept or taken back.
+	Trial *Trial   `json:"reload_trial,omitempty"`
+	Go    *Runtime `json:"go,omitempty"`
 }
 
 // Punt is how many packets the fast path has left to the ordinary way for a reason.
@@ -100,6 +102,27 @@ type ReloadRequest struct {
 	DryRun bool // only tell what would change
 }
 
+// TrialRequest says what to load, and for how long.
+type TrialRequest struct {
+	Config string  `json:"config,omitempty"` // as in ReloadRequest
+	After  float64 `json:"revert_after_seconds"`
+}
+
+// MinTrial and MaxTrial are the shortest and the longest time of a trial.
+const (
+	MinTrial = time.Second
+	MaxTrial = 24 * time.Hour
+)
+
+// Trial is a reload that is taken back after a time, unless it is kept.
+type Trial struct {
+	Config   string    `json:"config"` // that was loaded
+	Deadline time.Time `json:"deadline"`
+	Left     float64   `json:"left_seconds"`
+	// Error is why it could not be taken back; that is tried again.
+	Error string `json:"error,omitempty"`
+}
+
 // Reload is what a reload changed, or would change.
 type Reload struct {
 	Config  string         `json:"config"`
@@ -113,6 +136,8 @@ type Reload struct {
 	Faults []DeviceFault `json:"faults"`
 	// Restart says that some changes take a restart. They are not applied.
 	Restart bool `json:"restart"`
+	// Reverts is after how many seconds it is taken back unless it is kept; left out if it is not.
+	Reverts float64 `json:"reverts_seconds,omitempty"`
 }
 
 // DeviceFault is something about a device that is other than configured.

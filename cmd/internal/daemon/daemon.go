@@ -145,11 +145,12 @@ func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kern
 		d.notify("STOPPING=1")
 		beside.cancel()
 	})()
-	reload := &reloader{daemon: d, endpoint: ep, path: d.Path, process: withoutTunnels(d.Config), loaded: true, loadedAt: time.Now()}
+	reload := &reloader{daemon: d, endpoint: ep, path: d.Path, process: withoutTunnels(d.Config), loaded: true, loadedAt: time.Now(), due: stoppedTimer()}
 	attendant := newAttendant(d, ep, kernel, reload, dir)
 	reload.changed = attendant.poke
 	d.door.Open(newSource(reload))
 	beside.start(reload.onSignal)
+	beside.start(reload.endTrials)
 	beside.start(func(ctx context.Context) { d.feedWatchdog(ctx, ep) })
 	beside.start(func(ctx context.Context) {
 		if d.announce(ctx, ep) {

@@ -32,6 +32,9 @@ type reloader struct {
 	loaded   bool
 	loadedAt time.Time
 	changed  func() // called after a change was made
+
+	onTrial *trial      // the reload that is not kept yet, or nil
+	due     *time.Timer // fires when it is to be taken back
 }
 
 // hooksConfig is [hooks] as it is now.
@@ -74,29 +77,38 @@ func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {
 func (r changer) Reload(req control.ReloadRequest) (control.Reload, error) {
 	r.one.Lock()
 	defer r.one.Unlock()
-	log, manager := r.daemon.Log, r.daemon.Manager
-	if !req.DryRun {
-		if err := manager.Reloading(); err != nil {
-			log.Warn("the service manager could not be notified", zap.NamedError("err", err))
-		}
-		// It waits for this also when nothing was reloaded.
-		defer r.daemon.notify("READY=1")
+	if req.DryRun {
+		return r.reload(req)
 	}
-	out, err := r.reload(req)
-	switch {
-	case req.DryRun:
-	case err != nil:
+	return r.announced(func() (control.Reload, error) {
+		if err := r.undecided(); err != nil {
+			return control.Reload{}, err
+		}
+		return r.reload(req)
+	})
+}
+
+// announced tells the service manager and the log of a reload, and what became of it.
+func (r changer) announced(reload func() (control.Reload, error)) (control.Reload, error) {
+	log, manager := r.daemon.Log, r.daemon.Manager
+	if err := manager.Reloading(); err != nil {
+		log.Warn("the service manager could not be notified", zap.NamedError("err", err))
+	}
+	// It waits for this also when nothing was reloaded.
+	defer r.daemon.notify("READY=1")
+	out, err := reload()
+	if err != nil {
 		r.tried(false)
 		r.daemon.notify("STATUS=not reloaded: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 		log.Error("not reloaded; the old configuration stays in effect", zap.NamedError("err", err))
-	default:
-		r.tried(true)
-		r.daemon.overwritten.Store(true)
-		r.changed()
-		log.Info("reloaded", append([]zap.Field{zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
-			zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart)}, r.who(nil)...)...)
+		return out, err
 	}
-	return out, err
+	r.tried(true)
+	r.daemon.overwritten.Store(true)
+	r.changed()
+	log.Info("reloaded", append([]zap.Field{zap.String("config", out.Config), zap.Int("tunnels", out.Tunnels), zap.Int("added", len(out.Added)),
+		zap.Int("removed", len(out.Removed)), zap.Int("changed", len(out.Changed)), zap.Bool("restart", out.Restart)}, r.who(nil)...)...)
+	return out, nil
 }
 
 // tried notes whether the configuration was loaded.
@@ -109,34 +121,54 @@ func (r *reloader) tried(loaded bool) {
 }
 
 // reload waits for files without r.mu, which all others need.
+// reload makes what runs follow a configuration.
 func (r changer) reload(req control.ReloadRequest) (out control.Reload, err error) {
-	path := cmp.Or(req.Config, r.config())
-	if path == "" {
-		return out, errors.New("this instance has its tunnel from the command line: name a PATH to load")
-	}
-	if !filepath.IsAbs(path) {
-		return out, fmt.Errorf("%s: want an absolute path", path)
-	}
-	cfg, err := r.daemon.Load(path)
+	path, cfg, err := r.load(req)
 	if err != nil {
-		var faults config.Errors
-		if errors.As(err, &faults) {
-			return out, &control.InvalidError{Text: faults.Error(), Faults: len(faults)}
-		}
-		return out, &control.InvalidError{Text: err.Error(), Faults: 1}
+		return out, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.become(path, r.loadedInto(cfg), req.DryRun)
+}
+
+// loadedInto is cfg, as files have it, with what this process has beside its files. r.mu is held.
+func (r *reloader) loadedInto(cfg config.Config) config.Config {
 	if r.daemon.Named || cfg.Instance == "" {
 		cfg.Instance = r.process.Instance
 	}
 	for i := range cfg.Tunnels {
 		cfg.Tunnels[i] = r.endpoint.WithOwned(cfg.Tunnels[i])
 	}
+	return cfg
+}
+
+// load reads the configuration that a request is about.
+func (r changer) load(req control.ReloadRequest) (path string, cfg config.Config, err error) {
+	path = cmp.Or(req.Config, r.config())
+	if path == "" {
+		return path, cfg, errors.New("this instance has its tunnel from the command line: name a PATH to load")
+	}
+	if !filepath.IsAbs(path) {
+		return path, cfg, fmt.Errorf("%s: want an absolute path", path)
+	}
+	if cfg, err = r.daemon.Load(path); err != nil {
+		var faults config.Errors
+		if errors.As(err, &faults) {
+			return path, cfg, &control.InvalidError{Text: faults.Error(), Faults: len(faults)}
+		}
+		return path, cfg, &control.InvalidError{Text: err.Error(), Faults: 1}
+	}
+	return path, cfg, nil
+}
+
+// become makes what runs like cfg, which came from path, or with dryRun only tells what that
+// would change. r.mu is held.
+func (r changer) become(path string, cfg config.Config, dryRun bool) (out control.Reload, err error) {
 	running, dead, faults := r.drift(cfg)
 	changes := config.Diff(running, cfg)
 	out = view.Reload(path, changes, cfg, faults)
-	if req.DryRun {
+	if dryRun {
 		return out, nil
 	}
 	isDead := make(map[string]bool, len(dead))

@@ -66,7 +66,7 @@ func (s *source) SetLogLevel(w control.LogLevelWrite) error {
 
 func (s *source) Status(details bool) control.Status {
 	st := view.Status(s.endpoint.State(), s.daemon.Instance, s.daemon.Build.Version, time.Now())
-	st.Config = s.config()
+	st.Config, st.Trial = s.config(), s.trialState(time.Now())
 	if details {
 		st.Go = s.runtime.look()
 	}

@@ -62,7 +62,10 @@ func TestOneTunnel(t *testing.T) {
 }
 
 // seams counts what an endpoint wants of its devices and of the underlay.
-type seams struct{ looks, asked int }
+type seams struct {
+	looks, asked int
+	broken       string // a device that cannot be opened
+}
 
 // TestBy: events of changes have who asked for them, and old and new values; the log has the same.
 func TestBy(t *testing.T) {
@@ -175,7 +178,7 @@ func newTestSource(t *testing.T, n int, seen *seams) *source {
 			t.Error(err)
 		}
 	})
-	r := &reloader{daemon: &daemon{Options: Options{Log: zap.NewNop()}}, endpoint: ep, process: config.Config{Socket: config.Socket{Port: 6081, Ports: 64}}, changed: func() {}}
+	r := &reloader{daemon: &daemon{Options: Options{Log: zap.NewNop()}}, endpoint: ep, process: config.Config{Socket: config.Socket{Port: 6081, Ports: 64}}, changed: func() {}, due: stoppedTimer()}
 	s := &source{changer: changer{reloader: r}, runtime: new(lookout)}
 	for i := range n {
 		words := []string{"id", fmt.Sprint(i), "remote", "192.0.2.2"}
@@ -193,6 +196,9 @@ type testDevices struct {
 }
 
 func (d testDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
+	if o.Name == d.seen.broken {
+		return nil, unix.EBUSY
+	}
 	return &testDevice{nil, o, d.seen, testFD(d.t)}, nil
 }
 func (testDevices) CloseAll([]netio.Device) error { return nil }
@@ -239,13 +245,18 @@ func (testUnderlay) Ports(netio.PortOptions) (*packet.PortSet, error) {
 	return new(packet.PortSet), nil
 }
 func (testUnderlay) Release(*packet.PortSet) {}
-func (testUnderlay) Sender(int) netio.Sender { return nil }
+func (testUnderlay) Sender(int) netio.Sender { return testSender{} }
 func (testUnderlay) Cards() ([]int, error)   { return nil, fs.ErrPermission }
 func (testUnderlay) Sent() []packet.Sent     { return nil }
 func (u testUnderlay) Route(netip.AddrPort, netio.PortOptions) (netio.Route, error) {
 	u.seen.asked++
 	return netio.Route{Ifindex: 2, MTU: 1500, Link: 1500}, nil
 }
+
+// testSender has sent nothing.
+type testSender struct{ netio.Sender }
+
+func (testSender) Batches() *packet.Batches { return new(packet.Batches) }
 
 type testListener struct {
 	netio.Listener
