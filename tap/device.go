@@ -141,6 +141,13 @@ func (d *Device) SetIsolated(on bool) error {
 	})
 }
 
+// TryIsolated says why SetIsolated(true) would fail.
+func (d *Device) TryIsolated() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kernel(func(_ *conn, link netlink.Link) error { return canIsolate(link) })
+}
+
 // change changes the device and reads what it is like then.
 func (d *Device) change(f func(*conn, netlink.Link) error) error {
 	d.mu.Lock()

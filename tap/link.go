@@ -84,6 +84,18 @@ func (s *setup) move(link *netlink.Tuntap, from, there *conn, here netns.NsHandl
 	})
 }
 
+// master finds the bridge that a device is to join; nil: none.
+func (c *conn) master(o *Options) (netlink.Link, error) {
+	if o.Master == "" {
+		return nil, nil
+	}
+	link, err := c.LinkByName(o.Master)
+	if err != nil {
+		return nil, fmt.Errorf("%s: no bridge %s to join: %w", o.Name, o.Master, unix.ENODEV)
+	}
+	return link, nil
+}
+
 // step is one setting of a device, and how to take it back.
 type step struct {
 	wanted   bool
@@ -94,12 +106,9 @@ type step struct {
 // steps are the settings of a device that was as was, in the order that matters.
 func (s *setup) steps(link *netlink.Tuntap, was netlink.LinkAttrs, there *conn) ([]step, error) {
 	o := s.o
-	var master netlink.Link
-	var err error
-	if o.Master != "" {
-		if master, err = there.LinkByName(o.Master); err != nil {
-			return nil, fmt.Errorf("%s: no bridge %s to join: %w", o.Name, o.Master, unix.ENODEV)
-		}
+	master, err := there.master(o)
+	if err != nil {
+		return nil, err
 	}
 	isolated := false
 	if s.adopted && was.MasterIndex != 0 && (master == nil || master.Attrs().Index == was.MasterIndex) {
@@ -190,13 +199,20 @@ func (c *conn) device(name string) (*netlink.Tuntap, error) {
 
 // isolate sets or clears the flag of a bridge port.
 func (c *conn) isolate(link netlink.Link, on bool) error {
+	switch err := canIsolate(link); {
+	case err == nil:
+		return c.LinkSetIsolated(link, on)
+	case on:
+		return err
+	}
+	return nil
+}
+
+func canIsolate(link netlink.Link) error {
 	if link.Attrs().MasterIndex == 0 {
-		if !on {
-			return nil
-		}
 		return refuse(unix.EINVAL, "%s is in no bridge to be isolated in: give it a master", link.Attrs().Name)
 	}
-	return c.LinkSetIsolated(link, on)
+	return nil
 }
 
 // addAddress adds one address. Duplicate address detection would keep an

@@ -95,63 +95,86 @@ func check(o *Options) error {
 // must be free here too.
 //
 // Without o.Offload the device is in plain mode: no virtio-net headers at all.
-func Open(o Options) (*Device, error) {
-	if err := check(&o); err != nil {
+func Open(o Options) (d *Device, err error) {
+	err = look(&o, func(p *site) error {
+		d = newDevice(o, !p.target.IsOpen(), p.old != nil || o.Persist)
+		s := &setup{o: &o, d: d, adopted: p.old != nil}
+		if p.from.ns.IsOpen() {
+			err = within(p.from.ns, s.attach)
+		} else {
+			err = s.attach()
+		}
+		if err == nil {
+			err = s.configure(p.from, p.there, p.here)
+		}
+		if err != nil {
+			s.rollback()
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
+	}
+	return d, nil
+}
+
+// Try says why Open would fail, as far as that can be known without making a device.
+func Try(o Options) error {
+	return look(&o, func(p *site) error {
+		_, err := p.there.master(&o)
+		return err
+	})
+}
+
+// site is where a device is, or is to be made.
+type site struct {
+	here, target netns.NsHandle  // target is none for the namespace of the thread
+	there, from  *conn           // in target, and where the device is before it moves there
+	old          *netlink.Tuntap // to be adopted; nil: the name is free
+}
+
+// look finds the site of a device, and calls then on the thread whose namespace it began in.
+func look(o *Options, then func(*site) error) error {
+	if err := check(o); err != nil {
+		return err
 	}
 	runtime.LockOSThread() // the namespace is a property of the thread
 	defer runtime.UnlockOSThread()
 
 	here, err := netns.Get()
 	if err != nil {
-		return nil, fmt.Errorf("network namespace of this process: %w", err)
+		return fmt.Errorf("network namespace of this process: %w", err)
 	}
 	defer here.Close()
-	target := netns.None() // none is the thread's own: no need to enter it
+	p := &site{here: here, target: netns.None()} // none is the thread's own: no need to enter it
 	if o.Netns != "" {
 		ns, err := openNetns(o.Netns)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer ns.Close()
 		if !ns.Equal(here) {
-			target = ns
+			p.target = ns
 		}
 	}
 
-	there, err := dial(target)
-	if err != nil {
-		return nil, err
+	if p.there, err = dial(p.target); err != nil {
+		return err
 	}
-	defer there.Close()
-	from := there // where the device is before it moves
-	old, err := there.find(&o)
-	if err == nil && old == nil && target.IsOpen() {
-		if from, err = dial(netns.None()); err != nil {
-			return nil, err
+	defer p.there.Close()
+	p.from = p.there
+	p.old, err = p.there.find(o)
+	if err == nil && p.old == nil && p.target.IsOpen() {
+		if p.from, err = dial(netns.None()); err != nil {
+			return err
 		}
-		defer from.Close()
-		old, err = from.find(&o)
+		defer p.from.Close()
+		p.old, err = p.from.find(o)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-
-	d := newDevice(o, !target.IsOpen(), old != nil || o.Persist)
-	s := &setup{o: &o, d: d, adopted: old != nil}
-	if from.ns.IsOpen() {
-		err = within(from.ns, s.attach)
-	} else {
-		err = s.attach()
-	}
-	if err == nil {
-		err = s.configure(from, there, here)
-	}
-	if err != nil {
-		s.rollback()
-		return nil, err
-	}
-	return d, nil
+	return then(p)
 }
 
 // setup is an Open under way.

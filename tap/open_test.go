@@ -252,14 +252,31 @@ func TestNameTaken(t *testing.T) {
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "gnv0"}, PeerName: "gnv1"}))
 	persistent(t, "gnv2", isTUN, multi)
 	persistent(t, "gnv3", isTAP, netlink.TUNTAP_NO_PI)
-	_, err := Open(Options{Name: "gnv0", Queues: 1})
-	wants(t, err, unix.EEXIST, "gnv0", "veth")
-	_, err = Open(Options{Name: "lo", Queues: 1})
-	wants(t, err, unix.EEXIST, "lo")
-	_, err = Open(Options{Name: "gnv2", Queues: 1})
-	wants(t, err, unix.EEXIST, "gnv2", "TUN, not a TAP")
-	_, err = Open(Options{Name: "gnv3", Queues: 1})
-	wants(t, err, unix.EINVAL, "gnv3", "multi_queue")
+	for _, c := range []struct {
+		name, text string
+		want       unix.Errno
+	}{
+		{"gnv0", "veth", unix.EEXIST}, {"lo", "", unix.EEXIST}, {"gnv2", "TUN, not a TAP", unix.EEXIST}, {"gnv3", "multi_queue", unix.EINVAL},
+	} {
+		_, err := Open(Options{Name: c.name, Queues: 1})
+		wants(t, err, c.want, c.name, c.text)
+		wants(t, Try(Options{Name: c.name, Queues: 1}), c.want, c.name, c.text)
+	}
+}
+
+// TestTry: it says what stands in the way, and makes no device.
+func TestTry(t *testing.T) {
+	private(t)
+	persistent(t, "gnv1", isTAP, multi)
+	fds := openFDs(t)
+	must(t, Try(Options{Name: "gnv0", Queues: 1, MTU: 1400}))
+	must(t, Try(Options{Name: "gnv1", Queues: 1, MTU: 1400}))
+	wants(t, Try(Options{Name: "gnv0", Queues: 1, Master: "br7"}), unix.ENODEV, "gnv0", "br7")
+	wants(t, Try(Options{Name: "gnv0", Queues: 1, Netns: "nosuch"}), unix.ENOENT, "nosuch")
+	wants(t, Try(Options{Name: "gnv0"}), unix.EINVAL, "gnv0", "queues")
+	if exists("gnv0") || device(t, "gnv1").MTU == 1400 || !maps.Equal(fds, openFDs(t)) {
+		t.Error("it has made or changed a device, or left a descriptor")
+	}
 }
 
 // TestHold is the other process of TestBusy.

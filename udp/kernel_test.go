@@ -63,7 +63,11 @@ func TestListenIsExclusive(t *testing.T) {
 	} {
 		l, err := a.Listen(ListenOptions{Local: c.first, Port: 6081})
 		must(t, err)
+		would := b.TryListen(ListenOptions{Local: c.second, Port: 6081})
 		m, err := b.Listen(ListenOptions{Local: c.second, Port: 6081})
+		if fmt.Sprint(would) != fmt.Sprint(err) {
+			t.Errorf("%v, then %v: tried %v, is %v", c.first, c.second, would, err)
+		}
 		switch {
 		case err == nil && c.conflict:
 			t.Errorf("%v, then %v: bound, want EADDRINUSE", c.first, c.second)
@@ -78,6 +82,32 @@ func TestListenIsExclusive(t *testing.T) {
 			m.Close()
 		}
 		l.Close()
+	}
+}
+
+// TestTryListenBeside: what would take datagrams from a socket of ours is not bound to its port, not
+// even for a moment; its address and device are tried all the same.
+func TestTryListenBeside(t *testing.T) {
+	newNetwork(t)
+	a, b := newUnderlay(t, Config{Workers: 2}), newUnderlay(t, Config{})
+	l, err := a.Listen(ListenOptions{Local: any4, Port: 6081})
+	must(t, err)
+	defer l.Close()
+	group := netip.MustParseAddr("239.1.1.1")
+	for _, c := range []struct {
+		o    ListenOptions
+		want error
+	}{
+		{ListenOptions{Local: here4, Port: 6081}, unix.EADDRINUSE}, // so that the next shows that the port is left alone
+		{ListenOptions{Local: here4, Port: 6081, Beside: true}, nil},
+		{ListenOptions{Local: there4, Port: 6081, Beside: true}, unix.EADDRNOTAVAIL},
+		{ListenOptions{Local: here4, Port: 6081, Device: "nosuch", Beside: true}, unix.ENODEV},
+		{ListenOptions{Port: 6081, Group: group, Device: "lo"}, nil},
+		{ListenOptions{Port: 6081, Group: group, Device: "nosuch"}, unix.ENODEV},
+	} {
+		if err := b.TryListen(c.o); !errors.Is(err, c.want) {
+			t.Errorf("TryListen(%+v): %v, want %v", c.o, err, c.want)
+		}
 	}
 }
 
@@ -98,6 +128,9 @@ func TestListenErrors(t *testing.T) {
 		_, err := u.Listen(c.o)
 		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("Listen(%+v): %v, want %v and %q", c.o, err, c.want, c.text)
+		}
+		if would := u.TryListen(c.o); fmt.Sprint(would) != fmt.Sprint(err) {
+			t.Errorf("TryListen(%+v): %v, want %v", c.o, would, err)
 		}
 	}
 	// A tunnel device of the kernel holds the port without a process.

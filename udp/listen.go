@@ -61,15 +61,41 @@ func (u *Underlay) Listen(o ListenOptions) (*Listener, error) {
 	return l, nil
 }
 
+// TryListen says why Listen would fail, and opens nothing that stays. The port is bound for a
+// moment where nobody else has it. Beside sockets of ours, which would lose datagrams to it
+// meanwhile, and for a group, it is only tried whether its address and device are there.
+func (u *Underlay) TryListen(o ListenOptions) error {
+	if err := checkListen(o); err != nil {
+		return err
+	}
+	try := o
+	if o.Beside || o.Group.IsValid() {
+		try.Port, try.Group, try.Beside = 0, netip.Addr{}, false
+		if o.Group.IsValid() {
+			try.Local = unspecified(o.Group)
+		}
+	}
+	fd, err := u.bound(try, true)
+	if err != nil {
+		return listenError(o, err)
+	}
+	return unix.Close(fd)
+}
+
 // listenSocket opens one receive socket. The first one is bound alone and only
 // then opens its port to siblings: with SO_REUSEPORT set before, a second
 // process of the same user would join unnoticed and take half the flows. A
 // group's has it from the start: nothing can be taken from it. One that is bound
 // Beside ours has it too: it is ours that hold the port.
-func (u *Underlay) listenSocket(o ListenOptions, first bool) (_ int, err error) {
+func (u *Underlay) listenSocket(o ListenOptions, first bool) (int, error) {
 	if fd := u.take(o); fd >= 0 {
 		return fd, nil
 	}
+	return u.bound(o, first)
+}
+
+// bound makes and binds a receive socket.
+func (u *Underlay) bound(o ListenOptions, first bool) (_ int, err error) {
 	exclusive := first && !o.Group.IsValid() && !o.Beside
 	fd, err := unix.Socket(familyOf(addrOf(o)), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -53,7 +53,7 @@ func (e *Endpoint) openToGroup(t *tunnel) (err error) {
 	if t.accept, err = e.underlay.Prefixes(cfg.Dev); err != nil {
 		return err
 	}
-	if slices.Equal(t.accept, before) {
+	if slices.Equal(t.accept, before) || e.rehearsing {
 		return nil // said already
 	}
 	e.log.Warn("all hosts on the networks of the underlay device are admitted to the group; peers or accept restrict it",

@@ -38,14 +38,7 @@ func (c *Change) cause(name string) *Cause {
 // tunnel that is there already is unix.EEXIST, one that is not unix.ENOENT, and a setting that
 // cannot change while the tunnel is there unix.EBUSY.
 func (e *Endpoint) Apply(c Change) error {
-	e.askAhead(func() (all []question) {
-		for _, tunnels := range [][]Tunnel{c.Set, c.Add} {
-			for i := range tunnels {
-				all = append(all, questionsOf(&tunnels[i], e.tunnels[tunnels[i].Device.Name])...)
-			}
-		}
-		return all
-	})
+	e.askAheadOf(&c)
 	e.mu.Lock()
 	err := e.apply(c)
 	e.mu.Unlock()
@@ -58,6 +51,18 @@ func (e *Endpoint) Apply(c Change) error {
 		e.checkPaths(func(t *tunnel, _ *peer) bool { return added[t.config.Device.Name] })
 	}
 	return err
+}
+
+// askAheadOf asks about the ways to the peers of a change.
+func (e *Endpoint) askAheadOf(c *Change) {
+	e.askAhead(func() (all []question) {
+		for _, tunnels := range [][]Tunnel{c.Set, c.Add} {
+			for i := range tunnels {
+				all = append(all, questionsOf(&tunnels[i], e.tunnels[tunnels[i].Device.Name])...)
+			}
+		}
+		return all
+	})
 }
 
 func (e *Endpoint) apply(c Change) error {
@@ -187,10 +192,16 @@ func (x *transaction) undo(err error) error {
 		x.tunnels[t.config.Device.Name], x.owners[t.state] = t, t
 	}
 	x.admitted, x.departing = x.admittedBefore, nil
-	err = errors.Join(err, x.closeTunnels(x.opened))
 	for _, t := range x.changed {
 		x.releaseUnderlay(t)
 	}
+	if x.rehearsing {
+		for _, t := range x.opened {
+			x.releaseUnderlay(t)
+		}
+		return err
+	}
+	err = errors.Join(err, x.closeTunnels(x.opened))
 	for i, t := range x.replaced {
 		t.adjustDevice(x.changed[i]) // the first error is the one that counts
 	}
@@ -201,6 +212,9 @@ func (x *transaction) undo(err error) error {
 // have taken it over.
 func (x *transaction) finish(c *Change) {
 	x.departing = nil
+	for _, t := range x.removed {
+		delete(x.switched, t.state)
+	}
 	x.pool.Afterwards(func() {
 		for i, t := range x.changed {
 			x.settle(t, x.replaced[i])
@@ -235,6 +249,11 @@ func (x *transaction) finish(c *Change) {
 //
 // edit may be called more than once; it changes nothing but what it is given.
 func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
+	return e.update(name, edit, e.apply)
+}
+
+// update is Update, where do makes the change. e.mu is held then.
+func (e *Endpoint) update(name string, edit func(*Tunnel) error, do func(Change) error) error {
 	e.askAhead(func() []question {
 		t, err := e.tunnel(name)
 		if err != nil {
@@ -256,7 +275,7 @@ func (e *Endpoint) Update(name string, edit func(*Tunnel) error) error {
 	if err := edit(&cfg); err != nil {
 		return err
 	}
-	return e.apply(Change{Set: []Tunnel{cfg}})
+	return do(Change{Set: []Tunnel{cfg}})
 }
 
 // rewire changes one tunnel below its configuration. e.mu is held.
@@ -319,7 +338,6 @@ func (e *Endpoint) enter(t, old *tunnel) {
 func (e *Endpoint) leave(t *tunnel) {
 	delete(e.tunnels, t.config.Device.Name)
 	delete(e.owners, t.state)
-	delete(e.switched, t.state)
 	e.admitted.leave(t, nil)
 }
 

@@ -84,6 +84,8 @@ type Endpoint struct {
 	owners    map[*forward.PortState]*tunnel // as tunnels, by what their peers know of them
 	switched  map[*forward.PortState]*Cause  // of a change of "up" of which the kernel has not told yet
 	admitted
+	// rehearsing says that the change under way only makes its checks: see Rehearsal.
+	rehearsing  bool
 	lastID      uint32
 	lastVersion uint64 // of a tunnel
 	above       above

@@ -160,8 +160,13 @@ func (t *tunnel) entryDestination(e Entry) forward.Destination {
 // for the flood list: an entry for it is a peer.
 func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if entry.MAC.IsZero() {
-		return e.setFlood(name, verb, entry)
+		return e.setFlood(name, verb, entry, e.apply)
 	}
+	return e.setEntry(name, verb, entry, e.setEntries)
+}
+
+// setEntry is SetEntry, where do makes list the entries of a station. e.mu is held then.
+func (e *Endpoint) setEntry(name string, verb Verb, entry Entry, do func(t *tunnel, of station, list []Entry) error) error {
 	e.askAhead(func() []question {
 		t, err := e.tunnel(name)
 		if err != nil || entry.Local || checkEntry(&t.config, &entry) != nil {
@@ -196,7 +201,7 @@ func (e *Endpoint) SetEntry(name string, verb Verb, entry Entry) error {
 	if verb == EntryAppend {
 		list = append(slices.Clone(have), entry)
 	}
-	return e.setEntries(t, of, list)
+	return do(t, of, list)
 }
 
 // checkEntry refuses an entry that cannot work in a tunnel.
@@ -332,8 +337,13 @@ func (e *Endpoint) dropUnpointed(t *tunnel) error {
 // Remote that destination only.
 func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 	if entry.MAC.IsZero() {
-		return e.dropFlood(name, entry)
+		return e.dropFlood(name, entry, e.apply)
 	}
+	return e.deleteEntry(name, entry, e.setEntries)
+}
+
+// deleteEntry is to DeleteEntry what setEntry is to SetEntry.
+func (e *Endpoint) deleteEntry(name string, entry Entry, do func(t *tunnel, of station, list []Entry) error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t, err := e.tunnel(name)
@@ -360,10 +370,10 @@ func (e *Endpoint) DeleteEntry(name string, entry Entry) error {
 			return errNotFound
 		}
 		if len(rest) > 0 {
-			return e.setEntries(t, of, rest)
+			return do(t, of, rest)
 		}
 	}
-	return e.setEntries(t, of, nil)
+	return do(t, of, nil)
 }
 
 // FlushEntries removes the entries that match from the table of a tunnel and
@@ -423,8 +433,8 @@ func (e *Endpoint) Entry(name string, mac packet.MAC) ([]FDBEntry, error) {
 }
 
 // setFlood is SetEntry for the zero address.
-func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
-	return e.Update(name, func(cfg *Tunnel) error {
+func (e *Endpoint) setFlood(name string, verb Verb, entry Entry, do func(Change) error) error {
+	return e.update(name, func(cfg *Tunnel) error {
 		if entry.Local || entry.HasVNI || entry.Via != "" || entry.VLAN != 0 || !entry.Options.IsZero() {
 			return spec.Wrong("local, vni, vlan, src_vni, via and options are not for the flood list, which is one for the tunnel")
 		}
@@ -451,12 +461,12 @@ func (e *Endpoint) setFlood(name string, verb Verb, entry Entry) error {
 		}
 		cfg.Peers = peers
 		return nil
-	})
+	}, do)
 }
 
 // dropFlood is DeleteEntry for the zero address.
-func (e *Endpoint) dropFlood(name string, entry Entry) error {
-	return e.Update(name, func(cfg *Tunnel) error {
+func (e *Endpoint) dropFlood(name string, entry Entry, do func(Change) error) error {
+	return e.update(name, func(cfg *Tunnel) error {
 		if cfg.Device.L3 {
 			return spec.Wrong("an L3 tunnel has no forwarding table")
 		}
@@ -468,7 +478,7 @@ func (e *Endpoint) dropFlood(name string, entry Entry) error {
 		}
 		cfg.Peers = rest
 		return nil
-	})
+	}, do)
 }
 
 // tunnel finds a tunnel by name. e.mu is held.

@@ -133,6 +133,8 @@ func (d *memDevice) SetIsolated(on bool) error {
 	return d.refuse
 }
 
+func (d *memDevice) TryIsolated() error { return d.refuse }
+
 func (d *memDevice) Restore() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -270,6 +272,8 @@ func (ds *memDevices) Open(opts netio.DeviceOptions) (netio.Device, error) {
 	return d, nil
 }
 
+func (ds *memDevices) Try(netio.DeviceOptions) error { return ds.fail }
+
 func (ds *memDevices) CloseAll(all []netio.Device) (err error) {
 	for _, d := range all {
 		err = errors.Join(err, d.Close())
@@ -290,6 +294,7 @@ type memUnderlay struct {
 	// forget makes senders count what they are given, and nothing else.
 	forget bool
 	added  int
+	opened int // sockets so far
 
 	t    testing.TB
 	wire *memWire
@@ -349,18 +354,28 @@ func (u *memUnderlay) Listen(opts netio.ListenOptions) (netio.Listener, error) {
 	for range 8 {
 		l.receivers = append(l.receivers, &memReceiver{wakeup: newBell(u.t)})
 	}
+	if err := u.TryListen(opts); err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.opened++
+	u.listeners = append(u.listeners, l)
+	return l, nil
+}
+
+func (u *memUnderlay) TryListen(opts netio.ListenOptions) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.listenErr != nil {
-		return nil, u.listenErr
+		return u.listenErr
 	}
 	for _, other := range u.listeners {
 		if overlap(other.opts, opts) && !opts.Group.IsValid() && !opts.Beside && !other.stale {
-			return nil, unix.EADDRINUSE
+			return unix.EADDRINUSE
 		}
 	}
-	u.listeners = append(u.listeners, l)
-	return l, nil
+	return nil
 }
 
 func (u *memUnderlay) Ports(o netio.PortOptions) (*packet.PortSet, error) {

@@ -359,7 +359,7 @@ func (e *Endpoint) openPeer(t *tunnel, p, before *peer, use *usage) (err error) 
 	p.Slots = slots(sent)
 	// RFC 8926 section 4.4.1: the longest options that may be sent count.
 	p.Outer = ipUDPLen(remote) + max(len(p.Headers[0]), encap.HeaderLen+option.Longest(cfg.SendRules))
-	if before != nil {
+	if before != nil && !e.rehearsing {
 		p.PeerState, p.known, p.Nexthop, p.ID = before.PeerState, before.known, before.Nexthop, before.ID
 	} else {
 		p.PeerState, p.known = &forward.PeerState{Traffic: make([]count.Traffic, e.carriers())}, &known{since: e.clock()}
@@ -438,6 +438,16 @@ func unusable(r netio.Route) error {
 	return nil
 }
 
+// watchful finds the peers that are to have a BFD session.
+func (t *tunnel) watchful() {
+	t.watched = nil
+	for _, p := range t.peers {
+		if p.bfd.Interval != 0 {
+			t.watched = append(t.watched, p)
+		}
+	}
+}
+
 // assemble makes what workers see of a tunnel from its configuration and its
 // peers.
 func (e *Endpoint) assemble(t, old *tunnel) {
@@ -486,12 +496,9 @@ func (e *Endpoint) assemble(t, old *tunnel) {
 	if samePeers {
 		shared.SameRoutes(old.port.Segment.Rules)
 	}
-	t.watched = nil
+	t.watchful()
 	for _, p := range t.peers {
 		shared.Nexthops[p.Nexthop] = p.Alone
-		if p.bfd.Interval != 0 {
-			t.watched = append(t.watched, p)
-		}
 		if (p.speaks || p.floods) && !p.dynamic {
 			t.port.Configured = append(t.port.Configured, p.Peer)
 		}
@@ -668,6 +675,9 @@ func newSocket(id uint32, l listening, received []packet.Counter) *socket {
 func (e *Endpoint) openSocket(s *socket, beside bool) error {
 	opts := s.options.ListenOptions
 	opts.Beside = beside
+	if e.rehearsing {
+		return e.underlay.TryListen(opts)
+	}
 	l, err := e.underlay.Listen(opts)
 	if err != nil {
 		return err

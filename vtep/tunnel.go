@@ -114,6 +114,11 @@ func (e *Endpoint) open(cfg Tunnel) (_ *tunnel, err error) {
 		opts.MTU = t.autoMTU()
 	}
 	t.mtu = opts.MTU
+	if e.rehearsing {
+		t.port = &forward.Port{Name: opts.Name} // that others may name it
+		t.watchful()
+		return t, e.devices.Try(opts)
+	}
 	if t.device, err = e.devices.Open(opts); err != nil {
 		return nil, err
 	}
@@ -192,12 +197,30 @@ func (e *Endpoint) change(old *tunnel, edit func(*tunnel)) (*tunnel, error) {
 	default:
 		t.mtu = t.autoMTU()
 	}
+	if e.rehearsing {
+		t.watchful()
+		if err := t.tryDevice(old); err != nil {
+			e.releaseUnderlay(t)
+			return nil, err
+		}
+		return t, nil
+	}
 	if err := t.adjustDevice(old); err != nil {
 		e.releaseUnderlay(t)
 		return nil, err
 	}
 	e.assemble(t, old)
 	return t, nil
+}
+
+// tryDevice says why adjustDevice would fail, as far as that can be known.
+func (t *tunnel) tryDevice(old *tunnel) error {
+	if t.config.Device.Isolated && !old.config.Device.Isolated {
+		if err := t.device.TryIsolated(); err != nil {
+			return fmt.Errorf("isolated: %w", err)
+		}
+	}
+	return nil
 }
 
 // adjustDevice gives the device the live settings of t, where
@@ -241,7 +264,9 @@ func (e *Endpoint) releaseUnderlay(t *tunnel) {
 		if s.users--; s.users == 0 {
 			delete(e.sockets, s.options)
 			e.spoken[spoken{s.options.Port, s.options.encap}]--
-			s.listener.Close()
+			if s.listener != nil { // else it was only tried
+				s.listener.Close()
+			}
 		}
 	}
 	t.ports, t.sockets = nil, nil

@@ -40,19 +40,19 @@ func (a *app) fdbVerbs() []verb {
 		}, {
 			names: "add", args: entry, short: "add an entry to a running tunnel; 00:00:00:00:00:00 is its flood list",
 			examples: "fdb add 02:00:00:00:02:10 dev gnv0 dst 192.0.2.2 static\nfdb add 02:00:00:00:02:11 dev gnv0 dst 192.0.2.2 static options ff01:01:0000004d",
-			read:     readEntry("add", (*control.Client).FDBSet), at: known, words: entryWords,
+			changes:  true, read: readEntry("add", (*control.Client).FDBSet), at: known, words: entryWords,
 		}, {
 			names: "append", args: entry, short: "add a destination to a group address or to the flood list",
 			examples: "fdb append 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3",
-			read:     readEntry("append", (*control.Client).FDBSet), at: known, words: entryWords,
+			changes:  true, read: readEntry("append", (*control.Client).FDBSet), at: known, words: entryWords,
 		}, {
 			names: "replace", args: entry, short: "add an entry, or replace the one that exists",
 			examples: "fdb replace 02:00:00:00:02:10 dev gnv0 dst 192.0.2.3 dynamic extern_learn",
-			read:     readEntry("replace", (*control.Client).FDBSet), at: known, words: entryWords,
+			changes:  true, read: readEntry("replace", (*control.Client).FDBSet), at: known, words: entryWords,
 		}, {
 			names: "del delete", args: "LLADDR dev NAME " + to, short: "remove an entry, or one of its destinations",
 			examples: "fdb del 02:00:00:00:02:10 dev gnv0\nfdb del 00:00:00:00:00:00 dev gnv0 dst 192.0.2.3",
-			read:     readEntry("", (*control.Client).FDBDelete), at: known, words: entryWords,
+			changes:  true, read: readEntry("", (*control.Client).FDBDelete), at: known, words: entryWords,
 		}, {
 			names: "get", args: "LLADDR dev NAME [vlan VID] [src_vni VNI]", short: "show the entry of one MAC address, on a trunk in each VLAN",
 			examples: "fdb get 02:00:00:00:02:10 dev gnv0\n-j fdb get 02:00:00:00:02:10 dev gnv0 | jq -r '.[].dst'",
@@ -60,7 +60,7 @@ func (a *app) fdbVerbs() []verb {
 		}, {
 			names: "flush", args: "dev NAME [dst ADDR] [vni VNI] [vlan VID] [src_vni VNI] [port PORT] [owner NAME] " + is, short: "remove the entries that match, but for the flood list",
 			examples: "fdb flush dev gnv0 dst 192.0.2.2 dynamic\nfdb flush dev gnv0 nopermanent nostatic\nfdb flush dev gnv0 owner evpn",
-			read:     a.readFDBFlush, words: flushWords,
+			changes:  true, read: a.readFDBFlush, words: flushWords,
 		},
 	}
 }
@@ -120,7 +120,7 @@ func (a *app) readFDBFlush(args []string) (ask, error) {
 	return func(ctx context.Context, c *control.Client) error {
 		n, err := c.FDBFlush(ctx, dev, f)
 		switch {
-		case err != nil:
+		case err != nil || c.Checks():
 			return err
 		case a.json:
 			return a.printJSON(control.Flushed{Flushed: n})

@@ -281,6 +281,34 @@ func (f fakeSource) Reload(req control.ReloadRequest) (control.Reload, error) {
 	return out, nil
 }
 
+// fakeRehearsal would do anything.
+type fakeRehearsal struct {
+	fakeSource
+	would *control.Would
+}
+
+func (f fakeSource) Rehearse(would *control.Would) control.Source { return fakeRehearsal{f, would} }
+
+func (f fakeRehearsal) TunnelAdd(w control.TunnelWrite) error {
+	f.would.Added = []string{w.Name}
+	return nil
+}
+
+func (f fakeRehearsal) TunnelDelete(name string) error {
+	f.would.Removed = []string{name}
+	return nil
+}
+
+func (f fakeRehearsal) PeerAdd(dev string, w control.PeerWrite) error {
+	f.would.Changed = []control.TunnelChange{{Ifname: dev, Keys: []control.KeyChange{{Key: "peer " + w.Remote, New: "{}", Live: true}}}}
+	return nil
+}
+
+func (f fakeRehearsal) FDBFlush(dev string, filter control.FDBFlush) (n int, err error) {
+	f.would.Flushed, err = f.fakeSource.FDBFlush(dev, filter)
+	return f.would.Flushed, err
+}
+
 func (f fakeSource) ReloadTrial(q control.TrialRequest) (control.Reload, error) {
 	out, err := f.Reload(control.ReloadRequest{Config: q.Config})
 	out.Reverts = q.After

@@ -30,15 +30,15 @@ those that the peer had. A prefix moves from the peer that has it, in one step.
 		}, {
 			names: "add", args: settings, short: "add a peer to a running tunnel", long: routes,
 			examples: "peer add 203.0.113.2 dev gnv0 name leaf3 dstport 6082 flood off",
-			read:     readPeer((*control.Client).PeerAdd, ""), at: []candidates{(*completion).nothing}, words: peerWords,
+			changes:  true, read: readPeer((*control.Client).PeerAdd, ""), at: []candidates{(*completion).nothing}, words: peerWords,
 		}, {
 			names: "set", args: settings, short: "change a peer of a running tunnel", long: routes,
 			examples: "peer set 203.0.113.2 dev gnv0 flood on",
-			read:     readPeer((*control.Client).PeerSet, ""), at: []candidates{(*completion).peers}, words: peerWords,
+			changes:  true, read: readPeer((*control.Client).PeerSet, ""), at: []candidates{(*completion).peers}, words: peerWords,
 		}, {
 			names: "del delete", args: "ADDR dev NAME", short: "remove a peer from a running tunnel",
 			examples: "peer del 203.0.113.2 dev gnv0",
-			read: readPeer(func(c *control.Client, ctx context.Context, dev string, w control.PeerWrite) error {
+			changes:  true, read: readPeer(func(c *control.Client, ctx context.Context, dev string, w control.PeerWrite) error {
 				return c.PeerDelete(ctx, dev, w.Remote)
 			}, "peer del"),
 			at: []candidates{(*completion).peers},

@@ -52,7 +52,7 @@ func (a *app) tunnelVerbs() []verb {
 		}, {
 			names: "add", args: "NAME KEYWORDS", short: "add a tunnel to the running process; it lasts until the process ends",
 			examples: "tunnel add gnv1 type geneve id 101 remote 203.0.113.1",
-			read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelAdd(ctx, w) }, func(w control.TunnelWrite) error {
+			changes:  true, read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelAdd(ctx, w) }, func(w control.TunnelWrite) error {
 				_, err := config.ParseTunnel(w.Name, w.Keywords, config.DefaultSocket(), nil, "gvtep run --help")
 				return err
 			}),
@@ -60,7 +60,7 @@ func (a *app) tunnelVerbs() []verb {
 		}, {
 			names: "set", args: "NAME KEYWORDS", short: "change keywords of a running tunnel",
 			examples: "tunnel set gnv1 ttl 9 remote 203.0.113.1 remote 203.0.113.2",
-			read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelSet(ctx, w) }, func(w control.TunnelWrite) error {
+			changes:  true, read: readTunnel(func(ctx context.Context, c *control.Client, w control.TunnelWrite) error { return c.TunnelSet(ctx, w) }, func(w control.TunnelWrite) error {
 				if len(w.Keywords) == 0 {
 					return errors.New("no KEYWORDS: gvtep run --help lists them")
 				}
@@ -72,13 +72,13 @@ func (a *app) tunnelVerbs() []verb {
 			},
 		}, {
 			names: "up", args: "NAME", short: "bring the device of a running tunnel up, as ip link set up",
-			examples: "tunnel up gnv1", read: readTunnel(become("up"), bare("tunnel up")), at: named, words: none,
+			examples: "tunnel up gnv1", changes: true, read: readTunnel(become("up"), bare("tunnel up")), at: named, words: none,
 		}, {
 			names: "down", args: "NAME", short: "take the device of a running tunnel down: nothing passes until it is up again",
-			examples: "tunnel down gnv1", read: readTunnel(become("noup"), bare("tunnel down")), at: named, words: none,
+			examples: "tunnel down gnv1", changes: true, read: readTunnel(become("noup"), bare("tunnel down")), at: named, words: none,
 		}, {
 			names: "del delete", args: "NAME", short: "remove a running tunnel",
-			examples: "tunnel del gnv1", read: readTunnel(remove, bare("tunnel del")), at: named, words: none,
+			examples: "tunnel del gnv1", changes: true, read: readTunnel(remove, bare("tunnel del")), at: named, words: none,
 		},
 	}
 }

@@ -26,6 +26,8 @@ type verb struct {
 	// Completion: of the first words by their position, and then of those of a grammar.
 	at    []candidates
 	words func() words // nil: dev NAME
+	// changes says that it changes something, which --check only checks.
+	changes bool
 }
 
 // ask is what a verb wants of the daemon.
@@ -61,14 +63,40 @@ func (a *app) verb(v verb) *cobra.Command {
 		Use: names[0] + " " + v.args, Aliases: names[1:], Short: v.short, Long: v.long, Example: exampleLines(v.examples),
 		Args: cobra.ArbitraryArgs, ValidArgsFunction: a.completingWords(grammar, v.at...),
 	}
+	check := false
+	if v.changes {
+		cmd.Flags().BoolVar(&check, "check", false, "say what would change, or why it would be refused; nothing is changed")
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		do, err := v.read(args)
 		if err != nil {
 			return inCommand(cmd, err)
 		}
+		if check {
+			do = a.checking(do)
+		}
 		return a.asking(func(ctx context.Context, c *control.Client, _ []string) error { return do(ctx, c) })(cmd, args)
 	}
 	return cmd
+}
+
+// checking only checks what do would change, and prints it.
+func (a *app) checking(do ask) ask {
+	return func(ctx context.Context, c *control.Client) error {
+		var would control.Would
+		if err := do(ctx, c.Checking(&would)); err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(would)
+		}
+		if would.Flushed > 0 {
+			_, err := fmt.Fprintf(a.out, "Would flush %d entries.\n", would.Flushed)
+			return err
+		}
+		a.printReload(control.Reload{Added: would.Added, Removed: would.Removed, Changed: would.Changed})
+		return nil
+	}
 }
 
 func exampleLines(lines string) string {

@@ -35,11 +35,11 @@ func (a *app) vlanVerbs() []verb {
 		}, {
 			names: "add", args: "dev NAME vid VID[-VID] tunnel_info id VNI[-VNI]", short: "make each of these VLANs of a running tunnel a segment of its own",
 			examples: "vlan add dev gnvtrunk vid 10-19 tunnel_info id 5010-5019",
-			read:     readVLAN((*control.Client).VLANAdd, true), words: grammar,
+			changes:  true, read: readVLAN((*control.Client).VLANAdd, true), words: grammar,
 		}, {
 			names: "del delete", args: "dev NAME vid VID[-VID] [tunnel_info id VNI[-VNI]]", short: "remove VLANs from a running tunnel",
 			examples: "vlan del dev gnvtrunk vid 12",
-			read:     readVLAN((*control.Client).VLANDelete, false), words: grammar,
+			changes:  true, read: readVLAN((*control.Client).VLANDelete, false), words: grammar,
 		},
 	}
 }

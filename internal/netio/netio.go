@@ -15,6 +15,8 @@ type Devices interface {
 	// Open makes or adopts the device and brings it to the state that the
 	// options ask for. On error nothing is left behind.
 	Open(DeviceOptions) (Device, error)
+	// Try says why Open would fail, as far as that can be known without making a device.
+	Try(DeviceOptions) error
 	// CloseAll closes devices together, which is quicker than one by one.
 	CloseAll([]Device) error
 	// Watch follows what others do with open devices until ctx ends, and calls changed,
@@ -62,6 +64,8 @@ type Device interface {
 	// SetIsolated sets or clears the flag of the bridge port that the device
 	// is. Setting it where there is no bridge is an error.
 	SetIsolated(bool) error
+	// TryIsolated says why SetIsolated(true) would fail.
+	TryIsolated() error
 	// Restore gives the device again what its options say, also what was taken away
 	// by hand. The MTU stays.
 	Restore() error
@@ -105,6 +109,8 @@ type Writer interface {
 type Underlay interface {
 	// Listen opens the receive sockets of one address, as many as workers.
 	Listen(ListenOptions) (Listener, error)
+	// TryListen says why Listen would fail. Nothing stays open, and no datagram goes astray.
+	TryListen(ListenOptions) error
 	// Ports returns the set of source ports for opts, shared by all who ask
 	// with the same; Release gives it back.
 	Ports(PortOptions) (*packet.PortSet, error)

@@ -40,8 +40,9 @@ func NoTunnel(name string, tunnels []string) error {
 // Client asks a daemon. Its zero value is of no use. Its methods may be called
 // concurrently.
 type Client struct {
-	path string
-	keep bool
+	path  string
+	keep  bool
+	would *Would // nil: changes are made
 
 	mu   sync.Mutex
 	idle *connection // of a session; nil: none
@@ -66,6 +67,13 @@ func NewClient(path string) *Client { return &Client{path: path} }
 // NewSession returns a client that keeps its connection for the next question.
 // It must be closed.
 func NewSession(path string) *Client { return &Client{path: path, keep: true} }
+
+// Checking returns a client whose changes are only checked, by the code that makes them. would is
+// what they would do. It need not be closed.
+func (c *Client) Checking(would *Would) *Client { return &Client{path: c.path, would: would} }
+
+// Checks reports whether changes are only checked.
+func (c *Client) Checks() bool { return c.would != nil }
 
 // Close closes the connection that is kept.
 func (c *Client) Close() error {
@@ -138,6 +146,9 @@ func decoded[T any](v *T) func(io.Reader) error {
 
 // tell does something whose answer has nothing in it.
 func (c *Client) tell(ctx context.Context, method, path string, body any) error {
+	if c.would != nil {
+		return c.send(ctx, method, checkPath+strings.TrimPrefix(path, "/v1"), body, decoded(c.would))
+	}
 	return c.send(ctx, method, path, body, nil)
 }
 
@@ -320,7 +331,12 @@ func (c *Client) FDBDelete(ctx context.Context, dev string, w FDBWrite) error {
 
 // FDBFlush removes forwarding entries and returns how many.
 func (c *Client) FDBFlush(ctx context.Context, dev string, f FDBFlush) (int, error) {
-	flushed, err := call[Flushed](ctx, c, "DELETE", at(dev, "fdb")+writeQuery(f.query()), nil)
+	path := at(dev, "fdb") + writeQuery(f.query())
+	if c.would != nil {
+		err := c.tell(ctx, "DELETE", path, nil)
+		return c.would.Flushed, err
+	}
+	flushed, err := call[Flushed](ctx, c, "DELETE", path, nil)
 	return flushed.Flushed, err
 }
 

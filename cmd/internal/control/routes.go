@@ -129,6 +129,21 @@ var routes = []route{
 	{"POST", "/v1/reload/keep", owner, does(func(s Source, _ *http.Request) (any, error) { return done, s.ReloadKeep() })},
 	{"POST", "/v1/reload/revert", owner, does(func(s Source, _ *http.Request) (any, error) { return s.ReloadRevert() })},
 	{"PUT", "/v1/log/level", owner, takes(func(s Source, _ *http.Request, w LogLevelWrite) error { return s.SetLogLevel(w) })},
+	{"POST", "/v1/tunnels/{dev}/probe", probing, asks(func(s Source, r *http.Request, q ProbeRequest) (any, error) { return s.Probe(r.Context(), dev(r), q) })},
+	{"POST", "/v1/tunnels/{dev}/batch", owner, (*server).batch},
+
+	{"GET", "/debug/pprof/", root, profile(pprof.Index)},
+	{"GET", "/debug/pprof/cmdline", root, profile(pprof.Cmdline)},
+	{"GET", "/debug/pprof/profile", root, profile(pprof.Profile)},
+	{"GET", "/debug/pprof/symbol", root, profile(pprof.Symbol)},
+	{"GET", "/debug/pprof/trace", root, profile(pprof.Trace)},
+	{"GET", "/debug/", root, nowhere},
+	{"", "/v1/reload", asking, readOnly("POST", "a reload is a POST")},
+	{"", "/", asking, nowhere},
+}
+
+// changing are the changes that can also be checked.
+var changing = []route{
 	{"POST", "/v1/tunnels", owner, takes(func(s Source, _ *http.Request, w TunnelWrite) error { return s.TunnelAdd(w) })},
 	{"PATCH", "/v1/tunnels/{dev}", owner, takes(func(s Source, r *http.Request, w TunnelWrite) error {
 		w.Name = dev(r)
@@ -137,14 +152,12 @@ var routes = []route{
 	{"DELETE", "/v1/tunnels/{dev}", owner, does(func(s Source, r *http.Request) (any, error) { return done, s.TunnelDelete(dev(r)) })},
 	{"POST", "/v1/tunnels/{dev}/peers", owner, takes(func(s Source, r *http.Request, w PeerWrite) error { return s.PeerAdd(dev(r), w) })},
 	{"PATCH", "/v1/tunnels/{dev}/peers", owner, takes(func(s Source, r *http.Request, w PeerWrite) error { return s.PeerSet(dev(r), w) })},
-	{"POST", "/v1/tunnels/{dev}/probe", probing, asks(func(s Source, r *http.Request, q ProbeRequest) (any, error) { return s.Probe(r.Context(), dev(r), q) })},
 	{"DELETE", "/v1/tunnels/{dev}/peers/{addr}", owner, does(func(s Source, r *http.Request) (any, error) { return done, s.PeerDelete(dev(r), r.PathValue("addr")) })},
 	{"POST", "/v1/tunnels/{dev}/vlans", owner, takes(func(s Source, r *http.Request, w VLANWrite) error { return s.VLANAdd(dev(r), w) })},
 	{"DELETE", "/v1/tunnels/{dev}/vlans/{vid}", owner, does(func(s Source, r *http.Request) (any, error) {
 		return done, s.VLANDelete(dev(r), VLANWrite{VID: r.PathValue("vid"), ID: r.URL.Query().Get("id")})
 	})},
 	{"POST", "/v1/tunnels/{dev}/fdb", owner, takes(func(s Source, r *http.Request, w FDBWrite) error { return s.FDBSet(dev(r), w) })},
-	{"POST", "/v1/tunnels/{dev}/batch", owner, (*server).batch},
 	{"DELETE", "/v1/tunnels/{dev}/fdb/{mac}", owner, does(func(s Source, r *http.Request) (any, error) {
 		return done, s.FDBDelete(dev(r), FDBWrite{MAC: r.PathValue("mac"), Keywords: r.URL.Query()["keyword"]})
 	})},
@@ -156,15 +169,18 @@ var routes = []route{
 		n, err := s.FDBFlush(dev(r), f)
 		return Flushed{n}, err
 	})},
+}
 
-	{"GET", "/debug/pprof/", root, profile(pprof.Index)},
-	{"GET", "/debug/pprof/cmdline", root, profile(pprof.Cmdline)},
-	{"GET", "/debug/pprof/profile", root, profile(pprof.Profile)},
-	{"GET", "/debug/pprof/symbol", root, profile(pprof.Symbol)},
-	{"GET", "/debug/pprof/trace", root, profile(pprof.Trace)},
-	{"GET", "/debug/", root, nowhere},
-	{"", "/v1/reload", asking, readOnly("POST", "a reload is a POST")},
-	{"", "/", asking, nowhere},
+// checkPath is where what is below /v1 otherwise is only checked, and answered with a Would. It is a
+// path of its own and no parameter: an older daemon must not make the change.
+const checkPath = "/v1/check"
+
+func checking() (all []route) {
+	for _, r := range changing {
+		r.path = checkPath + strings.TrimPrefix(r.path, "/v1")
+		all = append(all, r)
+	}
+	return all
 }
 
 // done is the answer to a change.
@@ -189,7 +205,17 @@ func reads(f func(Source, *http.Request) (any, error)) func(*server, http.Respon
 func does(f func(Source, *http.Request) (any, error)) func(*server, http.ResponseWriter, *http.Request) {
 	return func(s *server, w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(changeTimeout))
-		outcome(w, r, s.asked(r), f)
+		src := s.asked(r)
+		if strings.HasPrefix(r.URL.Path, checkPath+"/") {
+			would := &Would{Added: []string{}, Removed: []string{}, Changed: []TunnelChange{}}
+			src = src.Rehearse(would)
+			do := f
+			f = func(src Source, r *http.Request) (any, error) {
+				_, err := do(src, r)
+				return would, err
+			}
+		}
+		outcome(w, r, src, f)
 	}
 }
 

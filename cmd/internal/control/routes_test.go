@@ -10,7 +10,7 @@ import (
 // TestRoutesGuarded: nobody who is not known changes anything or sees the
 // memory, and what monitoring asks for is for anybody.
 func TestRoutesGuarded(t *testing.T) {
-	for _, r := range slices.Concat(watched, routes) {
+	for _, r := range slices.Concat(watched, routes, changing, checking()) {
 		method := r.method
 		if method == "" {
 			method = "PUT"

@@ -34,6 +34,10 @@ type Source interface {
 	ReloadKeep() error
 	ReloadRevert() (Reload, error)
 
+	// Rehearse returns a source that checks changes of tunnels, peers, VLANs and entries and makes
+	// none. It fills in would.
+	Rehearse(would *Would) Source
+
 	// What changes things. An error that is a *UsageError means that the words
 	// are wrong, others that it cannot be done.
 	TunnelAdd(TunnelWrite) error
@@ -227,7 +231,7 @@ type server struct {
 
 func handler(src Source, read, write time.Duration) http.Handler {
 	s := &server{src, read, write, make(gate, maxLarge), make(gate, maxStreams), make(gate, maxBatches)}
-	return s.mux(slices.Concat(watched, routes))
+	return s.mux(slices.Concat(watched, routes, changing, checking()))
 }
 
 // mux answers on routes.

@@ -500,6 +500,14 @@ type FDBFlush struct {
 // FlushWords are the keys of FDBFlush.Is.
 var FlushWords = [...]string{"permanent", "static", "dynamic", "sticky", "extern_learn"}
 
+// Would is what a change would do that was only checked.
+type Would struct {
+	Added   []string       `json:"added"` // tunnels
+	Removed []string       `json:"removed"`
+	Changed []TunnelChange `json:"changed"`
+	Flushed int            `json:"flushed,omitempty"` // entries
+}
+
 // Flushed says how many entries were removed.
 type Flushed struct {
 	Flushed int `json:"flushed"`

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"gvtep/cmd/internal/control"
+	"gvtep/cmd/internal/view"
 	"gvtep/config"
 	"gvtep/fdb"
 	"gvtep/internal/packet"
@@ -33,6 +35,24 @@ func usage(err error) error {
 type changer struct {
 	*reloader
 	by vtep.Caller // its zero value is nobody who is known
+	// would is nil, or takes note of what changes would do: then none is made.
+	would *control.Would
+}
+
+// maker makes changes: the endpoint, or its rehearsal.
+type maker interface {
+	Apply(vtep.Change) error
+	SetEntry(name string, verb vtep.Verb, entry vtep.Entry) error
+	DeleteEntry(name string, entry vtep.Entry) error
+	FlushEntries(name string, match func(*vtep.FDBEntry) bool) (int, error)
+}
+
+// maker is what makes the changes of r.
+func (r changer) maker() maker {
+	if r.would != nil {
+		return r.endpoint.Rehearsal()
+	}
+	return r.endpoint
 }
 
 // cause is what events tell of a change of one tunnel.
@@ -71,12 +91,17 @@ func (r changer) who(keys []config.KeyChange) (fields []zap.Field) {
 
 // done logs what became of a change, and returns its error for those who named the tunnel.
 func (r changer) done(what, name string, err error, keys ...config.KeyChange) error {
+	if err == nil && r.would != nil {
+		return nil
+	}
 	if err == nil {
 		r.changed()
 		r.daemon.Log.Info("changed", append([]zap.Field{zap.String("what", what), zap.String("device", name)}, r.who(keys)...)...)
 		return nil
 	}
-	r.daemon.Log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
+	if r.would == nil {
+		r.daemon.Log.Debug("not changed", zap.String("what", what), zap.String("device", name), zap.NamedError("err", err))
+	}
 	if wrong := new(spec.Error); errors.As(err, &wrong) && wrong.Errno == unix.EINVAL {
 		return usage(spec.Reason(wrong))
 	}
@@ -93,7 +118,12 @@ func (r changer) TunnelAdd(w control.TunnelWrite) error {
 	if err != nil {
 		return usage(err)
 	}
-	if err = r.endpoint.Apply(vtep.Change{Add: []vtep.Tunnel{t}, By: &r.by}); err == nil {
+	err = r.maker().Apply(vtep.Change{Add: []vtep.Tunnel{t}, By: &r.by})
+	switch {
+	case err != nil:
+	case r.would != nil:
+		r.would.Added = append(r.would.Added, w.Name)
+	default:
 		r.daemon.warn([]config.Tunnel{t})
 	}
 	return r.done("tunnel add", w.Name, err)
@@ -102,7 +132,11 @@ func (r changer) TunnelAdd(w control.TunnelWrite) error {
 func (r changer) TunnelDelete(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.done("tunnel del", name, r.endpoint.Apply(vtep.Change{Remove: []string{name}, By: &r.by}))
+	err := r.maker().Apply(vtep.Change{Remove: []string{name}, By: &r.by})
+	if err == nil && r.would != nil {
+		r.would.Removed = append(r.would.Removed, name)
+	}
+	return r.done("tunnel del", name, err)
 }
 
 func (r changer) TunnelSet(w control.TunnelWrite) error {
@@ -131,7 +165,16 @@ func (r changer) edit(what, name string, change func(*config.Tunnel) error) erro
 		return nil
 	}
 	keys := changes.Changed[0].Keys
-	return r.done(what, name, r.endpoint.Apply(vtep.Change{Set: []vtep.Tunnel{t}, Causes: map[string]*vtep.Cause{name: r.cause(keys)}}), keys...)
+	err = r.maker().Apply(vtep.Change{Set: []vtep.Tunnel{t}, Causes: map[string]*vtep.Cause{name: r.cause(keys)}})
+	r.note(name, err, keys)
+	return r.done(what, name, err, keys...)
+}
+
+// note is called with what would change of a tunnel, or the error that says why not.
+func (r changer) note(name string, err error, keys []config.KeyChange) {
+	if r.would != nil && err == nil && len(keys) > 0 {
+		r.would.Changed = append(r.would.Changed, view.Change(name, keys))
+	}
 }
 
 func (r changer) PeerAdd(dev string, w control.PeerWrite) error {
@@ -256,8 +299,34 @@ func (r changer) FDBSet(dev string, w control.FDBWrite) error {
 		if e.MAC.IsZero() && e.Port == t.DstPort {
 			e.Port = 0
 		}
-		return r.endpoint.SetEntry(dev, verb, e)
+		have := r.wordsOf(dev, &e)
+		if verb == vtep.EntryAppend {
+			have = "" // it stays
+		}
+		err := r.maker().SetEntry(dev, verb, e)
+		r.note(dev, err, []config.KeyChange{{Key: "fdb " + w.MAC, Old: have, New: strings.Join(w.Keywords, " "), Live: true}})
+		return err
 	})
+}
+
+// wordsOf is where an address is now, for the note of a change; of the flood list what e names.
+func (r changer) wordsOf(dev string, e *config.Entry) string {
+	if r.would == nil {
+		return ""
+	}
+	found, _ := r.endpoint.Entry(dev, e.MAC) // none: it is new
+	var words []string
+	for i := range found {
+		f := &found[i]
+		switch {
+		case f.VLAN != e.VLAN, e.Remote.IsValid() && e.MAC.IsZero() && f.Remote.Addr() != e.Remote:
+		case f.Local:
+			words = append(words, "local")
+		default:
+			words = append(words, "dst "+f.Remote.Addr().String())
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 // place finds out in which VLAN an entry is to be. The flood list is in none.
@@ -280,13 +349,16 @@ func (r changer) FDBDelete(dev string, w control.FDBWrite) error {
 		if err := place(t, &e); err != nil {
 			return err
 		}
-		return r.endpoint.DeleteEntry(dev, e)
+		have := r.wordsOf(dev, &e)
+		err := r.maker().DeleteEntry(dev, e)
+		r.note(dev, err, []config.KeyChange{{Key: "fdb " + w.MAC, Old: have, Live: true}})
+		return err
 	})
 }
 
 func (r changer) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 	err = r.table("fdb flush", dev, nil, func(t *config.Tunnel) error {
-		n, err = r.endpoint.FlushEntries(dev, func(e *vtep.FDBEntry) bool {
+		n, err = r.maker().FlushEntries(dev, func(e *vtep.FDBEntry) bool {
 			is := map[string]bool{
 				"permanent": e.State == fdb.Permanent, "static": e.State == fdb.Static, "dynamic": e.State == fdb.Dynamic,
 				"sticky": e.Flags&fdb.Sticky != 0, "extern_learn": e.Flags&fdb.ExternLearn != 0,
@@ -305,6 +377,9 @@ func (r changer) FDBFlush(dev string, f control.FDBFlush) (n int, err error) {
 		})
 		return err
 	})
+	if r.would != nil && err == nil {
+		r.would.Flushed = n
+	}
 	return n, err
 }
 
@@ -317,7 +392,7 @@ func (r changer) table(what, dev string, mac *packet.MAC, change func(*config.Tu
 	if err != nil {
 		return err
 	}
-	if err := r.done(what, dev, change(&t)); err != nil {
+	if err := r.done(what, dev, change(&t)); err != nil || r.would != nil {
 		return err
 	}
 	switch {

@@ -52,7 +52,7 @@ func (r *reloader) onSignal(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.daemon.Hangups:
-			_, _ = changer{r, vtep.Caller{Command: "SIGHUP"}}.Reload(control.ReloadRequest{}) // it logs what became of it
+			_, _ = changer{reloader: r, by: vtep.Caller{Command: "SIGHUP"}}.Reload(control.ReloadRequest{}) // it logs what became of it
 		}
 	}
 }

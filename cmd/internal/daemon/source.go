@@ -33,6 +33,13 @@ func (s *source) By(who control.Caller) control.Source {
 	return &mine
 }
 
+// Rehearse is the source for changes that are only checked.
+func (s *source) Rehearse(would *control.Would) control.Source {
+	mine := *s
+	mine.would = would
+	return &mine
+}
+
 func newSource(r *reloader) *source {
 	s := &source{changer: changer{reloader: r}, runtime: new(lookout)}
 	b := r.daemon.Build

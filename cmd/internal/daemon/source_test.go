@@ -196,10 +196,16 @@ type testDevices struct {
 }
 
 func (d testDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
-	if o.Name == d.seen.broken {
-		return nil, unix.EBUSY
+	if err := d.Try(o); err != nil {
+		return nil, err
 	}
 	return &testDevice{nil, o, d.seen, testFD(d.t)}, nil
+}
+func (d testDevices) Try(o netio.DeviceOptions) error {
+	if o.Name == d.seen.broken {
+		return unix.EBUSY
+	}
+	return nil
 }
 func (testDevices) CloseAll([]netio.Device) error { return nil }
 func (testDevices) Watch(context.Context, func()) {}
@@ -241,6 +247,7 @@ type testUnderlay struct {
 func (u testUnderlay) Listen(netio.ListenOptions) (netio.Listener, error) {
 	return testListener{fd: testFD(u.t)}, nil
 }
+func (testUnderlay) TryListen(netio.ListenOptions) error { return nil }
 func (testUnderlay) Ports(netio.PortOptions) (*packet.PortSet, error) {
 	return new(packet.PortSet), nil
 }

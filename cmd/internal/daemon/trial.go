@@ -192,7 +192,7 @@ func (r *reloader) endTrials(ctx context.Context) {
 		}
 		r.one.Lock()
 		over := func(t *trial) bool { return !time.Now().Before(t.until) }                    // it may be a newer one
-		_, _ = changer{r, vtep.Caller{Command: "gvtep reload --revert-after"}}.takeBack(over) // it logs what became of it
+		_, _ = changer{reloader: r, by: vtep.Caller{Command: "gvtep reload --revert-after"}}.takeBack(over) // it logs what became of it
 		r.one.Unlock()
 	}
 }

@@ -214,4 +214,3 @@ func soon(t *testing.T, what string, is func() bool) {
 		}
 	}
 }
-

@@ -259,6 +259,8 @@ func (t tapDevices) Open(o netio.DeviceOptions) (netio.Device, error) {
 	return tapDevice{d}, nil
 }
 
+func (tapDevices) Try(o netio.DeviceOptions) error { return tap.Try(o) }
+
 func queueName(prefix, device string, worker int) string {
 	return prefix + device + "." + strconv.Itoa(worker)
 }

@@ -383,6 +383,11 @@ func Reload(path string, c config.Changes, cfg config.Config, faults []control.D
 	return out
 }
 
+// Change is what changes of one tunnel.
+func Change(name string, keys []config.KeyChange) control.TunnelChange {
+	return control.TunnelChange{Ifname: name, Keys: keysOf(keys)}
+}
+
 func keysOf(keys []config.KeyChange) []control.KeyChange {
 	out := make([]control.KeyChange, len(keys))
 	for i, k := range keys {
