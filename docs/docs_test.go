@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -249,11 +250,30 @@ func TestPlaces(t *testing.T) {
 }
 
 // Links to pages, files and headings lead somewhere.
-func TestLinks(t *testing.T) {
-	pages, _ := filepath.Glob("*.md")
+func TestLinks(t *testing.T) { followLinks(t, ".") }
+
+// So they do where the pages are installed, beside fewer files.
+func TestInstalledLinks(t *testing.T) {
+	dir, made := t.TempDir(), t.TempDir()
+	for _, name := range []string{"gvtep", "gvtep-evpn", "gvtep.8", "gvtep.toml.5", "gvtep-evpn.8"} { // the pages are what counts
+		if err := os.WriteFile(filepath.Join(made, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install := exec.Command("../scripts/packaging/layout.sh", "install")
+	install.Env = append(os.Environ(), "PREFIX=/usr", "DESTDIR="+dir, "BIN="+made, "TOOL=echo", "MANDIR="+made)
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	followLinks(t, filepath.Join(dir, "usr/share/doc/gvtep/docs"))
+}
+
+func followLinks(t *testing.T, dir string) {
+	t.Helper()
+	pages, _ := filepath.Glob(filepath.Join(dir, "*.md"))
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	found := 0
-	for _, page := range append(pages, "../README.md") {
+	for _, page := range append(pages, filepath.Join(dir, "../README.md")) {
 		for _, m := range link.FindAllStringSubmatch(read(t, page), -1) {
 			if strings.Contains(m[1], "://") {
 				continue

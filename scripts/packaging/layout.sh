@@ -27,7 +27,7 @@ files_of_gvtep() {
   "$1" 0644 "[$TOOL completion bash]" "$PREFIX/share/bash-completion/completions/gvtep"
   "$1" 0644 "[$TOOL completion zsh]" "$ZSHDIR/_gvtep"
   "$1" 0644 "[$TOOL completion fish]" "$PREFIX/share/fish/vendor_completions.d/gvtep.fish"
-  for f in README.md docs/*.md; do "$1" 0644 "$f" "$doc/$f"; done
+  for f in README.md docs/*.md; do "$1" 0644 "[page $f]" "$doc/$f"; done
   for f in config/examples/*.toml scripts/systemd/drop-in/*.conf scripts/monitoring/*.{yml,json}; do "$1" 0644 "$f" "$doc/examples/${f##*/}"; done
 }
 
@@ -40,6 +40,9 @@ program() {
   "$1" 0644 "[unit $2]" "$PREFIX/lib/systemd/system/$2@.service"
   for f in "${@:3}"; do "$1" 0644 "[gzip -9nc $MANDIR/$f]" "$PREFIX/share/man/man${f##*.}/$f.gz"; done
 }
+
+# page prints a page whose links lead to what is installed.
+page() { sed 's|](\.\./scripts/systemd/drop-in/|](../examples/|g' "$1"; }
 
 unit() { sed "s|/usr/bin/gvtep|$PREFIX/bin/gvtep|" "scripts/systemd/$1@.service"; }
 
