@@ -248,6 +248,7 @@ func (f fakeSource) Status(details bool) control.Status {
 	}
 	s := view.Status(state, f.instance, "v0.1.0", begin)
 	s.PID = 4242
+	s.Sockets[0].Rcvbuf, s.Sockets[0].Wanted = 208<<10, 8<<20
 	if details {
 		s.Config, s.Go = "/etc/gvtep/p1.toml", &control.Runtime{HeapObjects: 12345, Goroutines: 7}
 		s.Trial = &control.Trial{Config: "/etc/gvtep/new.toml", Deadline: begin, Error: "gnv9: device or resource busy"}

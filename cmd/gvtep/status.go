@@ -65,9 +65,17 @@ func (a *app) statusLines(s control.Status) []string {
 		if sock.Dev != "" {
 			dev = "  dev " + sock.Dev
 		}
-		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", netip.AddrPortFrom(sock.Local, sock.Port).String(), dev, sock.Overflows))
+		lines = append(lines, fmt.Sprintf("  socket %s%s  overflows %d", netip.AddrPortFrom(sock.Local, sock.Port).String(), dev, sock.Overflows)+a.bufferText(sock))
 	}
 	return append(lines, fmt.Sprintf("  drops of no tunnel %d%s", s.Drops.Total(), reasons(s.Drops)))
+}
+
+// bufferText says which buffer a socket has, if that is less than what was asked for.
+func (a *app) bufferText(s control.Socket) string {
+	if s.Rcvbuf >= s.Wanted {
+		return ""
+	}
+	return "  " + a.paint(yellow, fmt.Sprintf("rcvbuf %s of %s", size(uint64(s.Rcvbuf)), size(uint64(s.Wanted))))
 }
 
 // peersText is how many peers are heard, and what the others are.

@@ -166,6 +166,9 @@ type Socket struct {
 	Port      uint16     `json:"port"`
 	Dev       string     `json:"dev,omitempty"`
 	Overflows uint64     `json:"overflows"` // datagrams the kernel dropped for want of room
+	// Rcvbuf is the receive buffer of each worker's socket in bytes, and Wanted what [socket] asks for.
+	Rcvbuf int `json:"rcvbuf"`
+	Wanted int `json:"rcvbuf_wanted"`
 }
 
 // Drops are dropped packets by reason, without those that are zero: RX from

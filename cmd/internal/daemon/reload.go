@@ -64,6 +64,13 @@ func (r *reloader) config() string {
 	return r.path
 }
 
+// socket is [socket] as it runs.
+func (r *reloader) socket() config.Socket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.process.Socket
+}
+
 // outcome is what became of the last try to load the configuration, and what
 // of it the metrics follow.
 func (r *reloader) outcome() (loaded bool, at time.Time, maxPeers int) {

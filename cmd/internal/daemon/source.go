@@ -73,6 +73,10 @@ func (s *source) SetLogLevel(w control.LogLevelWrite) error {
 
 func (s *source) Status(details bool) control.Status {
 	st := view.Status(s.endpoint.State(), s.daemon.Instance, s.daemon.Build.Version, time.Now())
+	wanted := s.socket().Rcvbuf
+	for i := range st.Sockets {
+		st.Sockets[i].Wanted = wanted
+	}
 	st.Config, st.Trial = s.config(), s.trialState(time.Now())
 	if details {
 		st.Go = s.runtime.look()

@@ -131,6 +131,7 @@ var checks = []check{
 	{"offload_off", offloadOff},
 	{"qdisc_mq", qdiscMQ},
 	{"overflows", overflows},
+	{"small_rcvbuf", smallBuffer},
 	{"descriptors", descriptors},
 	{"kernel_tunnel", kernelTunnel},
 	{"icmp_unseen", icmpUnseen},

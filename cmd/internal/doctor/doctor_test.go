@@ -131,6 +131,7 @@ func TestExamine(t *testing.T) {
 			f.Tunnels[0].Gvtep.FastPath = &control.FastPath{Wanted: "on", TX: 20_000}
 			f.Status.Punts = []control.Punt{{Direction: "out", Reason: "bulk", Packets: 1e6}, {Direction: "out", Reason: "fragment", Packets: 15_000}, {Direction: "in", Reason: "geneve", Packets: 9_000}, {Direction: "out", Reason: "headers", Packets: 6_000}}
 		}, "leaves most of what goes out"},
+		{"small_rcvbuf", func(f *Facts) { f.Status.Sockets[0].Rcvbuf, f.Status.Sockets[0].Wanted = 4096, 8192 }, "0.0.0.0:6081 has a smaller receive buffer"},
 		{"overflows", func(f *Facts) { f.Status.Sockets[0].Overflows = 7 }, "0.0.0.0:6081 has lost datagrams"},
 		{"kernel_tunnel", func(f *Facts) { f.Host.Links = append(f.Host.Links, Link{Name: "g1", Kind: "geneve", Port: 6081}) }, "g1 (geneve)"},
 		{"kernel_tunnel", func(f *Facts) {

@@ -24,6 +24,20 @@ func overflows(f *Facts) (all []Finding) {
 	return all
 }
 
+func smallBuffer(f *Facts) (all []Finding) {
+	for _, s := range f.Status.Sockets {
+		if s.Rcvbuf == 0 || s.Rcvbuf >= s.Wanted {
+			continue
+		}
+		all = append(all, Finding{
+			What:     fmt.Sprintf("socket %s has a smaller receive buffer than rcvbuf in [socket]", netip.AddrPortFrom(s.Local, s.Port)),
+			Evidence: fmt.Sprintf("%d bytes instead of %d; net.core.rmem_max is %d", s.Rcvbuf, s.Wanted, f.Host.RmemMax),
+			Try:      fmt.Sprintf("sysctl net.core.rmem_max=%d, or CAP_NET_ADMIN in the first user namespace; then a restart. Or less rcvbuf", s.Wanted),
+		})
+	}
+	return all
+}
+
 func kernelTunnel(f *Facts) (all []Finding) {
 	for _, l := range f.Host.Links {
 		if l.Kind != "geneve" && l.Kind != "vxlan" {

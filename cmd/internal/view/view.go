@@ -39,7 +39,7 @@ func Status(s vtep.State, instance, version string, now time.Time) control.Statu
 	st.Punts = puntsOf(&s)
 	for _, sock := range s.Sockets {
 		st.Sockets = append(st.Sockets, control.Socket{
-			Local: sock.Local.Addr(), Port: sock.Local.Port(), Dev: sock.Device, Overflows: sock.Overflows,
+			Local: sock.Local.Addr(), Port: sock.Local.Port(), Dev: sock.Device, Overflows: sock.Overflows, Rcvbuf: sock.Rcvbuf,
 		})
 	}
 	return st
