@@ -450,15 +450,15 @@ func TestMetrics(t *testing.T) {
 	if problems, err := promlint.New(strings.NewReader(text)).Lint(); err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v %v", problems, err)
 	}
-	// Nothing here has options or rules for them, of which TestOptions has the metrics, and of the fast path
-	// TestFastPath has the metrics.
+	// Nothing here has options or rules for them, of which TestOptions and TestSendRules have the
+	// metrics, and of the fast path TestFastPath has them.
 	golden, err := os.ReadFile("../../cmd/internal/metrics/testdata/output.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := parseSeries(t, text)
 	for name, labels := range parseSeries(t, string(golden)) {
-		if strings.HasPrefix(name, "gvtep_option_") || strings.HasPrefix(name, "gvtep_fastpath_") {
+		if strings.HasPrefix(name, "gvtep_option_") || strings.HasPrefix(name, "gvtep_send_rule_") || strings.HasPrefix(name, "gvtep_fastpath_") {
 			continue
 		}
 		for label := range labels {

@@ -179,6 +179,13 @@ match = ["count mizar.pod_label:0000004d", "drop mizar.pod_label:0000004e", "cou
 			}
 			within(t, 5*time.Second, "a drop by its label", func() bool { return p.gb.counters()["rx.option_rule"] > before["rx.option_rule"] })
 
+			for i, rule := range []string{"proto tcp dport 7000 then", "src 192.0.2.1/32 proto icmp then", "src 192.0.2.9/32 then"} {
+				name := fmt.Sprintf(`gvtep_send_rule_packets_total{device="gnv0",place="%d",rule="%s`, i+1, rule)
+				if n := p.ga.metrics(name); n < 1 {
+					t.Errorf("%s: %v packets", name, n)
+				}
+			}
+
 			// tshark reads the same of what was on the wire.
 			path, _ := wire.write(func(fr frame) bool {
 				d, udp := readUDP(fr.data)
