@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// gather is how long changes are gathered before they are told.
+	// gather is how long after changes were told others are gathered: a single one is told at once.
 	gather = 20 * time.Millisecond
 	// tick is how often withdrawals that wait are looked at.
 	tick = 250 * time.Millisecond
@@ -29,6 +29,7 @@ const (
 func (a *agent) tell(ctx context.Context, ready func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	told := time.Time{}
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
@@ -38,11 +39,12 @@ func (a *agent) tell(ctx context.Context, ready func()) {
 				a.log.Warn("tunnels cannot be read", zap.Error(err))
 			}
 		case <-a.kick:
-			pause(ctx, gather)
+			pause(ctx, time.Until(told.Add(gather)))
 		case <-ticker.C:
 			a.tick(ctx)
 		}
 		a.flush(ctx)
+		told = time.Now()
 		if a.mu.Lock(); first && a.speaker != nil {
 			first = false
 			ready()

@@ -11,24 +11,7 @@ before=$(answered c)
 check "ARP and ND for a station elsewhere, answered" "$(pings "$lab-hc" 10.1.0.1), $(pings "$lab-hc" fd10::1)" "$all, $all"
 check "by gvtep itself" "$(($(answered c) - before)) answered" "[1-9]* answered"
 
-# A station in a namespace of its own with a leg in a and one in b, that moves while c pings it. The
-# ports stay up, so that nobody but the other VTEP's route tells the one that it left.
-ip netns add "$lab-m"
-in_ns m sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 net.ipv6.conf.all.disable_ipv6=1
-for n in a b; do
-  ip -n "$lab-$n" link add eth2 type veth peer name "leg$n" netns "$lab-m"
-  ip -n "$lab-$n" link set eth2 master br0 up
-  ip -n "$lab-m" link set "leg$n" address "02:00:00:00:02:0$n" mtu 1400 up
-done
-station() { # station NAME: it is behind that one now, and says so as machines do that were moved
-  local old=a
-  [ "$1" = b ] || old=b
-  ip -n "$lab-m" addr flush dev "leg$old"
-  ip -n "$lab-m" link set "leg$old" address "02:00:00:00:02:0$old"
-  ip -n "$lab-m" link set "leg$1" address 02:00:00:00:01:77
-  ip -n "$lab-m" addr add 10.1.0.77/24 dev "leg$1"
-  until_ok 10 "ip netns exec $lab-m ping -n -c 1 -W 0.3 10.1.0.3"
-}
+legs a b
 station a
 reaches hc 10.1.0.77
 until_ok 10 "gvtep-evpn -i $lab-c show mac | grep '02:00:00:00:01:77.*10.88.0.1 '"
@@ -54,8 +37,7 @@ check "the fifth move in 180 s makes it a duplicate" "$({ evpn a show mac; evpn 
 until_ok 10 "gvtep-evpn -i $lab-a clear 02:00:00:00:01:77; gvtep-evpn -i $lab-b clear 02:00:00:00:01:77; sleep 0.3; ! { gvtep-evpn -i $lab-a show mac; gvtep-evpn -i $lab-b show mac; } | grep duplicate"
 check "until somebody clears it" "$({ evpn a show mac; evpn b show mac; } | grep -c duplicate)" 0
 
-ip netns del "$lab-m"
-for n in a b; do ip -n "$lab-$n" link del eth2 2>/dev/null; done
+legs_gone
 until_ok 10 "! gvtep-evpn -i $lab-c show mac | grep '02:00:00:00:01:77'"
 check "what the bridge forgets is withdrawn" "$(evpn c show mac | grep -c 02:00:00:00:01:77), $(gvtep -i "$lab-c" fdb show dev gnv0 | grep -c 02:00:00:00:01:77)" "0, 0"
 in_ns a ip link set br0 type bridge ageing_time 100 # a second

@@ -94,16 +94,41 @@ CONF
     until_ok 20 "vtysh --vty_socket $work/rr -d bgpd -c 'show version'" || die "bgpd did not start" ;;
   gobgp)
     { printf '[global.config]\nas = 65000\nrouter-id = "10.88.0.254"\n[global.apply-policy.config]\ndefault-import-policy = "accept-route"\ndefault-export-policy = "accept-route"\n'
-      for a in 10.88.0.{1,2,3} fd88::{1,2,3}; do
+      for a in 10.88.0.{1,2,3,4} fd88::{1,2,3}; do
         printf '[[neighbors]]\n[neighbors.config]\nneighbor-address = "%s"\npeer-as = 65000\n[neighbors.transport.config]\npassive-mode = true\n' "$a"
         printf '[neighbors.route-reflector.config]\nroute-reflector-client = true\nroute-reflector-cluster-id = "10.88.0.254"\n'
         printf '[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\n'
         printf '[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = "l2vpn-evpn"\n[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n'
+        printf '[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = "rtc"\n'
       done; } >"$work/gobgpd.toml"
     start rr rr gobgpd -t toml -f "$work/gobgpd.toml" --api-hosts 127.0.0.1:50051
     until_ok 20 "ip netns exec $lab-rr gobgp neighbor" || die "gobgpd did not start" ;;
   esac
 }
+# kernel_vtep: FRR and the kernel's VXLAN in f, as the other three have gvtep.
+kernel_vtep() {
+  ip -n "$lab-f" link add vx100 type vxlan id 100 dstport 4789 local 10.88.0.4 nolearning || return
+  ip -n "$lab-f" link set vx100 mtu 1400 master br0 up
+  ip -n "$lab-f" link set vx100 type bridge_slave learning off
+  cat >"$work/f.conf" <<CONF
+router bgp 65000
+ bgp router-id 10.88.0.4
+ no bgp default ipv4-unicast
+ neighbor 10.88.0.254 remote-as 65000
+ neighbor 10.88.0.254 timers connect 1
+ address-family l2vpn evpn
+  neighbor 10.88.0.254 activate
+  advertise-all-vni
+ exit-address-family
+CONF
+  : >"$work/zebra.conf"
+  install -d -o frr -g frr "$work/f"
+  start zebra f zebra -f "$work/zebra.conf" -i "$work/f/zebra.pid" -z "$work/f/zserv" --vty_socket "$work/f" --log "file:$work/f/zebra.log"
+  until_ok 20 "vtysh --vty_socket $work/f -d zebra -c 'show version'" || return
+  start bgpd f bgpd -f "$work/f.conf" -i "$work/f/bgpd.pid" -z "$work/f/zserv" --vty_socket "$work/f" --log "file:$work/f/bgpd.log"
+  until_ok 20 "vtysh --vty_socket $work/f -d bgpd -c 'show version'"
+}
+in_frr() { vtysh --vty_socket "$work/f" -d "$1" -c "$2"; } # in_frr DAEMON COMMAND
 show() { vtysh --vty_socket "$work/rr" -d bgpd -c "$1"; }
 
 # vtep NAME N [WORD...]: gvtep, its tunnel with nobody, in the bridge.
@@ -119,7 +144,7 @@ agent() {
   [ -z "${family6:-}" ] || neighbor=fd88::254
   { printf '[bgp]\nasn = 65000\nrouter-id = "10.88.0.%s"\nneighbor = ["%s"%s]\n' "$n" "$neighbor" "${family6:+, \"fd88::253\"}"
     [ $# -lt 3 ] || printf '%s\n' "${@:3}"
-    printf '[evpn]\ninstance = "%s"\n' "$lab-$ns"; } >"$work/$ns.toml"
+    printf '[evpn]\ninstance = "%s"\nprefixes = ["172.20.%s.0/24", "fd20:%s::/64"]\n' "$lab-$ns" "$n" "$n"; } >"$work/$ns.toml"
   start "evpn-$ns" "$ns" gvtep-evpn --log-level debug run -c "$work/$ns.toml"
 }
 evpn() { gvtep-evpn -i "$lab-$1" "${@:2}"; }
@@ -142,8 +167,42 @@ lost() {
   sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$work/pings" | { read -r sent got; echo "$((sent - got)) of $sent lost"; }
 }
 
+# legs NAME NAME: a station, 10.1.0.77, in a namespace of its own with a leg in each, between which it moves. The ports
+# stay up, so that nobody but the other VTEP's route tells the one that it left.
+legs() {
+  local n i=0
+  between=("$1" "$2")
+  ip netns add "$lab-m"
+  in_ns m sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 net.ipv6.conf.all.disable_ipv6=1
+  for n in "$@"; do
+    i=$((i + 1))
+    ip -n "$lab-$n" link add eth2 type veth peer name "leg$n" netns "$lab-m"
+    ip -n "$lab-$n" link set eth2 master br0 up
+    ip -n "$lab-m" link set "leg$n" address "02:00:00:00:02:0$i" mtu 1400 up
+  done
+}
+# station NAME: it is behind that one now, and says so as machines do that were moved.
+station() {
+  local old=${between[0]}
+  [ "$1" != "$old" ] || old=${between[1]}
+  # At once, as a hypervisor does it: what is lost meanwhile is not the VTEPs'.
+  ip -n "$lab-m" -batch - <<LINES
+addr flush dev leg$old
+link set leg$old address 02:00:00:00:02:09
+link set leg$1 address 02:00:00:00:01:77
+addr add 10.1.0.77/24 dev leg$1
+LINES
+  in_ns m ping -q -n -c 1 -W 0.3 10.1.0.3 >/dev/null && return
+  until_ok 10 "ip netns exec $lab-m ping -n -c 1 -W 0.3 10.1.0.3"
+}
+legs_gone() {
+  local n
+  ip netns del "$lab-m"
+  for n in "${between[@]}"; do ip -n "$lab-$n" link del eth2 2>/dev/null; done
+}
+
 wire
 { host 1 a && host 2 b && host 3 c; } || die "no hosts"
 # shellcheck disable=SC1090 # the parts are checked by themselves
-for part in ${EVPN:-fabric moves restarts encap six}; do . "scripts/interop/evpn-$part.sh"; done
+for part in ${EVPN:-fabric prefixes moves restarts encap kernel six}; do . "scripts/interop/evpn-$part.sh"; done
 ended

@@ -3,7 +3,7 @@
 #
 # usage: run.sh [PART...]    as root; without PART: those of seconds, and with GVTEP_E2E_LONG=1 all
 #   ovs          Open vSwitch in user space                                    1 minute
-#   evpn         gvtep-evpn with FRR and gobgpd                                2 minutes
+#   evpn         gvtep-evpn with FRR, gobgpd, and the kernel behind FRR         2 minutes
 #   codec        scapy and tshark read our headers                             1 minute
 #   kernel-6.1   the kernel's device, in a virtual machine                     2 minutes, and 5 to make the image once
 #   kernel-6.12  the same of a newer kernel                                    2 minutes
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/../.."
 machine="qemu-system-x86_64 mmdebstrap cpio"
 declare -A tools=(
   [ovs]="ip ping tc socat ethtool ovs-vswitchd" [codec]="tshark scapy3"
-  [evpn]="ip ping bridge ethtool vtysh gobgpd"
+  [evpn]="ip ping bridge ethtool socat vtysh gobgpd"
   [kernel-6.1]=$machine [kernel-6.12]=$machine [selftests]=$machine [ipsec]=$machine
 )
 parts=("$@")
