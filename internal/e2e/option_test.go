@@ -264,3 +264,91 @@ func TestMizar(t *testing.T) {
 		t.Errorf("the namespace label is not counted:\n%s", shown)
 	}
 }
+
+// TestMatchSegments: what an option says takes a packet to another tunnel of the host, which learns
+// from it, or gives it a VLAN tag. a sends all in VNI 42:
+//
+//	a  gnv0, VNI 42                                    b
+//	   from 192.0.2.1     . . no option . . . . . . .  gnv0
+//	   from 203.0.113.1   . . ff01:01:00000002  . . .  gnv0, VLAN 7
+//	   from 198.51.100.1  . . ff01:01:00000001  . . .  gnv1, VNI 43
+func TestMatchSegments(t *testing.T) {
+	need(t, "ping")
+	a, b := underlay(t)
+	f := families[0]
+	config := func(text string) string {
+		path := filepath.Join(t.TempDir(), "match.toml")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ga := a.configured("gnv0", config(fmt.Sprintf(`
+[[tunnel]]
+name = "gnv0"
+id = 42
+local = %q
+remote = %q
+address = ["192.0.2.1/24", "198.51.100.1/24", "203.0.113.1/24"]
+send = ["src 198.51.100.0/24 then options ff01:01:00000001", "src 203.0.113.0/24 then options ff01:01:00000002"]
+`, f.near, f.far)))
+	gb := b.configured("gnv0", config(fmt.Sprintf(`
+[[tunnel]]
+name = "gnv0"
+id = 42
+local = %[1]q
+remote = %[2]q
+address = "192.0.2.2/24"
+match = ["vni 43 ff01:01:00000001", "vlan 7 ff01:01:00000002"]
+[[tunnel]]
+name = "gnv1"
+id = 43
+local = %[1]q
+remote = %[2]q
+address = "198.51.100.2/24"
+send = "any then vni 42"
+`, f.far, f.near)))
+	within(t, 10*time.Second, "both devices of b", func() bool { return b.has("gnv0") && b.has("gnv1") })
+	a.neighbour("gnv0", "198.51.100.2", b.mac("gnv1"))
+	a.neighbour("gnv0", "203.0.113.2", b.mac("gnv0"))
+	b.neighbour("gnv1", "198.51.100.1", a.mac("gnv0"))
+	device := b.capture("gnv0", 10_000)
+	pings := func(target string) bool {
+		_, _, code := a.run(10*time.Second, "ping", "-q", "-c", "1", "-W", "2", target)
+		return code == 0
+	}
+	within(t, 20*time.Second, "a ping without an option", func() bool { return pings("192.0.2.2") })
+	within(t, 20*time.Second, "a ping to the other tunnel", func() bool { return pings("198.51.100.2") })
+	transfer(t, a, b, "198.51.100.2:7000", 4<<20)
+	g1 := *gb
+	g1.dev = "gnv1"
+	if got := g1.behind(a.mac("gnv0")); got != f.near {
+		t.Errorf("on gnv1 %s is behind %q, want %s", a.mac("gnv0"), got, f.near)
+	}
+	if got := ga.behind(b.mac("gnv1")); got != f.far {
+		t.Errorf("%s is behind %q, want %s", b.mac("gnv1"), got, f.far)
+	}
+	pings("203.0.113.2")
+	m := b.mac("gnv0")
+	tagged := func(f frame) bool {
+		return !f.out && len(f.data) > 34 && bytes.Equal(f.data[:6], m[:]) && bytes.Equal(f.data[12:18], unhex("8100 0007 0800")) && bytes.Equal(f.data[34:38], unhex("cb007102"))
+	}
+	if n := len(device.await(10*time.Second, 1, 0, tagged)); n != 1 {
+		t.Errorf("%d packets in VLAN 7, want 1", n)
+	}
+	for _, rule := range []string{`match "vni 43 ff01:01:00000001"  `, `match "vlan 7 ff01:01:00000002"  `} {
+		if shown := gb.cli("show", "-d", "gnv0"); !strings.Contains(shown, rule) || strings.Contains(shown, rule+"0 packets") {
+			t.Errorf("b does not count by %s:\n%s", rule, shown)
+		}
+	}
+	// Who is no peer of the other tunnel gets nothing there.
+	before := gb.counters()
+	gb.cli("peer", "del", f.near, "dev", "gnv1")
+	within(t, 20*time.Second, "a drop of who is no peer there", func() bool {
+		if pings("198.51.100.2") {
+			t.Error("an answer by a tunnel that the sender is no peer of")
+		}
+		now := gb.counters()
+		return now["rx.unknown_peer"]+now["rx.unknown_vni"] > before["rx.unknown_peer"]+before["rx.unknown_vni"]
+	})
+}
