@@ -18,7 +18,7 @@ TESTTOOLS   := clang curl gcc groff mandoc nft python3 systemd-analyze $(LABTOOL
 FASTPATH    := ^(TestBitErrors|TestChecks(ECN|MTU|Receive|Send)|TestBridgedTooBig|TestStaticEntry|TestTwoLocals|TestTwoDevices)$$
 SCRIPTS     := .ci/run $(wildcard scripts/*/*.sh examples/*/*.sh)
 
-.PHONY: help build install uninstall test race fuzz lint bench bpf man docs demo deb rpm tarball release package-test systemd-test interop labs clean
+.PHONY: help screenshots build install uninstall test race fuzz lint bench bpf man docs demo deb rpm tarball release package-test systemd-test interop labs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -69,6 +69,9 @@ man: build ## the manual pages in bin/man, from what the programs say of themsel
 
 docs: ## docs/reference.md and docs/drops.md, from the tables of the program
 	$(GO) run ./scripts/tools/man -docs docs
+
+screenshots: build ## as root: docs/screens.md, from a real run
+	$(GO) test ./internal/e2e -run '^TestScreens$$' -update
 
 bpf: ## internal/fastpath/bpf_bpfel.o and .go, from fast.c, with the clang of Debian 12
 	@$(NEED) clang llvm-strip

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var update = flag.Bool("update", false, "write docs/faults.md anew")
+var update = flag.Bool("update", false, "write docs/faults.md, or docs/screens.md, anew")
 
 const faultsFile = "../../docs/faults.md"
 
