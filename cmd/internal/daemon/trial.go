@@ -191,7 +191,7 @@ func (r *reloader) endTrials(ctx context.Context) {
 		case <-r.due.C:
 		}
 		r.one.Lock()
-		over := func(t *trial) bool { return !time.Now().Before(t.until) }                    // it may be a newer one
+		over := func(t *trial) bool { return !time.Now().Before(t.until) }                                  // it may be a newer one
 		_, _ = changer{reloader: r, by: vtep.Caller{Command: "gvtep reload --revert-after"}}.takeBack(over) // it logs what became of it
 		r.one.Unlock()
 	}
