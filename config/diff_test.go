@@ -169,7 +169,9 @@ func TestDiffKeywords(t *testing.T) {
 // TestTakeBack: what a change did to peers and entries is undone, and what others did since then is
 // not. Settings are those from before.
 func TestTakeBack(t *testing.T) {
-	peer := func(last byte, name string) Peer { return Peer{Name: name, Remote: netip.AddrFrom4([4]byte{192, 0, 2, last})} }
+	peer := func(last byte, name string) Peer {
+		return Peer{Name: name, Remote: netip.AddrFrom4([4]byte{192, 0, 2, last})}
+	}
 	entry := func(last byte, port uint16) Entry { return Entry{MAC: packet.MAC{2, 0, 0, 0, 0, last}, Port: port} }
 	before := Tunnel{TTL: 64, Peers: []Peer{peer(1, "stays"), peer(2, "old"), peer(3, "went")}, Entries: []Entry{entry(1, 0), entry(2, 1), entry(3, 0)}}
 	after := Tunnel{TTL: 7, Peers: []Peer{peer(1, "stays"), peer(2, "new"), peer(4, "came")}, Entries: []Entry{entry(1, 0), entry(2, 2), entry(4, 0)}}
