@@ -129,8 +129,16 @@ func (m *manager) forget() {
 	m.store = nil
 }
 
-// names are those of all that is stored, sorted.
-func (m *manager) names() (names []string) {
+// names are those of all queues and sockets that are stored, sorted.
+func (m *manager) names() []string {
+	return slices.DeleteFunc(m.all(), func(name string) bool { return strings.HasPrefix(name, fastPrefix) })
+}
+
+// fastPrefix begins the names of what a fast path has stored.
+const fastPrefix = "fast."
+
+// all are the names of all that is stored, sorted.
+func (m *manager) all() (names []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.store {

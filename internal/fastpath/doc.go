@@ -2,8 +2,9 @@
 // leave by a tunnel's device, one where datagrams come in by an underlay device, and the
 // maps that tell them what to do.
 //
-// Nothing is pinned. Links, programs and maps live as long as the process has their
-// descriptors: whatever ends it, the packets go to queues and sockets as before.
+// Nothing is pinned. Links, programs and maps live as long as somebody has their descriptors:
+// the process and, over a restart, the service manager (keep.go). Without them the packets go to
+// queues and sockets as before.
 //
 // One goroutine loads, attaches and detaches, because that waits for the kernel's lock of
 // all devices. Set and Remove change maps only.

@@ -4,59 +4,107 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
 	"gvtep/internal/netio"
 )
 
-// follow attaches to the devices that are needed and not attached to, and then detaches
-// from those that are not needed: a route that moves finds the program there. It reports
-// whether tunnels are to be carried otherwise than before. Only the goroutine calls it,
-// without p.mu while it waits for the kernel.
-func (p *Path) follow() (otherwise bool) {
+// follow looks at the devices that are needed, brings the maps up to date, and attaches where
+// that was not done: a link of an earlier process gets a program that knows all. Then it
+// detaches from what is not needed: a route that moves finds the program there. Only the
+// goroutine calls it, without p.mu while it waits for the kernel.
+func (p *Path) follow() {
 	taps, under, cautious, look := p.wanted()
-	if !look {
-		return false
+	if look {
+		p.look(under, cautious)
 	}
+	p.flush()
+	if look && p.attaches() {
+		p.attach(p.kernel.leaving(), taps, p.taps)
+		p.attach(p.kernel.coming(), under, p.under)
+	}
+}
+
+// look asks what underlay devices can and, for a cautious tunnel, what rules there are. Tunnels
+// are brought into the maps anew if they are to be carried otherwise than before.
+func (p *Path) look(under map[int]bool, cautious bool) {
 	rules := ""
 	if cautious {
 		rules = bypassed()
 	}
-	p.followKind(taps, p.taps, func(i int, d *device) { d.attach(i, p.kernel.attachTap) })
-	otherwise = p.followKind(under, p.under, p.lookUnder)
+	otherwise := false
+	for i := range under {
+		d, bulk := p.device(p.under, i)
+		d.look(i)
+		otherwise = otherwise || d.bulk != bulk
+		p.put(p.under, i, d)
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	otherwise = otherwise || !p.applied || rules != p.rules
 	p.rules, p.applied = rules, true
-	return otherwise
+	p.mu.Unlock()
+	if otherwise {
+		p.apply()
+	}
 }
 
-// followKind follows what is wanted of one kind of devices. have is written by the
-// goroutine alone, and a device in it does not change. It reports whether some can cut in
-// tunnels now that could not before, or no longer.
-func (p *Path) followKind(wanted map[int]bool, have map[int]*device, look func(int, *device)) (otherwise bool) {
+// attach attaches to what is wanted of one kind of devices, and detaches from the others. have is
+// written by the goroutine alone, and a device in it does not change.
+func (p *Path) attach(h *hook, wanted map[int]bool, have map[int]*device) {
 	for i := range wanted {
-		var d device
-		if before := have[i]; before != nil {
-			d = *before
-		}
-		bulk := d.bulk
-		look(i, &d)
-		otherwise = otherwise || d.bulk != bulk
-		p.mu.Lock()
-		have[i] = &d
-		p.mu.Unlock()
+		d, _ := p.device(have, i)
+		p.attachTo(h, i, &d)
+		p.put(have, i, d)
 	}
+	var names []string
 	for i, d := range have {
-		if !wanted[i] {
-			p.mu.Lock()
-			delete(have, i)
-			p.mu.Unlock()
-			d.detach()
+		if wanted[i] {
+			continue
+		}
+		p.mu.Lock()
+		delete(have, i)
+		p.mu.Unlock()
+		if d.link != nil {
+			detach(d.link)
+			names = append(names, linkName(h.name, i))
 		}
 	}
-	return otherwise
+	p.store.Drop(names...)
+}
+
+// attachTo attaches to a device unless that was done or cannot be. A link whose device has gone
+// is closed.
+func (p *Path) attachTo(h *hook, ifindex int, d *device) {
+	name := linkName(h.name, ifindex)
+	if d.link != nil && (d.unfit || !attachedTo(d.link, ifindex)) {
+		detach(d.link)
+		p.store.Drop(name)
+		d.link = nil
+	}
+	if d.link != nil || d.unfit {
+		return
+	}
+	if d.link, d.err = p.adopt(h, ifindex), nil; d.link == nil {
+		d.link, d.err = h.attach(ifindex)
+	}
+	if d.link != nil {
+		p.store.Keep(name, descriptor(d.link))
+	}
+}
+
+// device is a copy of one, and whether it could cut in tunnels.
+func (p *Path) device(have map[int]*device, i int) (d device, bulk bool) {
+	if before := have[i]; before != nil {
+		d = *before
+	}
+	return d, d.bulk
+}
+
+// put makes a device known.
+func (p *Path) put(have map[int]*device, i int, d device) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	have[i] = &d
 }
 
 // wanted are the devices that are needed, by ifindex, and whether some tunnel is cautious;
@@ -79,32 +127,20 @@ func (p *Path) wanted() (taps, under map[int]bool, cautious, look bool) {
 	return taps, under, cautious, true
 }
 
-// attach attaches to a device unless that was done. A link whose device has gone is closed.
-func (d *device) attach(ifindex int, with func(int) (link.Link, error)) {
-	if d.link != nil {
-		info, err := d.link.Info()
-		if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == ifindex {
-			return
-		}
-		d.detach()
-	}
-	d.link, d.err = with(ifindex)
-}
-
-// lookUnder attaches to an underlay device and asks what it can.
-func (p *Path) lookUnder(ifindex int, d *device) {
+// look asks what an underlay device is and can.
+func (d *device) look(ifindex int) {
 	l, err := netlink.LinkByIndex(ifindex)
-	if err != nil {
-		d.detach()
+	if err == nil {
+		d.name = l.Attrs().Name
+		if l.Attrs().EncapType != "ether" {
+			err = errors.New("it is no Ethernet device")
+		}
+	}
+	d.unfit = err != nil
+	if d.unfit {
 		d.err = err
 		return
 	}
-	d.name = l.Attrs().Name
-	if l.Attrs().EncapType != "ether" {
-		d.err = errors.New("it is no Ethernet device")
-		return
-	}
-	d.attach(ifindex, p.kernel.attachUnder)
 	d.bulk = cutsInTunnels(d.name)
 }
 
@@ -141,7 +177,7 @@ func (p *Path) State(port uint32) (s netio.FastState) {
 		}
 		seen[at] = true
 		switch d := p.under[at]; {
-		case d == nil:
+		case d == nil || d.link == nil && d.err == nil:
 			s.Reason = "starting"
 		case d.link == nil:
 			s.Reason = fmt.Sprintf("%s: %v", d.name, d.err)

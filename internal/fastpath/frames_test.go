@@ -49,7 +49,7 @@ func newPath(t *testing.T, family int, edit func(*netio.FastPeer)) *Path {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := New()
+	p := New(nil)
 	p.kernel = kernel
 	t.Cleanup(func() { kernel.Close() })
 	p.Start(seed)

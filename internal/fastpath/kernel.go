@@ -23,15 +23,26 @@ func (p *Path) load() bool {
 		return loaded
 	}
 	kernel, err := open()
+	var told *ebpf.Map
+	if err == nil && p.store != (nothing{}) {
+		if told, err = newTold(kernel.Counts); err != nil {
+			kernel.Close()
+		}
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if err != nil {
 		p.refused = err.Error()
 		p.forget()
+		p.mu.Unlock()
 		return false
 	}
-	p.kernel = kernel
+	p.kernel, p.told = kernel, told
 	p.must(kernel.Settings.Put(uint32(0), p.setting))
+	waiting := p.waiting
+	p.mu.Unlock()
+	if !waiting {
+		p.keepMaps()
+	}
 	return true
 }
 
@@ -93,19 +104,32 @@ func capable(bit uint) bool {
 	return has(bit) || bit != unix.CAP_NET_ADMIN && has(unix.CAP_SYS_ADMIN)
 }
 
-// attachTap puts the program where frames leave by a tunnel's device, before those of
-// others: they see what is left.
-func (k *bpfObjects) attachTap(ifindex int) (link.Link, error) {
-	return attach(link.TCXOptions{Interface: ifindex, Program: k.TapEgress, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()})
+// hook is one of the two places where programs are attached.
+type hook struct {
+	name    string          // in the names of what is kept
+	options link.TCXOptions // but for the device
 }
 
-// attachUnder puts the program where packets come in by an underlay device, behind those
-// of others: they see all.
-func (k *bpfObjects) attachUnder(ifindex int) (link.Link, error) {
-	return attach(link.TCXOptions{Interface: ifindex, Program: k.UnderlayIngress, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()})
+const (
+	tapHook   = "tap"
+	underHook = "under"
+)
+
+// leaving is where frames leave by a tunnel's device, before the programs of others: they see
+// what is left.
+func (k *bpfObjects) leaving() *hook {
+	return &hook{tapHook, link.TCXOptions{Program: k.TapEgress, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()}}
 }
 
-func attach(o link.TCXOptions) (link.Link, error) {
+// coming is where packets come in by an underlay device, behind the programs of others: they
+// see all.
+func (k *bpfObjects) coming() *hook {
+	return &hook{underHook, link.TCXOptions{Program: k.UnderlayIngress, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()}}
+}
+
+func (h *hook) attach(ifindex int) (link.Link, error) {
+	o := h.options
+	o.Interface = ifindex
 	l, err := link.AttachTCX(o)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return nil, errors.New("it needs Linux 6.6 (tcx)")

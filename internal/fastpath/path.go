@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"gvtep/internal/netio"
@@ -16,9 +17,12 @@ const recheck = 5 * time.Second
 
 // Path is a fast path. Make it with New. Until the first tunnel is set it has nothing open.
 type Path struct {
-	wake chan struct{}
-	stop context.CancelFunc // nil: the goroutine was not started
-	done chan struct{}
+	wake    chan struct{}
+	stop    context.CancelFunc // nil: the goroutine was not started
+	done    chan struct{}
+	store   Store
+	before  map[string]int // what an earlier process has left, by name; the goroutine's
+	settled chan struct{}  // closed when it was taken over
 
 	mu      sync.Mutex
 	setting bpfSetting
@@ -32,6 +36,13 @@ type Path struct {
 	applied bool  // what is set is in the maps
 	changed bool  // something was set or removed since the goroutine looked
 	fault   error // the first that the kernel refused of a map
+
+	waiting, settling bool                 // there is something in before; Settle was called
+	leaving           bool                 // another process may go on with what is kept
+	told              *ebpf.Map            // what was told of counters; nil: nothing is kept
+	said              map[int32]bpfTraffic // what is in it
+	base              map[int32]bpfTraffic // what was carried without us, by our peers
+	earlier           *earlier             // nil: all was told
 
 	queue   sync.Mutex           // apart: who tells of entries holds a lock of its own
 	pending map[bpfStation]int32 // entries on the way to the map
@@ -48,19 +59,26 @@ type tunnel struct {
 
 // device is one that a program is, or should be, attached to.
 type device struct {
-	name string
-	link link.Link // nil: not attached
-	bulk bool      // it cuts super-frames in tunnels
-	err  error
+	name  string
+	link  link.Link // nil: not attached
+	bulk  bool      // it cuts super-frames in tunnels
+	unfit bool      // it cannot be attached to
+	err   error     // why it is not attached to
 }
 
-// New makes a fast path. Close ends it.
-func New() *Path {
-	return &Path{
-		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		tunnels: make(map[uint32]*tunnel), taps: make(map[int]*device), under: make(map[int]*device),
-		pending: make(map[bpfStation]int32),
+// New makes a fast path. With a store, which may be nil, it goes on with what an earlier process
+// has left, from when Settle is called. Close ends it.
+func New(s Store) *Path {
+	if s == nil {
+		s = nothing{}
 	}
+	p := &Path{
+		wake: make(chan struct{}, 1), done: make(chan struct{}), store: s, before: s.Kept(), settled: make(chan struct{}),
+		tunnels: make(map[uint32]*tunnel), taps: make(map[int]*device), under: make(map[int]*device),
+		said: make(map[int32]bpfTraffic), base: make(map[int32]bpfTraffic), pending: make(map[bpfStation]int32),
+	}
+	p.waiting = len(p.before) > 0
+	return p
 }
 
 // Start implements netio.FastPath.
@@ -83,7 +101,8 @@ func (p *Path) Listen(ports []uint16) {
 	}
 }
 
-// Close detaches everything. Packets go to queues and sockets from then on.
+// Close detaches everything, and packets go to queues and sockets from then on; or, after Leave,
+// leaves to the next process what is kept.
 func (p *Path) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -92,6 +111,8 @@ func (p *Path) Close() error {
 	if stop != nil {
 		stop()
 		<-p.done
+	} else {
+		p.release()
 	}
 	return nil
 }
@@ -112,12 +133,13 @@ func (p *Path) run(ctx context.Context) {
 			p.changed = true
 			p.mu.Unlock()
 		}
-		if ctx.Err() == nil && p.load() {
-			if p.follow() {
-				p.apply()
-			}
-			p.flush()
+		if ctx.Err() != nil {
+			return
 		}
+		if p.load() {
+			p.follow()
+		}
+		p.settle()
 	}
 }
 
@@ -141,22 +163,16 @@ func (p *Path) poke() {
 // release closes all there is open.
 func (p *Path) release() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, all := range []map[int]*device{p.taps, p.under} {
-		for _, d := range all {
-			d.detach()
-		}
-		clear(all)
-	}
+	names := p.leave()
 	if p.kernel != nil {
 		p.kernel.Close()
 		p.kernel = nil
 	}
-}
-
-func (d *device) detach() {
-	if d.link != nil {
-		d.link.Close() // of no more use whatever it says
-		d.link = nil
+	p.told.Close() // nil has nothing to close
+	if p.earlier != nil {
+		p.earlier.stations.Close()
 	}
+	p.told, p.earlier = nil, nil
+	p.mu.Unlock()
+	p.store.Drop(names...)
 }

@@ -74,27 +74,66 @@ func since(stamp, now uint64) time.Duration {
 	return time.Duration(max(int64(now-stamp), 0))
 }
 
-// countsOf reads the counters of one peer. p.mu is held.
-func (p *Path) countsOf(id int32) (netio.FastCounts, bool) {
+// last reads the counters of one peer for the last time. p.mu is held.
+func (p *Path) last(id int32, into map[int32]netio.FastCounts) {
 	var each []bpfTraffic
-	if p.kernel.Counts.Lookup(id, &each) != nil {
-		return netio.FastCounts{}, false
+	if p.kernel == nil || p.kernel.Counts.Lookup(id, &each) != nil {
+		return
 	}
-	return sum(each, now()), true
+	t := total(each)
+	p.tell([]int32{id}, []bpfTraffic{t})
+	into[id] = total([]bpfTraffic{t, p.base[id]}).counts(now())
 }
 
-// sum adds up what the processors have counted.
-func sum(each []bpfTraffic, now uint64) (c netio.FastCounts) {
-	var seen uint64
-	for i := range each {
-		c.RxPackets += each[i].RxPackets
-		c.RxBytes += each[i].RxBytes
-		c.TxPackets += each[i].TxPackets
-		c.TxBytes += each[i].TxBytes
-		seen = max(seen, each[i].Seen)
+// uncount forgets the counters of a peer. p.mu is held.
+func (p *Path) uncount(id int32) {
+	p.must(p.kernel.Counts.Delete(id))
+	if p.told != nil {
+		p.must(p.told.Delete(id))
 	}
-	c.Seen = since(seen, now)
-	return c
+	delete(p.said, id)
+	delete(p.base, id)
+}
+
+// tell notes for the next process what was told of counters. p.mu is held.
+func (p *Path) tell(ids []int32, all []bpfTraffic) {
+	if p.told == nil || len(ids) == 0 {
+		return
+	}
+	if _, err := p.told.BatchUpdate(ids, all, nil); err != nil {
+		p.must(err)
+		return
+	}
+	for i, id := range ids {
+		p.said[id] = all[i]
+	}
+}
+
+// total adds up what the processors have counted.
+func total(each []bpfTraffic) (t bpfTraffic) {
+	for i := range each {
+		t.RxPackets += each[i].RxPackets
+		t.RxBytes += each[i].RxBytes
+		t.TxPackets += each[i].TxPackets
+		t.TxBytes += each[i].TxBytes
+		t.Seen = max(t.Seen, each[i].Seen)
+	}
+	return t
+}
+
+// without is what was counted after there was so much.
+func (t bpfTraffic) without(before bpfTraffic) bpfTraffic {
+	t.RxPackets -= before.RxPackets
+	t.RxBytes -= before.RxBytes
+	t.TxPackets -= before.TxPackets
+	t.TxBytes -= before.TxBytes
+	return t
+}
+
+func (t bpfTraffic) counts(now uint64) netio.FastCounts {
+	return netio.FastCounts{
+		RxPackets: t.RxPackets, RxBytes: t.RxBytes, TxPackets: t.TxPackets, TxBytes: t.TxBytes, Seen: since(t.Seen, now),
+	}
 }
 
 // Counts implements netio.FastPath.
@@ -104,14 +143,26 @@ func (p *Path) Counts(yield func(peer int32, c netio.FastCounts)) {
 	if p.kernel == nil {
 		return
 	}
+	var ids []int32
+	var moved []bpfTraffic
+	eachTraffic(p.kernel.Counts, func(id int32, t bpfTraffic) {
+		if p.told != nil && p.said[id] != t {
+			ids, moved = append(ids, id), append(moved, t)
+		}
+		yield(id, total([]bpfTraffic{t, p.base[id]}).counts(now()))
+	})
+	p.tell(ids, moved)
+}
+
+// eachTraffic reads a map of counters.
+func eachTraffic(m *ebpf.Map, yield func(peer int32, t bpfTraffic)) {
 	cpus := ebpf.MustPossibleCPU()
 	keys, values := make([]int32, batch), make([]bpfTraffic, batch*cpus)
 	var cursor ebpf.MapBatchCursor
 	for {
-		n, err := p.kernel.Counts.BatchLookup(&cursor, keys, values, nil)
-		at := now()
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
 		for i := range n {
-			yield(keys[i], sum(values[i*cpus:(i+1)*cpus], at))
+			yield(keys[i], total(values[i*cpus:(i+1)*cpus]))
 		}
 		if err != nil { // the end
 			return
@@ -122,7 +173,8 @@ func (p *Path) Counts(yield func(peer int32, c netio.FastCounts)) {
 // Heard implements netio.FastPath. Entries of tunnels that are no longer there are removed.
 func (p *Path) Heard(yield func(port uint32, mac packet.MAC, peer int32, heard, used time.Duration)) {
 	p.mu.Lock()
-	kernel := p.kernel
+	kernel, earlier := p.kernel, p.earlier
+	p.earlier = nil
 	there := make(map[uint32]bool, len(p.tunnels))
 	for port := range p.tunnels {
 		there[port] = true
@@ -131,25 +183,20 @@ func (p *Path) Heard(yield func(port uint32, mac packet.MAC, peer int32, heard, 
 	if kernel == nil {
 		return
 	}
-	keys, values := make([]bpfStation, batch), make([]bpfPlace, batch)
-	var gone []bpfStation
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := kernel.Fdb.BatchLookup(&cursor, keys, values, nil)
-		at := now()
-		for i := range n {
-			key, v := keys[i], &values[i]
-			switch {
-			case !there[key.Port]:
-				gone = append(gone, key)
-			case v.Heard != 0 || v.Used != 0:
-				yield(key.Port, key.Mac, v.Peer, since(v.Heard, at), since(v.Used, at))
-			}
-		}
-		if err != nil {
-			break
-		}
+	if earlier != nil {
+		earlier.heard(yield)
+		earlier.stations.Close()
 	}
+	var gone []bpfStation
+	at := now()
+	each(kernel.Fdb, func(key bpfStation, v *bpfPlace) {
+		switch {
+		case !there[key.Port]:
+			gone = append(gone, key)
+		case v.Heard != 0 || v.Used != 0:
+			yield(key.Port, key.Mac, v.Peer, since(v.Heard, at), since(v.Used, at))
+		}
+	})
 	for _, key := range gone {
 		kernel.Fdb.Delete(key) // an entry of nobody harms nobody
 	}

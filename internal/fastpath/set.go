@@ -49,6 +49,13 @@ func (p *Path) Remove(port uint32) map[int32]netio.FastCounts {
 	if t == nil {
 		return nil
 	}
+	if p.leaving { // it is carried on
+		last := make(map[int32]netio.FastCounts)
+		for id := range t.peers {
+			p.last(id, last)
+		}
+		return last
+	}
 	t.Peers = nil
 	last := p.bring(t)
 	p.withdraw(t)
@@ -102,13 +109,11 @@ func (p *Path) bring(t *tunnel) (last map[int32]netio.FastCounts) {
 			continue
 		}
 		p.must(k.Peers.Delete(id))
-		if c, ok := p.countsOf(id); ok {
-			if last == nil {
-				last = make(map[int32]netio.FastCounts)
-			}
-			last[id] = c
+		if last == nil {
+			last = make(map[int32]netio.FastCounts)
 		}
-		p.must(k.Counts.Delete(id))
+		p.last(id, last)
+		p.uncount(id)
 	}
 	for id, peer := range peers {
 		before, there := t.peers[id]

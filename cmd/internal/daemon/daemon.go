@@ -113,7 +113,7 @@ func Run(ctx context.Context, o Options) error {
 	defer kernel.Close()
 	dir := d.dir()
 	memory := d.recall(dir)
-	fast := fastpath.New()
+	fast := d.fastPath(kernel)
 	defer fast.Close()
 	ep, err := vtep.New(vtep.Config{
 		Workers: workers, CPUs: cpus, Devices: kernel.Devices(memory.devices), Underlay: kernel.Underlay(), FastPath: fast, Log: d.Log, Names: o.Config.Names,
@@ -134,14 +134,23 @@ func Run(ctx context.Context, o Options) error {
 	}
 	kernel.Settle()
 	d.remind(ep, memory)
-	return d.carry(ctx, ep, kernel, dir, beside)
+	return d.carry(ctx, ep, kernel, fast, dir, beside)
+}
+
+// fastPath makes one, which goes on over a restart if there is a service manager.
+func (d *daemon) fastPath(kernel *keep.Kernel) *fastpath.Path {
+	if !d.Manager.Present() {
+		return fastpath.New(nil)
+	}
+	return fastpath.New(kernel.Programs())
 }
 
 // carry runs an open endpoint and the tasks beside it.
-func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kernel, dir string, beside *tasks) error {
+func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kernel, fast *fastpath.Path, dir string, beside *tasks) error {
 	// What is closed from now on may be used further by another process.
 	defer context.AfterFunc(ctx, func() {
 		kernel.Leave()
+		fast.Leave()
 		d.notify("STOPPING=1")
 		beside.cancel()
 	})()
@@ -153,7 +162,7 @@ func (d *daemon) carry(ctx context.Context, ep *vtep.Endpoint, kernel *keep.Kern
 	beside.start(reload.endTrials)
 	beside.start(func(ctx context.Context) { d.feedWatchdog(ctx, ep) })
 	beside.start(func(ctx context.Context) {
-		if d.announce(ctx, ep) {
+		if d.announce(ctx, ep, fast.Settle) {
 			attendant.run(ctx)
 		}
 	})

@@ -88,25 +88,13 @@ func withoutOffload(tunnels []config.Tunnel, state vtep.State) string {
 	return ""
 }
 
-// announce logs that packets can flow, and returns false if they never did.
-func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
+// announce logs that packets can flow, and returns false if they never did. Before it says so it
+// calls settle: what an earlier process has left carries nothing then that is not configured.
+func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint, settle func()) bool {
 	for {
-		if s := ep.State(); s.Running && len(s.Faults) > 0 {
-			// This does not wait until all is well, which may take long.
-			d.Log.Warn("running, but not ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Strings("reasons", s.Faults))
-			return true
-		} else if s.Ready && len(s.Tunnels) == 1 {
-			t := s.Tunnels[0]
-			vni := zap.Uint32("vni", uint32(t.Config.VNI))
-			if t.Config.NoVNI {
-				vni = zap.Skip()
-			}
-			d.Log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
-				zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
-				zap.Strings("offload", view.Offloads(t.Offload)), zap.Int("workers", s.Workers))
-			return true
-		} else if s.Ready {
-			d.Log.Info("ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Int("workers", s.Workers))
+		if s := ep.State(); s.Running {
+			settle()
+			d.tellReady(&s)
 			return true
 		}
 		select {
@@ -114,5 +102,24 @@ func (d *daemon) announce(ctx context.Context, ep *vtep.Endpoint) bool {
 			return false
 		case <-time.After(2 * time.Millisecond):
 		}
+	}
+}
+
+// tellReady logs that packets can flow.
+func (d *daemon) tellReady(s *vtep.State) {
+	switch {
+	case len(s.Faults) > 0: // this does not wait until all is well, which may take long
+		d.Log.Warn("running, but not ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Strings("reasons", s.Faults))
+	case len(s.Tunnels) == 1:
+		t := s.Tunnels[0]
+		vni := zap.Uint32("vni", uint32(t.Config.VNI))
+		if t.Config.NoVNI {
+			vni = zap.Skip()
+		}
+		d.Log.Info("ready", zap.String("device", t.Config.Device.Name), vni,
+			zap.Int("mtu", t.MTU), zap.Stringers("addresses", t.Config.Device.Addresses),
+			zap.Strings("offload", view.Offloads(t.Offload)), zap.Int("workers", s.Workers))
+	default:
+		d.Log.Info("ready", zap.String("instance", d.Instance), zap.Int("tunnels", len(s.Tunnels)), zap.Int("workers", s.Workers))
 	}
 }

@@ -31,17 +31,19 @@ import (
 //
 // A device's queues are called tap.NAME.WORKER where they are read from and
 // tapw.NAME.WORKER where they are written to; receive sockets udp.N and
-// udp6.N, in the order in which they were opened.
+// udp6.N, in the order in which they were opened. What a fast path has kept is
+// called fast. and what follows (programs.go).
 type store struct {
 	manager *service.Manager
 	log     *zap.Logger
 	before  map[string]netio.DeviceOptions // what an earlier process asked of its devices
 
-	mu      sync.Mutex
-	held    map[string]bool // names of all that the manager holds
-	grown   bool            // it was given more since it was last asked
-	nextUDP int
-	leaving bool // this process ends, and another may go on
+	mu       sync.Mutex
+	held     map[string]bool // names of all that the manager holds
+	grown    bool            // it was given more since it was last asked
+	nextUDP  int
+	leaving  bool           // this process ends, and another may go on
+	programs map[string]int // what an earlier fast path has left and nobody has asked for, by its own names (programs.go)
 
 	// Until the start has succeeded: what the manager kept from the beginning,
 	// by name, with descriptors of our own, so that a start can be tried again.
@@ -65,10 +67,13 @@ const (
 func newStore(m *service.Manager, log *zap.Logger) *store {
 	s := &store{
 		manager: m, log: log, starting: true, held: map[string]bool{},
-		kept: map[string]int{}, queues: map[string][]string{}, writers: map[string][]string{}, adopted: map[string]bool{}, sockets: map[int]string{},
+		programs: map[string]int{}, kept: map[string]int{}, queues: map[string][]string{}, writers: map[string][]string{}, adopted: map[string]bool{}, sockets: map[int]string{},
 	}
 	var foreign []string
 	for _, d := range m.Inherited() {
+		if s.program(d.Name, d.FD) {
+			continue
+		}
 		device, number, ok := parseName(d.Name)
 		switch {
 		case !ok || s.held[d.Name]:
