@@ -55,7 +55,7 @@ func (a *app) peerTable(peers []control.Peer) []string {
 		rows = append(rows, a.peerRow(p))
 	}
 	lines := a.table(rows)
-	all := lines[:1]
+	all := []string{lines[0]}
 	for i, p := range peers {
 		all = append(append(all, lines[i+1]), a.troubles(p)...)
 	}
