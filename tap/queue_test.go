@@ -126,7 +126,7 @@ func transfer(t *testing.T, offload bool) {
 	// The plain devices had offloads in an earlier life, which must not stick.
 	a, b := pair(t, Options{Offload: offload, Persist: !offload})
 	if offload && !a.Offload().Has(packet.OffloadTSO4) {
-		t.Skip("no TSO on this kernel")
+		skip(t, "no TSO on this kernel")
 	}
 	var supers, largest int
 	stop := make(chan struct{})
@@ -190,7 +190,7 @@ func transfer(t *testing.T, offload bool) {
 func TestUSO(t *testing.T) {
 	a, b := pair(t, Options{Offload: true})
 	if !a.Offload().Has(packet.OffloadUSO) {
-		t.Skip("no USO on this kernel")
+		skip(t, "no USO on this kernel")
 	}
 	var server net.PacketConn
 	inBlue(t, func() (err error) { server, err = net.ListenPacket("udp4", "192.0.2.2:5001"); return err })

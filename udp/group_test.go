@@ -72,7 +72,7 @@ func newLAN(t testing.TB) *lan {
 	a := netlink.NewLinkAttrs()
 	a.Name = "br0"
 	if err := l.nl.LinkAdd(&netlink.Bridge{LinkAttrs: a, MulticastSnooping: &flood}); err != nil {
-		t.Skipf("no bridge in this kernel: %v", err)
+		skip(t, "no bridge in this kernel: ", err)
 	}
 	n.setUp(l.nl, "br0")
 	for i := range l.host {
